@@ -1,0 +1,129 @@
+/* See file.h. */
+#include "base/file.h"
+
+#include "base/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static gw_err open_failed(const char *path)
+{
+    return gw_fail(errno == ENOENT ? GW_ERR_NOT_FOUND : GW_ERR_IO, "cannot open %s: %s", path, strerror(errno));
+}
+
+gw_err gw_map_open(const char *path, struct gw_map *map)
+{
+    gw_err rc = GW_OK;
+    *map = (struct gw_map){0};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return open_failed(path);
+    struct stat st;
+    if (fstat(fd, &st)) FAIL(GW_ERR_IO, "cannot stat %s: %s", path, strerror(errno));
+    if (!S_ISREG(st.st_mode)) FAIL(GW_ERR_IO, "%s is not a regular file", path);
+    if (st.st_size > 0) {
+        void *data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+        if (data == MAP_FAILED) FAIL(GW_ERR_IO, "cannot map %s: %s", path, strerror(errno));
+        map->data = data;
+        map->bytes = (size_t)st.st_size;
+    }
+out:
+    close(fd);
+    return rc;
+}
+
+void gw_map_close(struct gw_map *map)
+{
+    if (map->data) munmap((void *)map->data, map->bytes);
+    *map = (struct gw_map){0};
+}
+
+gw_err gw_write_all(int fd, const char *path, const void *data, size_t bytes)
+{
+    const char *at = data;
+    while (bytes) {
+        ssize_t written = write(fd, at, bytes);
+        if (written < 0 && errno == EINTR) continue;
+        if (written < 0)
+            return gw_fail(GW_ERR_IO, "cannot write %s: %s%s", path, strerror(errno),
+                           errno == ENOSPC ? "; free some space and run the same command again" : "");
+        at += written;
+        bytes -= (size_t)written;
+    }
+    return GW_OK;
+}
+
+static gw_err sync_parent(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char *dir = slash ? gw_strndup(path, slash == path ? 1 : (size_t)(slash - path)) : gw_strdup(".");
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    gw_err rc = GW_OK;
+    if (fd < 0 || fsync(fd)) rc = gw_fail(GW_ERR_IO, "cannot sync directory %s: %s", dir, strerror(errno));
+    if (fd >= 0) close(fd);
+    free(dir);
+    return rc;
+}
+
+gw_err gw_file_replace(const char *path, const void *data, size_t bytes, bool durable)
+{
+    gw_err rc = GW_OK;
+    char *temporary = gw_asprintf("%s.tmp", path);
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        rc = gw_fail(GW_ERR_IO, "cannot create %s: %s", temporary, strerror(errno));
+        free(temporary);
+        return rc;
+    }
+    TRY(gw_write_all(fd, temporary, data, bytes));
+    if (durable && fsync(fd)) FAIL(GW_ERR_IO, "cannot sync %s: %s", temporary, strerror(errno));
+    int closed = close(fd);
+    fd = -1;
+    if (closed) FAIL(GW_ERR_IO, "cannot write %s: %s", temporary, strerror(errno));
+    if (rename(temporary, path)) FAIL(GW_ERR_IO, "cannot rename %s to %s: %s", temporary, path, strerror(errno));
+    if (durable) TRY(sync_parent(path));
+out:
+    if (fd >= 0) close(fd);
+    if (rc != GW_OK) unlink(temporary);
+    free(temporary);
+    return rc;
+}
+
+gw_err gw_file_read(const char *path, size_t max_bytes, char **text, size_t *bytes)
+{
+    gw_err rc = GW_OK;
+    struct gw_buf buf = {0};
+    *text = NULL;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return open_failed(path);
+    for (;;) {
+        gw_buf_reserve(&buf, 65536);
+        ssize_t got = read(fd, buf.data + buf.bytes, 65535);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) FAIL(GW_ERR_IO, "cannot read %s: %s", path, strerror(errno));
+        if (got == 0) break;
+        buf.bytes += (size_t)got;
+        if (buf.bytes > max_bytes) FAIL(GW_ERR_FORMAT, "%s is larger than the %zu bytes expected", path, max_bytes);
+    }
+    buf.data[buf.bytes] = 0;
+    *text = (char *)buf.data;
+    if (bytes) *bytes = buf.bytes;
+    buf = (struct gw_buf){0};
+out:
+    close(fd);
+    gw_buf_free(&buf);
+    return rc;
+}
+
+gw_err gw_make_dir(const char *path)
+{
+    if (mkdir(path, 0777) == 0) return GW_OK;
+    int saved = errno;
+    struct stat st;
+    if (saved == EEXIST && stat(path, &st) == 0 && S_ISDIR(st.st_mode)) return GW_OK;
+    return gw_fail(GW_ERR_IO, "cannot create directory %s: %s", path, strerror(saved));
+}

@@ -1,0 +1,146 @@
+/* See mem.h. */
+#include "base/mem.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static _Noreturn void out_of_memory(size_t bytes)
+{
+    fprintf(stderr, "godwit: out of memory: %zu bytes were refused; use fewer ranks or a node with more memory\n", bytes);
+    _exit(gw_err_exit_code(GW_ERR_MEMORY));
+}
+
+void *gw_alloc(size_t count, size_t size)
+{
+    void *memory = calloc(count ? count : 1, size ? size : 1);
+    if (!memory) out_of_memory(count * size);
+    return memory;
+}
+
+void *gw_realloc(void *old, size_t count, size_t size)
+{
+    size_t bytes;
+    if (__builtin_mul_overflow(count, size, &bytes)) out_of_memory(SIZE_MAX);
+    void *memory = realloc(old, bytes ? bytes : 1);
+    if (!memory) out_of_memory(bytes);
+    return memory;
+}
+
+char *gw_strndup(const char *text, size_t bytes)
+{
+    char *copy = gw_alloc(bytes + 1, 1);
+    memcpy(copy, text, bytes);
+    return copy;
+}
+
+char *gw_strdup(const char *text)
+{
+    return gw_strndup(text, strlen(text));
+}
+
+char *gw_asprintf(const char *fmt, ...)
+{
+    va_list ap, again;
+    va_start(ap, fmt);
+    va_copy(again, ap);
+    int length = vsnprintf(NULL, 0, fmt, ap);
+    va_end(ap);
+    GW_ASSERT(length >= 0);
+    char *text = gw_alloc((size_t)length + 1, 1);
+    vsnprintf(text, (size_t)length + 1, fmt, again);
+    va_end(again);
+    return text;
+}
+
+gw_err gw_alloc_large(size_t bytes, const char *what, void **memory)
+{
+    *memory = NULL;
+    void *mapped = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED)
+        return gw_fail(GW_ERR_MEMORY, "no memory for %s (%zu MiB): %s", what, bytes >> 20, strerror(errno));
+    madvise(mapped, bytes ? bytes : 1, MADV_HUGEPAGE); /* only a hint: fewer TLB misses while streaming weights */
+    *memory = mapped;
+    return GW_OK;
+}
+
+void gw_free_large(void *memory, size_t bytes)
+{
+    if (memory) munmap(memory, bytes ? bytes : 1);
+}
+
+void gw_buf_reserve(struct gw_buf *buf, size_t more_bytes)
+{
+    size_t need;
+    if (__builtin_add_overflow(buf->bytes, more_bytes, &need)) out_of_memory(SIZE_MAX);
+    if (need <= buf->capacity) return;
+    size_t capacity = buf->capacity ? buf->capacity : 256;
+    while (capacity < need) capacity *= 2;
+    buf->data = gw_realloc(buf->data, capacity, 1);
+    buf->capacity = capacity;
+}
+
+void gw_buf_add(struct gw_buf *buf, const void *data, size_t bytes)
+{
+    if (!bytes) return;
+    gw_buf_reserve(buf, bytes);
+    memcpy(buf->data + buf->bytes, data, bytes);
+    buf->bytes += bytes;
+}
+
+void gw_buf_add_u32(struct gw_buf *buf, uint32_t value)
+{
+    gw_buf_add(buf, &value, sizeof value);
+}
+
+void gw_buf_add_u64(struct gw_buf *buf, uint64_t value)
+{
+    gw_buf_add(buf, &value, sizeof value);
+}
+
+void gw_buf_add_text(struct gw_buf *buf, const char *text)
+{
+    gw_buf_add(buf, text, strlen(text));
+}
+
+void gw_buf_clear(struct gw_buf *buf)
+{
+    buf->bytes = 0;
+}
+
+void gw_buf_free(struct gw_buf *buf)
+{
+    free(buf->data);
+    *buf = (struct gw_buf){0};
+}
+
+const void *gw_read(struct gw_reader *reader, size_t bytes)
+{
+    if (reader->failed || bytes > reader->bytes - reader->at) {
+        reader->failed = true;
+        return NULL;
+    }
+    const void *data = reader->data + reader->at;
+    reader->at += bytes;
+    return data;
+}
+
+uint32_t gw_read_u32(struct gw_reader *reader)
+{
+    uint32_t value = 0;
+    const void *data = gw_read(reader, sizeof value);
+    if (data) memcpy(&value, data, sizeof value);
+    return value;
+}
+
+uint64_t gw_read_u64(struct gw_reader *reader)
+{
+    uint64_t value = 0;
+    const void *data = gw_read(reader, sizeof value);
+    if (data) memcpy(&value, data, sizeof value);
+    return value;
+}

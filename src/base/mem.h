@@ -1,0 +1,55 @@
+/* Memory: checked allocation and a growable byte buffer.
+ *
+ * gw_alloc and friends never return NULL for a size within reason: a failed allocation of the host's own bookkeeping
+ * ends the process with one line (exit code 5), since nothing sensible can go on without it. Large, sized-by-input
+ * memory (weights, KV pages) uses gw_alloc_large, which returns an error.
+ */
+#ifndef GW_BASE_MEM_H
+#define GW_BASE_MEM_H
+
+#include "base/error.h"
+
+#include <stdint.h>
+
+/* Zeroed memory of count * size bytes (overflow checked); free with free(). */
+void *gw_alloc(size_t count, size_t size);
+/* As realloc(); the new part is not cleared. */
+void *gw_realloc(void *old, size_t count, size_t size);
+char *gw_strdup(const char *text);
+char *gw_strndup(const char *text, size_t bytes);
+/* malloc'd printf. */
+char *gw_asprintf(const char *fmt, ...) GW_PRINTF(1, 2);
+
+/* Page-aligned, zeroed, lazily backed memory for large tensors; release with gw_free_large(memory, bytes).
+ * GW_ERR_MEMORY with a detail line that names `what`. */
+GW_CHECK gw_err gw_alloc_large(size_t bytes, const char *what, void **memory);
+void gw_free_large(void *memory, size_t bytes);
+
+/* Growable array of bytes. Zero-initialise to start; gw_buf_free() to end. */
+struct gw_buf {
+    uint8_t *data;
+    size_t bytes;    /* used */
+    size_t capacity; /* allocated */
+};
+
+void gw_buf_reserve(struct gw_buf *buf, size_t more_bytes);
+void gw_buf_add(struct gw_buf *buf, const void *data, size_t bytes);
+void gw_buf_add_u32(struct gw_buf *buf, uint32_t value); /* host byte order: one job runs on one byte order */
+void gw_buf_add_u64(struct gw_buf *buf, uint64_t value);
+void gw_buf_add_text(struct gw_buf *buf, const char *text); /* without the terminating NUL */
+void gw_buf_clear(struct gw_buf *buf);                      /* keeps the memory */
+void gw_buf_free(struct gw_buf *buf);
+
+/* Reads what gw_buf_add_* wrote; `failed` is set (and stays) when the data ends too early, reads then give 0/NULL. */
+struct gw_reader {
+    const uint8_t *data;
+    size_t bytes;
+    size_t at;
+    bool failed;
+};
+
+const void *gw_read(struct gw_reader *reader, size_t bytes);
+uint32_t gw_read_u32(struct gw_reader *reader);
+uint64_t gw_read_u64(struct gw_reader *reader);
+
+#endif
