@@ -1,0 +1,9 @@
+/* The sub-commands, one line each. argv[0] is the sub-command's name; each prints its own --help. */
+#ifndef GW_APP_COMMANDS_H
+#define GW_APP_COMMANDS_H
+
+#include "base/error.h"
+
+GW_CHECK gw_err gw_cmd_verify(int argc, char **argv);
+
+#endif
