@@ -72,7 +72,7 @@ GW_CHECK gw_err gw_packed_init(struct gw_packed *packed, enum gw_type type, int 
 size_t gw_packed_bytes(const struct gw_packed *packed);
 /* Packs panels [panel_begin, panel_end) from GGUF rows: row r starts at src + r * row_bytes and holds the whole file row;
  * inputs [k_begin, k_begin + packed->k) of it are taken. k_begin is a multiple of GW_BLOCK (for K-quants too: their
- * sub-blocks of 32 stand alone after packing). `bytes` of src bound every read (asserted). */
+ * sub-blocks of 32 stand alone after packing). Reads nothing outside those rows' row_bytes (asserted); never rows >= n. */
 void gw_pack_panels(const struct gw_packed *packed, const uint8_t *src, size_t row_bytes, int k_begin, int panel_begin,
                     int panel_end);
 /* Element (n, k) as float32: what the packed form stands for (used by tests and by naive checks). */

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,6 +24,15 @@ enum gw_type {
     GW_TYPE_BF16 = 30,
 };
 
+/* 32 elements of a quantized row taken apart: element i is scale * (code[i] - bias) + min, and for types with half scales
+ * (scale * half_scale[i / 16]) * (code[i] - bias). */
+struct gw_type_block {
+    float scale;           /* d, d*sc; exact */
+    float min;             /* m, -dmin*m; exact; 0 without a min term */
+    int8_t half_scale[2];  /* 1 unless the type has them */
+    uint8_t code[32];
+};
+
 struct gw_type_info {
     enum gw_type type;
     const char *name;   /* "Q4_1" */
@@ -31,6 +41,11 @@ struct gw_type_info {
     /* Dequantizes `count` elements (a multiple of block_elements) to float32, as the format defines them:
      * d*q, d*q+m, d*sc*q - dmin*m, in float32 without contraction. */
     void (*to_f32)(const void *src, float *dst, size_t count);
+    /* Quantized types (NULL for float ones): takes apart elements [32*block, 32*block + 32) of the row at `row`. */
+    void (*unpack)(const uint8_t *row, size_t block, struct gw_type_block *out);
+    int bias;         /* subtracted from each code */
+    bool has_min;     /* then bias is 0 */
+    bool half_scales; /* 16 elements share a scale: scale * half_scale */
 };
 
 /* NULL for a type that godwit does not know. */

@@ -1,0 +1,77 @@
+/* Which kernel table runs: by CPUID, or the one that GODWIT_KERNELS names.
+ *
+ * All tables give the same bits, so the choice shows in speed alone; forcing one serves tests and comparisons.
+ */
+#ifdef HAVE_CONFIG_H
+#include "config.h"
+#endif
+
+#include "kernels/kernels.h"
+#include "kernels/ref/ref.h"
+#ifdef GW_X86
+#include "kernels/x86/x86.h"
+#endif
+
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef GW_X86
+static bool has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+/* The AVX-512 table uses all of these; a CPU that lacks one (Skylake has no VNNI) takes AVX2. */
+static bool has_avx512(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
+static const struct variant {
+    const char *name;
+    const struct gw_kernels *table; /* NULL: not built in */
+    bool (*runs_here)(void);        /* NULL: everywhere */
+} variants[] = {
+/* best first */
+#ifdef GW_X86
+    {"avx512", &gw_kernels_avx512, has_avx512},
+    {"avx2", &gw_kernels_avx2, has_avx2},
+#else
+    {"avx512", NULL, NULL},
+    {"avx2", NULL, NULL},
+#endif
+    {"ref", &gw_kernels_ref, NULL},
+};
+
+static bool usable(const struct variant *variant)
+{
+    return variant->table && (!variant->runs_here || variant->runs_here());
+}
+
+gw_err gw_kernels_by_name(const char *name, const struct gw_kernels **kernels)
+{
+    for (size_t i = 0; i < sizeof variants / sizeof variants[0]; i++) {
+        if (strcmp(variants[i].name, name) != 0)
+            continue;
+        if (!usable(&variants[i]))
+            return gw_fail(GW_ERR_UNSUPPORTED, "kernels '%s' cannot run on this CPU: leave GODWIT_KERNELS unset", name);
+        *kernels = variants[i].table;
+        return GW_OK;
+    }
+    return gw_fail(GW_ERR_USAGE, "there are no kernels '%s': use ref, avx2 or avx512", name);
+}
+
+gw_err gw_kernels_get(const struct gw_kernels **kernels)
+{
+    const char *forced = getenv("GODWIT_KERNELS");
+    if (forced && forced[0])
+        return gw_kernels_by_name(forced, kernels);
+    size_t best = 0;
+    while (!usable(&variants[best]))
+        best++; /* ends: ref runs everywhere */
+    *kernels = variants[best].table;
+    return GW_OK;
+}

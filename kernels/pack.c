@@ -1,0 +1,204 @@
+/* Packing of GGUF rows into panels of 16 outputs, the operand shape of every GEMM kernel (kernels.h: struct gw_packed).
+ *
+ * Packing is a pure rearrangement: codes, scales and mins are the file's, so the packed matrix stands for exactly the
+ * values that dequantization gives. Panels are independent: threads may pack disjoint ranges of one matrix.
+ */
+#include "kernels/kernels.h"
+
+#include <string.h>
+
+struct pack_layout {
+    size_t min_offset; /* in bytes from the block's start; scales are at 0 */
+    size_t half_scale_offset;
+    size_t code_offset;
+    size_t block_bytes;
+};
+
+static struct pack_layout block_layout(enum gw_pack pack, bool has_min)
+{
+    struct pack_layout layout;
+    size_t at = GW_PANEL * sizeof(float);
+    layout.min_offset = at;
+    at += has_min ? GW_PANEL * sizeof(float) : 0;
+    layout.half_scale_offset = at;
+    at += pack == GW_PACK_U6 ? 2 * GW_PANEL : 0;
+    layout.code_offset = at;
+    at += (size_t)GW_PANEL * GW_BLOCK / (pack == GW_PACK_U4 ? 2 : 1);
+    layout.block_bytes = at;
+    return layout;
+}
+
+static size_t float_bytes(enum gw_pack pack)
+{
+    return pack == GW_PACK_F32 ? 4 : 2;
+}
+
+static enum gw_pack pack_of(enum gw_type type)
+{
+    switch (type) {
+    case GW_TYPE_F32:
+        return GW_PACK_F32;
+    case GW_TYPE_F16:
+        return GW_PACK_F16;
+    case GW_TYPE_BF16:
+        return GW_PACK_BF16;
+    case GW_TYPE_Q4_0:
+    case GW_TYPE_Q4_1:
+    case GW_TYPE_Q4_K:
+        return GW_PACK_U4;
+    case GW_TYPE_Q5_0:
+    case GW_TYPE_Q5_1:
+    case GW_TYPE_Q5_K:
+    case GW_TYPE_Q8_0:
+        return GW_PACK_U8;
+    case GW_TYPE_Q6_K:
+        return GW_PACK_U6;
+    }
+    return GW_PACK_COUNT;
+}
+
+gw_err gw_packed_init(struct gw_packed *packed, enum gw_type type, int n, int k)
+{
+    const struct gw_type_info *info = gw_type_info((uint32_t)type);
+    if (!info)
+        return gw_fail(GW_ERR_UNSUPPORTED, "weight type %d is not known", (int)type);
+    if (n < 1 || k < 1 || n > 1 << 30)
+        return gw_fail(GW_ERR_UNSUPPORTED, "a %s matrix of %d outputs by %d inputs is not possible", info->name, n, k);
+    if (info->unpack && k % GW_BLOCK != 0)
+        return gw_fail(GW_ERR_UNSUPPORTED, "%d inputs of a %s matrix are not a multiple of %d", k, info->name, GW_BLOCK);
+    memset(packed, 0, sizeof *packed);
+    packed->type = type;
+    packed->pack = pack_of(type);
+    packed->has_min = info->has_min;
+    packed->bias = info->bias;
+    packed->n = n;
+    packed->k = k;
+    packed->panels = (n + GW_PANEL - 1) / GW_PANEL;
+    if (info->unpack) {
+        packed->block_bytes = block_layout(packed->pack, packed->has_min).block_bytes;
+        packed->panel_bytes = packed->block_bytes * (size_t)(k / GW_BLOCK);
+    } else {
+        packed->block_bytes = (size_t)GW_BLOCK * GW_PANEL * float_bytes(packed->pack);
+        packed->panel_bytes = (size_t)k * GW_PANEL * float_bytes(packed->pack);
+    }
+    packed->panel_bytes = (packed->panel_bytes + 63) / 64 * 64; /* panels start on a cache line */
+    return GW_OK;
+}
+
+size_t gw_packed_bytes(const struct gw_packed *packed)
+{
+    return packed->panel_bytes * (size_t)packed->panels;
+}
+
+/* Puts one output's block of 32 codes into place. */
+static void store_codes(enum gw_pack pack, uint8_t *codes, int output, const uint8_t *code)
+{
+    for (int g = 0; g < GW_BLOCK / 4; g++) {
+        for (int j = 0; j < 4; j++) {
+            if (pack != GW_PACK_U4)
+                codes[(g * GW_PANEL + output) * 4 + j] = code[4 * g + j];
+            else if (g < 4)
+                codes[(g * GW_PANEL + output) * 4 + j] = (uint8_t)(code[4 * g + j] | code[16 + 4 * g + j] << 4);
+        }
+    }
+}
+
+/* Packs block `block` of the panel for the `outputs` rows from `rows` on; further outputs of it are already zero. */
+static void pack_block(const struct gw_packed *packed, const struct gw_type_info *info, const uint8_t *rows,
+                       size_t row_bytes, size_t file_block, int outputs, uint8_t *dst)
+{
+    struct pack_layout layout = block_layout(packed->pack, packed->has_min);
+    for (int output = 0; output < outputs; output++) {
+        struct gw_type_block b;
+        info->unpack(rows + (size_t)output * row_bytes, file_block, &b);
+        memcpy(dst + (size_t)output * sizeof(float), &b.scale, sizeof b.scale);
+        if (packed->has_min)
+            memcpy(dst + layout.min_offset + (size_t)output * sizeof(float), &b.min, sizeof b.min);
+        if (packed->pack == GW_PACK_U6) {
+            memcpy(dst + layout.half_scale_offset + output, &b.half_scale[0], 1);
+            memcpy(dst + layout.half_scale_offset + GW_PANEL + output, &b.half_scale[1], 1);
+        }
+        store_codes(packed->pack, dst + layout.code_offset, output, b.code);
+    }
+}
+
+static void pack_float_panel(const struct gw_packed *packed, const uint8_t *rows, size_t row_bytes, int k_begin,
+                             int outputs, uint8_t *dst)
+{
+    size_t bytes = float_bytes(packed->pack);
+    for (int output = 0; output < outputs; output++) {
+        const uint8_t *row = rows + (size_t)output * row_bytes + (size_t)k_begin * bytes;
+        for (size_t k = 0; k < (size_t)packed->k; k++)
+            memcpy(dst + (k * GW_PANEL + (size_t)output) * bytes, row + k * bytes, bytes);
+    }
+}
+
+void gw_pack_panels(const struct gw_packed *packed, const uint8_t *src, size_t row_bytes, int k_begin, int panel_begin,
+                    int panel_end)
+{
+    const struct gw_type_info *info = gw_type_info((uint32_t)packed->type);
+    GW_ASSERT(info && packed->data);
+    GW_ASSERT(panel_begin >= 0 && panel_end <= packed->panels);
+    GW_ASSERT(k_begin >= 0 && (!info->unpack || k_begin % GW_BLOCK == 0));
+    size_t row_elements = row_bytes / (size_t)info->block_bytes * (size_t)info->block_elements;
+    GW_ASSERT((size_t)k_begin + (size_t)packed->k <= row_elements);
+    for (int panel = panel_begin; panel < panel_end; panel++) {
+        uint8_t *dst = packed->data + (size_t)panel * packed->panel_bytes;
+        const uint8_t *rows = src + (size_t)panel * GW_PANEL * row_bytes;
+        int outputs = packed->n - panel * GW_PANEL < GW_PANEL ? packed->n - panel * GW_PANEL : GW_PANEL;
+        if (outputs < GW_PANEL)
+            memset(dst, 0, packed->panel_bytes);
+        if (!info->unpack) {
+            pack_float_panel(packed, rows, row_bytes, k_begin, outputs, dst);
+            continue;
+        }
+        for (int block = 0; block < packed->k / GW_BLOCK; block++)
+            pack_block(packed, info, rows, row_bytes, (size_t)(k_begin / GW_BLOCK + block), outputs,
+                       dst + (size_t)block * packed->block_bytes);
+    }
+}
+
+static float get_float(const struct gw_packed *packed, const uint8_t *panel, int output, int k)
+{
+    size_t bytes = float_bytes(packed->pack);
+    const uint8_t *at = panel + ((size_t)k * GW_PANEL + (size_t)output) * bytes;
+    if (packed->pack == GW_PACK_F32) {
+        float value;
+        memcpy(&value, at, sizeof value);
+        return value;
+    }
+    uint16_t half;
+    memcpy(&half, at, sizeof half);
+    return packed->pack == GW_PACK_F16 ? gw_f16_to_f32(half) : gw_bf16_to_f32(half);
+}
+
+float gw_packed_get(const struct gw_packed *packed, int n, int k)
+{
+    GW_ASSERT(n >= 0 && n < packed->n && k >= 0 && k < packed->k);
+    const uint8_t *panel = packed->data + (size_t)(n / GW_PANEL) * packed->panel_bytes;
+    int output = n % GW_PANEL;
+    if (packed->pack <= GW_PACK_BF16)
+        return get_float(packed, panel, output, k);
+
+    struct pack_layout layout = block_layout(packed->pack, packed->has_min);
+    const uint8_t *block = panel + (size_t)(k / GW_BLOCK) * packed->block_bytes;
+    int in_block = k % GW_BLOCK;
+    float scale, min = 0;
+    memcpy(&scale, block + (size_t)output * sizeof scale, sizeof scale);
+    if (packed->has_min)
+        memcpy(&min, block + layout.min_offset + (size_t)output * sizeof min, sizeof min);
+    if (packed->pack == GW_PACK_U6) {
+        int8_t half_scale;
+        memcpy(&half_scale, block + layout.half_scale_offset + in_block / 16 * GW_PANEL + output, 1);
+        scale *= (float)half_scale;
+    }
+    int code;
+    if (packed->pack == GW_PACK_U4) {
+        uint8_t byte = block[layout.code_offset + (size_t)(in_block % 16 / 4 * GW_PANEL + output) * 4 + in_block % 4];
+        code = in_block < 16 ? byte & 15 : byte >> 4;
+    } else {
+        code = block[layout.code_offset + (size_t)(in_block / 4 * GW_PANEL + output) * 4 + in_block % 4];
+    }
+    float value = scale * (float)(code - packed->bias);
+    return packed->has_min ? value + min : value;
+}

@@ -1,0 +1,342 @@
+/* The whole kernel table in plain scalar C: the contract of kernels/kernels.h, written down as code.
+ *
+ * Slow on purpose where speed would cost clarity; the vector variants are compared with it bit by bit. It is built for
+ * the baseline instruction set, so fmaf may be a library call: it is the IEEE operation all the same.
+ */
+#include "kernels/ref/ref.h"
+
+#include "kernels/elementary.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#define LANES 16
+
+/* s[j] + s[j+8], then +4, +2, +1. */
+static float lane_fold(float *s)
+{
+    for (int step = LANES / 2; step >= 1; step /= 2)
+        for (int j = 0; j < step; j++)
+            s[j] = s[j] + s[j + step];
+    return s[0];
+}
+
+/* ---- quantization ---------------------------------------------------------------------------------------------- */
+
+/* max |x| by bit pattern, so that a NaN wins and shows in the scale instead of vanishing. */
+static float block_amax(const float *x)
+{
+    uint32_t largest = 0;
+    for (int i = 0; i < GW_BLOCK; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        bits &= 0x7fffffff;
+        largest = bits > largest ? bits : largest;
+    }
+    float amax;
+    memcpy(&amax, &largest, sizeof amax);
+    return amax;
+}
+
+static void quantize_block(const float *x, int8_t *q, float *scale, float *sum, int32_t *isum)
+{
+    float amax = block_amax(x);
+    bool usable = amax >= 1e-30f && amax <= FLT_MAX;
+    float inverse = usable ? 127.0f / amax : 0;
+    isum[0] = 0;
+    isum[1] = 0;
+    for (int i = 0; i < GW_BLOCK; i++) {
+        q[i] = usable ? (int8_t)rintf(x[i] * inverse) : 0;
+        isum[i / 16] += q[i];
+    }
+    *scale = amax / 127.0f;
+    *sum = *scale * (float)(isum[0] + isum[1]);
+}
+
+static void quantize(struct gw_act *act, int row_begin, int row_end)
+{
+    size_t blocks = (size_t)act->k / GW_BLOCK;
+    for (size_t i = (size_t)row_begin * blocks; i < (size_t)row_end * blocks; i++)
+        quantize_block(act->x + i * GW_BLOCK, act->q + i * GW_BLOCK, &act->scale[i], &act->sum[i], &act->isum[2 * i]);
+}
+
+/* ---- GEMM ------------------------------------------------------------------------------------------------------- */
+
+/* The parts of one packed block of 32 by 16 outputs. */
+struct block {
+    const float *scale;
+    const float *min; /* NULL without a min term */
+    const int8_t *half_scale;
+    const uint8_t *code;
+};
+
+static struct block block_at(const struct gw_packed *w, int panel, int index)
+{
+    const uint8_t *at = w->data + (size_t)panel * w->panel_bytes + (size_t)index * w->block_bytes;
+    struct block block = {.scale = (const float *)at};
+    at += GW_PANEL * sizeof(float);
+    if (w->has_min) {
+        block.min = (const float *)at;
+        at += GW_PANEL * sizeof(float);
+    }
+    block.half_scale = (const int8_t *)at;
+    at += w->pack == GW_PACK_U6 ? 2 * GW_PANEL : 0;
+    block.code = at;
+    return block;
+}
+
+static int code_at(enum gw_pack pack, const uint8_t *code, int output, int i)
+{
+    if (pack != GW_PACK_U4)
+        return code[(i / 4 * GW_PANEL + output) * 4 + i % 4];
+    uint8_t byte = code[(i % 16 / 4 * GW_PANEL + output) * 4 + i % 4];
+    return i < 16 ? byte & 15 : byte >> 4;
+}
+
+/* The exact integer part of one block: 16 outputs. */
+static void block_dot(const struct gw_packed *w, const struct block *block, const int8_t *q, int32_t *dot)
+{
+    for (int output = 0; output < GW_PANEL; output++) {
+        int32_t half[2] = {0, 0};
+        for (int i = 0; i < GW_BLOCK; i++)
+            half[i / 16] += (code_at(w->pack, block->code, output, i) - w->bias) * q[i];
+        if (w->pack == GW_PACK_U6)
+            dot[output] = block->half_scale[output] * half[0] + block->half_scale[GW_PANEL + output] * half[1];
+        else
+            dot[output] = half[0] + half[1];
+    }
+}
+
+/* acc of one row over blocks [begin, end) of quantized weights. */
+static void accumulate_int8(const struct gw_gemm *g, int panel, int row, int begin, int end, float *acc)
+{
+    const struct gw_act *act = g->act;
+    size_t blocks = (size_t)act->k / GW_BLOCK;
+    for (int b = begin; b < end; b++) {
+        struct block block = block_at(g->w, panel, b);
+        size_t i = (size_t)row * blocks + (size_t)b;
+        int32_t dot[GW_PANEL];
+        block_dot(g->w, &block, act->q + i * GW_BLOCK, dot);
+        for (int output = 0; output < GW_PANEL; output++) {
+            acc[output] = fmaf((float)dot[output], block.scale[output] * act->scale[i], acc[output]);
+            if (block.min)
+                acc[output] = fmaf(block.min[output], act->sum[i], acc[output]);
+        }
+    }
+}
+
+static float float_weight(const struct gw_packed *w, const uint8_t *panel, size_t index)
+{
+    if (w->pack == GW_PACK_F32)
+        return ((const float *)panel)[index];
+    uint16_t half = ((const uint16_t *)panel)[index];
+    return w->pack == GW_PACK_F16 ? gw_f16_to_f32(half) : gw_bf16_to_f32(half);
+}
+
+/* The same for float weights; the last block may be short. */
+static void accumulate_float(const struct gw_gemm *g, int panel, int row, int begin, int end, float *acc)
+{
+    const struct gw_packed *w = g->w;
+    const uint8_t *weights = w->data + (size_t)panel * w->panel_bytes;
+    const float *x = g->act->x + (size_t)row * (size_t)g->act->k;
+    int k_end = end * GW_BLOCK < w->k ? end * GW_BLOCK : w->k;
+    for (int k = begin * GW_BLOCK; k < k_end; k++)
+        for (int output = 0; output < GW_PANEL; output++)
+            acc[output] = fmaf(x[k], float_weight(w, weights, (size_t)k * GW_PANEL + (size_t)output), acc[output]);
+}
+
+/* One row by one panel: atoms, the tree over them, finished nodes written. */
+static void gemm_tile(const struct gw_gemm *g, int panel, int row)
+{
+    float stack[GW_MAX_TREE_DEPTH][GW_PANEL];
+    int depth = 0, begin = 0;
+    int outputs = g->w->n - panel * GW_PANEL < GW_PANEL ? g->w->n - panel * GW_PANEL : GW_PANEL;
+    for (int i = 0; i < g->atom_count; i++) {
+        const struct gw_atom *atom = &g->atoms[i];
+        GW_ASSERT(depth < GW_MAX_TREE_DEPTH);
+        memset(stack[depth], 0, sizeof stack[depth]);
+        if (g->w->pack <= GW_PACK_BF16)
+            accumulate_float(g, panel, row, begin, atom->block_end, stack[depth]);
+        else
+            accumulate_int8(g, panel, row, begin, atom->block_end, stack[depth]);
+        depth++;
+        begin = atom->block_end;
+        for (int merge = 0; merge < atom->merges; merge++) {
+            GW_ASSERT(depth >= 2);
+            depth--;
+            for (int output = 0; output < GW_PANEL; output++)
+                stack[depth - 1][output] = stack[depth - 1][output] + stack[depth][output];
+        }
+        if (atom->node >= 0) {
+            GW_ASSERT(depth >= 1);
+            depth--;
+            float *y = g->y + (size_t)atom->node * g->y_node_stride + (size_t)row * g->y_row_stride;
+            memcpy(y + (size_t)panel * GW_PANEL, stack[depth], (size_t)outputs * sizeof(float));
+        }
+    }
+    GW_ASSERT(depth == 0);
+}
+
+static void gemm(const struct gw_gemm *g, int panel_begin, int panel_end)
+{
+    GW_ASSERT(g->act->k == g->w->k);
+    for (int panel = panel_begin; panel < panel_end; panel++)
+        for (int row = 0; row < g->rows; row++)
+            gemm_tile(g, panel, row);
+}
+
+/* ---- row operations --------------------------------------------------------------------------------------------- */
+
+static void rmsnorm(const float *x, const float *w, int n, float eps, float *y)
+{
+    float s[LANES] = {0};
+    for (int i = 0; i < n; i++)
+        s[i % LANES] = fmaf(x[i], x[i], s[i % LANES]);
+    float inverse = 1.0f / sqrtf(lane_fold(s) / (float)n + eps);
+    for (int i = 0; i < n; i++)
+        y[i] = (x[i] * inverse) * w[i];
+}
+
+static void rope(float *x, int heads, int head_dim, int pairs, const float *cosine, const float *sine,
+                 enum gw_rope_style style)
+{
+    for (int head = 0; head < heads; head++) {
+        float *h = x + (size_t)head * (size_t)head_dim;
+        for (int i = 0; i < pairs; i++) {
+            float *a = style == GW_ROPE_NORM ? &h[2 * i] : &h[i];
+            float *b = style == GW_ROPE_NORM ? &h[2 * i + 1] : &h[i + pairs];
+            float a_sine = fmaf(*a, sine[i], *b * cosine[i]);
+            *a = fmaf(*a, cosine[i], -(*b * sine[i]));
+            *b = a_sine;
+        }
+    }
+}
+
+static void swiglu(const float *g, const float *u, int n, float *y)
+{
+    for (int i = 0; i < n; i++)
+        y[i] = (g[i] / (1.0f + gw_expf(-g[i]))) * u[i];
+}
+
+static void add(float *y, const float *x, int n)
+{
+    for (int i = 0; i < n; i++)
+        y[i] = y[i] + x[i];
+}
+
+static int argmax(const float *x, int n)
+{
+    int best = -1;
+    for (int i = 0; i < n; i++)
+        if (x[i] == x[i] && (best < 0 || x[i] > x[best]))
+            best = i;
+    return best < 0 ? 0 : best;
+}
+
+static void exp_chunks(const float *x, int n, float inv_t, float max_scaled, float *w, float *chunk_sum)
+{
+    for (int begin = 0; begin < n; begin += GW_SUM_CHUNK) {
+        int end = n - begin < GW_SUM_CHUNK ? n : begin + GW_SUM_CHUNK;
+        float s[LANES] = {0};
+        for (int i = begin; i < end; i++) {
+            w[i] = gw_expf(x[i] * inv_t - max_scaled);
+            s[i % LANES] = s[i % LANES] + w[i];
+        }
+        chunk_sum[begin / GW_SUM_CHUNK] = lane_fold(s);
+    }
+}
+
+/* ---- attention -------------------------------------------------------------------------------------------------- */
+
+static uint16_t *page_values(uint16_t *page, int head_dim)
+{
+    return page + GW_PAGE_TOKENS * head_dim;
+}
+
+static void kv_store(uint16_t *page, int head_dim, int slot, const float *key, const float *value)
+{
+    uint16_t *k = page + slot / 16 * head_dim * 16 + slot % 16;
+    uint16_t *v = page_values(page, head_dim) + slot * head_dim;
+    for (int d = 0; d < head_dim; d++) {
+        k[d * 16] = gw_f32_to_f16(key[d]);
+        v[d] = gw_f32_to_f16(value[d]);
+    }
+}
+
+/* What one query carries from page to page. */
+struct online {
+    float m;
+    float l[LANES];
+    float o[256];
+};
+
+/* One page with `visible` keys; q is already scaled. */
+static void attend_page(struct online *state, const float *q, const uint16_t *page, int head_dim, int visible)
+{
+    const uint16_t *values = page + GW_PAGE_TOKENS * head_dim;
+    float s[GW_PAGE_TOKENS], e[GW_PAGE_TOKENS];
+    float m = state->m;
+    for (int j = 0; j < visible; j++) {
+        const uint16_t *k = page + j / 16 * head_dim * 16 + j % 16;
+        s[j] = 0;
+        for (int d = 0; d < head_dim; d++)
+            s[j] = fmaf(q[d], gw_f16_to_f32(k[d * 16]), s[j]);
+        m = s[j] > m ? s[j] : m;
+    }
+    float c = gw_expf(state->m - m); /* 0 at the first page, where m is -infinity */
+    for (int j = 0; j < LANES; j++)
+        state->l[j] = state->l[j] * c;
+    for (int j = 0; j < visible; j++) {
+        e[j] = gw_expf(s[j] - m);
+        state->l[j % LANES] = state->l[j % LANES] + e[j];
+    }
+    for (int d = 0; d < head_dim; d++) {
+        float o = state->o[d] * c;
+        for (int j = 0; j < visible; j++)
+            o = fmaf(e[j], gw_f16_to_f32(values[j * head_dim + d]), o);
+        state->o[d] = o;
+    }
+    state->m = m;
+}
+
+static void attend_query(const struct gw_attention *a, const float *query, int position, float *out)
+{
+    struct online state = {.m = -INFINITY};
+    float q[256];
+    for (int d = 0; d < a->head_dim; d++)
+        q[d] = query[d] * a->scale;
+    for (int b = 0; b <= position / GW_PAGE_TOKENS; b++) {
+        int left = position + 1 - b * GW_PAGE_TOKENS;
+        attend_page(&state, q, a->pages[b], a->head_dim, left < GW_PAGE_TOKENS ? left : GW_PAGE_TOKENS);
+    }
+    float l = lane_fold(state.l);
+    for (int d = 0; d < a->head_dim; d++)
+        out[d] = state.o[d] / l;
+}
+
+static void attention(const struct gw_attention *a)
+{
+    GW_ASSERT(a->head_dim > 0 && a->head_dim <= 256 && a->head_dim % 2 == 0);
+    for (int row = 0; row < a->rows; row++) {
+        for (int head = 0; head < a->group; head++) {
+            size_t at = (size_t)head * (size_t)a->head_dim;
+            attend_query(a, a->q + (size_t)row * a->q_stride + at, a->pos0 + row,
+                         a->out + (size_t)row * a->out_stride + at);
+        }
+    }
+}
+
+const struct gw_kernels gw_kernels_ref = {
+    .name = "ref",
+    .quantize = quantize,
+    .gemm = {gemm, gemm, gemm, gemm, gemm, gemm},
+    .rmsnorm = rmsnorm,
+    .rope = rope,
+    .kv_store = kv_store,
+    .attention = attention,
+    .swiglu = swiglu,
+    .add = add,
+    .argmax = argmax,
+    .exp_chunks = exp_chunks,
+};
