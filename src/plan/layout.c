@@ -1,0 +1,194 @@
+/* See layout.h. Costs are multiply-adds of one decoded token. */
+#include "plan/layout.h"
+
+#include "kernels/kernels.h"
+
+#include <stdio.h>
+
+int gw_ffn_atoms(int kv_heads, int ffn)
+{
+    int atoms = kv_heads;
+    while (atoms * 2 <= 16 && atoms * 2 <= ffn / GW_BLOCK) atoms *= 2;
+    return atoms < ffn / GW_BLOCK ? atoms : ffn / GW_BLOCK;
+}
+
+int gw_ffn_atom_block(int ffn, int atoms, int atom)
+{
+    return (int)((int64_t)(ffn / GW_BLOCK) * atom / atoms);
+}
+
+gw_err gw_layout_parse(const char *text, struct gw_layout *layout)
+{
+    int used = 0;
+    struct gw_layout l;
+    if (sscanf(text, "%dx%dx%d%n", &l.data, &l.tensor, &l.pipeline, &used) != 3 || text[used] || l.data < 1 ||
+        l.tensor < 1 || l.pipeline < 1 || l.data > 65536 || l.tensor > 65536 || l.pipeline > 65536)
+        return gw_fail(GW_ERR_USAGE, "layout '%s' is not DATAxTENSORxPIPELINE, such as 2x1x1", text);
+    *layout = l;
+    return GW_OK;
+}
+
+struct gw_place gw_layout_place(struct gw_layout layout, int rank)
+{
+    return (struct gw_place){
+        .replica = rank / (layout.tensor * layout.pipeline),
+        .stage = rank / layout.tensor % layout.pipeline,
+        .shard = rank % layout.tensor,
+    };
+}
+
+int gw_layout_rank(struct gw_layout layout, struct gw_place place)
+{
+    return (place.replica * layout.pipeline + place.stage) * layout.tensor + place.shard;
+}
+
+static double head_cost(const struct gw_dims *m)
+{
+    double group = (double)m->heads / m->kv_heads;
+    return (2 * group + 2) * m->head_dim * m->d_model; /* q and o, k and v */
+}
+
+static double atom_cost(const struct gw_dims *m)
+{
+    return 3.0 * m->ffn / m->ffn_atoms * m->d_model;
+}
+
+static double layer_cost(const struct gw_dims *m)
+{
+    return m->kv_heads * head_cost(m) + m->ffn_atoms * atom_cost(m);
+}
+
+static double output_cost(const struct gw_dims *m)
+{
+    return (double)m->vocab * m->d_model;
+}
+
+gw_err gw_layout_check(const struct gw_dims *m, struct gw_layout l)
+{
+    if (l.tensor > m->ffn_atoms)
+        return gw_fail(GW_ERR_LAYOUT, "layout %dx%dx%d: this model can be cut into at most %d tensor shards", l.data,
+                       l.tensor, l.pipeline, m->ffn_atoms);
+    if (l.pipeline > m->layers)
+        return gw_fail(GW_ERR_LAYOUT, "layout %dx%dx%d: this model has only %d layers for pipeline stages", l.data,
+                       l.tensor, l.pipeline, m->layers);
+    return GW_OK;
+}
+
+/* Layers before stage `stage`: every stage gets at least one, and the last one's output matrix counts as layers. */
+static int layers_before(const struct gw_dims *m, int pipeline, int stage)
+{
+    if (stage == 0) return 0;
+    if (stage == pipeline) return m->layers;
+    double unit = layer_cost(m);
+    double total = m->layers * unit + output_cost(m);
+    int cut = (int)(total * stage / pipeline / unit + 0.5);
+    if (cut < stage) cut = stage;
+    int most = m->layers - (pipeline - stage);
+    return cut < most ? cut : most;
+}
+
+/* kv heads before shard `shard` of `tensor`. */
+static int heads_before(const struct gw_dims *m, int tensor, int shard)
+{
+    return (int)(((int64_t)m->kv_heads * shard + tensor - 1) / tensor);
+}
+
+/* FFN atoms before shard `shard`: evens out what the kv heads could not; every shard gets at least one. */
+static int atoms_before(const struct gw_dims *m, int tensor, int shard)
+{
+    if (shard == 0) return 0;
+    if (shard == tensor) return m->ffn_atoms;
+    double target = layer_cost(m) * shard / tensor - heads_before(m, tensor, shard) * head_cost(m);
+    int cut = (int)(target / atom_cost(m) + 0.5);
+    int least = atoms_before(m, tensor, shard - 1) + 1;
+    if (cut < least) cut = least;
+    int most = m->ffn_atoms - (tensor - shard);
+    return cut < most ? cut : most;
+}
+
+static int vocab_before(const struct gw_dims *m, int tensor, int shard)
+{
+    if (shard == tensor) return m->vocab;
+    int chunks = (m->vocab + GW_SUM_CHUNK - 1) / GW_SUM_CHUNK;
+    return (int)((int64_t)chunks * shard / tensor) * GW_SUM_CHUNK;
+}
+
+struct gw_shard gw_layout_shard(const struct gw_dims *m, struct gw_layout l, int shard, int stage)
+{
+    return (struct gw_shard){
+        .layer_begin = layers_before(m, l.pipeline, stage),
+        .layer_end = layers_before(m, l.pipeline, stage + 1),
+        .kv_begin = heads_before(m, l.tensor, shard),
+        .kv_end = heads_before(m, l.tensor, shard + 1),
+        .ffn_begin = atoms_before(m, l.tensor, shard),
+        .ffn_end = atoms_before(m, l.tensor, shard + 1),
+        .vocab_begin = vocab_before(m, l.tensor, shard),
+        .vocab_end = vocab_before(m, l.tensor, shard + 1),
+        .first = stage == 0,
+        .last = stage == l.pipeline - 1,
+    };
+}
+
+double gw_shard_weight_bytes(const struct gw_dims *m, const struct gw_shard *s)
+{
+    double weights = (s->layer_end - s->layer_begin) *
+                     ((s->kv_end - s->kv_begin) * head_cost(m) + (s->ffn_end - s->ffn_begin) * atom_cost(m));
+    double output = s->last ? m->output_bytes * (s->vocab_end - s->vocab_begin) / m->vocab : 0;
+    return weights * m->bytes_per_weight + output;
+}
+
+uint64_t gw_shard_page_bytes(const struct gw_dims *m, const struct gw_shard *s)
+{
+    return (uint64_t)(s->layer_end - s->layer_begin) * (uint64_t)(s->kv_end - s->kv_begin) * gw_page_halves(m->head_dim) *
+           sizeof(uint16_t);
+}
+
+static int fits(const struct gw_dims *m, struct gw_layout l, double rank_bytes, int min_pages)
+{
+    for (int stage = 0; stage < l.pipeline; stage++)
+        for (int shard = 0; shard < l.tensor; shard++) {
+            struct gw_shard s = gw_layout_shard(m, l, shard, stage);
+            if (gw_shard_weight_bytes(m, &s) + (double)gw_shard_page_bytes(m, &s) * min_pages > rank_bytes) return 0;
+        }
+    return 1;
+}
+
+/* Seconds per token up to a constant: the slowest rank's share of multiply-adds, plus a price for talking: a tensor shard meets its
+ * peers twice a layer, a stage once a step. Replicas never talk. */
+static double score(const struct gw_dims *m, struct gw_layout l)
+{
+    double slowest = 0;
+    for (int stage = 0; stage < l.pipeline; stage++)
+        for (int shard = 0; shard < l.tensor; shard++) {
+            struct gw_shard s = gw_layout_shard(m, l, shard, stage);
+            double cost = (s.layer_end - s.layer_begin) *
+                          ((s.kv_end - s.kv_begin) * head_cost(m) + (s.ffn_end - s.ffn_begin) * atom_cost(m));
+            if (s.last) cost += (double)(s.vocab_end - s.vocab_begin) * m->d_model;
+            if (l.tensor > 1) cost += 0.1 * (s.layer_end - s.layer_begin) * layer_cost(m) / l.tensor;
+            if (l.pipeline > 1) cost *= 1.05;
+            if (cost > slowest) slowest = cost;
+        }
+    return slowest / l.data;
+}
+
+gw_err gw_layout_choose(const struct gw_dims *m, int ranks, double rank_bytes, int min_pages, struct gw_layout *layout)
+{
+    double best = -1;
+    for (int tensor = 1; tensor <= ranks && tensor <= m->ffn_atoms; tensor++)
+        for (int pipeline = 1; tensor * pipeline <= ranks && pipeline <= m->layers; pipeline++) {
+            if (ranks % (tensor * pipeline)) continue;
+            struct gw_layout l = {ranks / (tensor * pipeline), tensor, pipeline};
+            if (!fits(m, l, rank_bytes, min_pages)) continue;
+            double cost = score(m, l);
+            if (best < 0 || cost < best) {
+                best = cost;
+                *layout = l;
+            }
+        }
+    if (best < 0)
+        return gw_fail(GW_ERR_LAYOUT,
+                       "no layout of %d ranks holds this model in %.0f MiB a rank; use more ranks or nodes, a smaller "
+                       "--context, or a smaller model",
+                       ranks, rank_bytes / 1048576);
+    return GW_OK;
+}

@@ -1,0 +1,70 @@
+/* Layouts: data x tensor x pipeline, who owns which slice of the model, and the static choice of one. Pure: no I/O, no MPI.
+ *
+ * Ranks are ordered replica-major: rank = (replica * pipeline + stage) * tensor + shard. Splits may be uneven: a shard owns a run
+ * of kv heads (possibly none), a run of FFN atoms and a run of the vocabulary; a stage owns a run of layers. The runs are chosen
+ * so that the largest share of multiply-adds is as small as it can be; the output matrix counts as layers of the last stage.
+ */
+#ifndef GW_PLAN_LAYOUT_H
+#define GW_PLAN_LAYOUT_H
+
+#include "base/error.h"
+
+#include <stdint.h>
+
+/* What the planner needs to know of a model. */
+struct gw_dims {
+    int layers, d_model, heads, kv_heads, head_dim, ffn, vocab;
+    int ffn_atoms;            /* gw_ffn_atoms() */
+    double bytes_per_weight;  /* mean over the layers' matrices, as packed in memory */
+    double output_bytes;      /* of the whole output matrix, as packed */
+};
+
+struct gw_layout {
+    int data, tensor, pipeline;
+};
+
+/* Where a rank stands. */
+struct gw_place {
+    int replica, shard, stage;
+};
+
+/* The slice of the model one rank owns; all ranges are [begin, end). */
+struct gw_shard {
+    int layer_begin, layer_end;
+    int kv_begin, kv_end;       /* kv heads, each with its heads / kv_heads query heads */
+    int ffn_begin, ffn_end;     /* FFN atoms */
+    int vocab_begin, vocab_end; /* rows of the output matrix; multiples of 64 but for the last end */
+    int first, last;            /* owns the embedding / the output matrix */
+};
+
+/* Number of FFN atoms of a model: kv_heads times a power of two, at most 16 (at least kv_heads) and no more than ffn / 32 allow. It is part of the
+ * arithmetic: changing it changes digests. */
+int gw_ffn_atoms(int kv_heads, int ffn);
+/* First block of 32 of FFN atom `atom` (0..atoms: atoms gives the end). */
+int gw_ffn_atom_block(int ffn, int atoms, int atom);
+
+/* "2x3x1" -> layout. GW_ERR_USAGE. */
+GW_CHECK gw_err gw_layout_parse(const char *text, struct gw_layout *layout);
+static inline int gw_layout_ranks(struct gw_layout l)
+{
+    return l.data * l.tensor * l.pipeline;
+}
+struct gw_place gw_layout_place(struct gw_layout layout, int rank);
+int gw_layout_rank(struct gw_layout layout, struct gw_place place);
+
+/* GW_ERR_LAYOUT (one line: what is too many of what) when the model cannot be cut that way. */
+GW_CHECK gw_err gw_layout_check(const struct gw_dims *dims, struct gw_layout layout);
+/* The slice of shard `shard` of `tensor` at stage `stage` of `pipeline`. */
+struct gw_shard gw_layout_shard(const struct gw_dims *dims, struct gw_layout layout, int shard, int stage);
+
+/* Bytes of weights of one shard, and of one KV page (32 tokens, all its layers and kv heads). */
+double gw_shard_weight_bytes(const struct gw_dims *dims, const struct gw_shard *shard);
+uint64_t gw_shard_page_bytes(const struct gw_dims *dims, const struct gw_shard *shard);
+
+/* The best static layout of `ranks` equal ranks with `rank_bytes` of memory each, all ranks used: data parallel as far as one rank's memory
+ * holds its share of weights plus `min_pages` KV pages; then tensor parallel up to the kv heads; then pipeline.
+ * GW_ERR_LAYOUT when none fits. */
+GW_CHECK gw_err gw_layout_choose(const struct gw_dims *dims, int ranks, double rank_bytes, int min_pages,
+                                 struct gw_layout *layout);
+
+#endif
