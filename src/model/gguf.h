@@ -36,15 +36,20 @@ struct gw_gguf_tensor {
 
 /* Opens and checks `path`. gw_gguf_close() frees it and unmaps the file. */
 GW_CHECK gw_err gw_gguf_open(const char *path, struct gw_gguf **gguf);
-/* The same over memory (for tests and fuzzing); `data` must stay valid; `name` is used in messages. */
+/* The same over memory (for tests and fuzzing); `data` is 8-byte aligned and must stay valid; `name` is used in messages. */
 GW_CHECK gw_err gw_gguf_parse(const char *name, const uint8_t *data, size_t bytes, struct gw_gguf **gguf);
 void gw_gguf_close(struct gw_gguf *gguf);
 
 const char *gw_gguf_path(const struct gw_gguf *gguf);
 uint64_t gw_gguf_file_bytes(const struct gw_gguf *gguf);
+/* The whole file, and where its tensor data begins (everything before is header, metadata and tensor table). */
+const uint8_t *gw_gguf_data(const struct gw_gguf *gguf);
+uint64_t gw_gguf_data_offset(const struct gw_gguf *gguf);
+uint32_t gw_gguf_version(const struct gw_gguf *gguf);
+uint32_t gw_gguf_alignment(const struct gw_gguf *gguf);
 
 /* Metadata by key. get_* return false when the key is absent or of another kind (integers of every width, and bool, convert to
- * each other when the value fits). Arrays: of strings and of numbers. */
+ * each other when the value fits; get_f64 takes every number). Arrays: of strings and of numbers. */
 bool gw_gguf_get_str(const struct gw_gguf *gguf, const char *key, struct gw_str *value);
 bool gw_gguf_get_u64(const struct gw_gguf *gguf, const char *key, uint64_t *value);
 bool gw_gguf_get_f64(const struct gw_gguf *gguf, const char *key, double *value);
@@ -64,5 +69,9 @@ size_t gw_gguf_tensor_count(const struct gw_gguf *gguf);
 const struct gw_gguf_tensor *gw_gguf_tensor_at(const struct gw_gguf *gguf, size_t index);
 /* NULL if absent. */
 const struct gw_gguf_tensor *gw_gguf_tensor_find(const struct gw_gguf *gguf, const char *name);
+
+/* `text` for a message: unprintable bytes as '?', cut with "..." to fit. Returns buf. */
+#define GW_SHOW_BYTES 72
+const char *gw_str_show(struct gw_str text, char buf[GW_SHOW_BYTES]);
 
 #endif
