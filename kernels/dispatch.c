@@ -10,15 +10,25 @@
 #include "kernels/ref/ref.h"
 #ifdef GW_X86
 #include "kernels/x86/x86.h"
+
+#include <cpuid.h>
 #endif
 
 #include <stdlib.h>
 #include <string.h>
 
 #ifdef GW_X86
+/* Asked of CPUID itself: older clangs do not know the name. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
+/* __builtin_cpu_supports also asks whether the system saves the wide registers. */
 static bool has_avx2(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
 
 /* The AVX-512 table uses all of these; a CPU that lacks one (Skylake has no VNNI) takes AVX2. */

@@ -1,0 +1,267 @@
+/* AVX2, FMA and F16C: int8 GEMM tiles of up to 4 rows by 16 outputs, as two halves of 8 outputs.
+ *
+ * The byte multiply-add (maddubs) takes unsigned by signed bytes and adds pairs in 16 bits with saturation, so each type
+ * adds only as many products there as can never saturate, with |activation| <= 127:
+ *    4-bit codes            8 * 2 * 15 * 127 = 30480: the whole block
+ *    5-bit codes (min)      4 * 2 * 31 * 127 = 31496: half a block
+ *    6-bit codes            2 * 2 * 63 * 127 = 32004: a quarter of a block
+ *    signed |w| <= 128          2 * 128 * 127 = 32512: one step, as |w| * (activation with w's sign)
+ * The integers are therefore exact and the same as everywhere.
+ */
+#include "kernels/x86/v16_avx2.h"
+
+#include "kernels/x86/float_kernels.h"
+
+/* How a tile multiplies; constants of the tile functions. */
+enum dot_kind { DOT_NIBBLE, DOT_5BIT, DOT_SIGNED, DOT_HALF_SCALE };
+
+/* Four activation bytes in every lane. */
+GW_INLINE __m256i broadcast4(const int8_t *q)
+{
+    int32_t four;
+    memcpy(&four, q, sizeof four);
+    return _mm256_set1_epi32(four);
+}
+
+GW_INLINE __m256i load_codes(const uint8_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+
+/* Pairs of 16-bit sums to 32 bits. */
+GW_INLINE __m256i widen(__m256i sum)
+{
+    return _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+}
+
+/* code[0..3] against 16 activations, in 16-bit sums. */
+GW_INLINE __m256i dot4(const __m256i *code, const int8_t *q)
+{
+    __m256i a = _mm256_maddubs_epi16(code[0], broadcast4(q));
+    __m256i b = _mm256_maddubs_epi16(code[1], broadcast4(q + 4));
+    __m256i c = _mm256_maddubs_epi16(code[2], broadcast4(q + 8));
+    __m256i d = _mm256_maddubs_epi16(code[3], broadcast4(q + 12));
+    return _mm256_add_epi16(_mm256_add_epi16(a, b), _mm256_add_epi16(c, d));
+}
+
+/* The same where only two may be added in 16 bits; 32-bit sums. */
+GW_INLINE __m256i dot4_wide(const __m256i *code, const int8_t *q)
+{
+    __m256i a = _mm256_maddubs_epi16(code[0], broadcast4(q));
+    __m256i b = _mm256_maddubs_epi16(code[1], broadcast4(q + 4));
+    __m256i c = _mm256_maddubs_epi16(code[2], broadcast4(q + 8));
+    __m256i d = _mm256_maddubs_epi16(code[3], broadcast4(q + 12));
+    return _mm256_add_epi32(widen(_mm256_add_epi16(a, b)), widen(_mm256_add_epi16(c, d)));
+}
+
+/* One signed step: w = code - bias. */
+GW_INLINE __m256i dot_signed(__m256i w, __m256i magnitude, const int8_t *q)
+{
+    return widen(_mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(broadcast4(q), w)));
+}
+
+/* The integers of `rows` rows and 8 outputs of one block, as floats. `codes` is at those outputs' first bytes. */
+GW_INLINE void nibble_dots(const struct gw_act *act, const size_t *at, int rows, int bias, const uint8_t *codes,
+                           __m256 *dot)
+{
+    const __m256i nibble = _mm256_set1_epi8(15);
+    __m256i low[4], high[4];
+    GW_UNROLL
+    for (int g = 0; g < 4; g++) {
+        __m256i bytes = load_codes(codes + 64 * g);
+        low[g] = _mm256_and_si256(bytes, nibble);
+        high[g] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
+    }
+    GW_UNROLL
+    for (int r = 0; r < rows; r++) {
+        const int8_t *q = act->q + at[r] * GW_BLOCK;
+        __m256i sum = widen(_mm256_add_epi16(dot4(low, q), dot4(high, q + 16)));
+        if (bias)
+            sum = _mm256_sub_epi32(sum, _mm256_set1_epi32(bias * (act->isum[2 * at[r]] + act->isum[2 * at[r] + 1])));
+        dot[r] = _mm256_cvtepi32_ps(sum);
+    }
+}
+
+GW_INLINE void load4(const uint8_t *codes, __m256i *code)
+{
+    GW_UNROLL
+    for (int g = 0; g < 4; g++)
+        code[g] = load_codes(codes + 64 * g);
+}
+
+GW_INLINE void five_bit_dots(const struct gw_act *act, const size_t *at, int rows, const uint8_t *codes, __m256 *dot)
+{
+    __m256i sum[V16_TILE], code[4];
+    load4(codes, code);
+    GW_UNROLL
+    for (int r = 0; r < rows; r++)
+        sum[r] = widen(dot4(code, act->q + at[r] * GW_BLOCK));
+    load4(codes + 256, code);
+    GW_UNROLL
+    for (int r = 0; r < rows; r++)
+        dot[r] = _mm256_cvtepi32_ps(_mm256_add_epi32(sum[r], widen(dot4(code, act->q + at[r] * GW_BLOCK + 16))));
+}
+
+GW_INLINE void signed_dots(const struct gw_act *act, const size_t *at, int rows, int bias, const uint8_t *codes,
+                           __m256 *dot)
+{
+    const __m256i offset = _mm256_set1_epi8((char)bias);
+    __m256i sum[V16_TILE];
+    GW_UNROLL
+    for (int r = 0; r < rows; r++)
+        sum[r] = _mm256_setzero_si256();
+    GW_UNROLL
+    for (int g = 0; g < 8; g++) {
+        __m256i w = _mm256_sub_epi8(load_codes(codes + 64 * g), offset);
+        __m256i magnitude = _mm256_abs_epi8(w);
+        GW_UNROLL
+        for (int r = 0; r < rows; r++)
+            sum[r] = _mm256_add_epi32(sum[r], dot_signed(w, magnitude, act->q + at[r] * GW_BLOCK + 4 * g));
+    }
+    GW_UNROLL
+    for (int r = 0; r < rows; r++)
+        dot[r] = _mm256_cvtepi32_ps(sum[r]);
+}
+
+/* Two half scales a block. Both products and their sum stay below 2^24, so they are exact in float; starting from + 0
+ * keeps a zero positive, as the integer's is. */
+GW_INLINE void half_scale_dots(const struct gw_act *act, const size_t *at, int rows, int bias, const uint8_t *codes,
+                               const uint8_t *half_scales, __m256 *dot)
+{
+    GW_UNROLL
+    for (int r = 0; r < rows; r++)
+        dot[r] = _mm256_setzero_ps();
+    GW_UNROLL
+    for (int h = 1; h >= 0; h--) {
+        __m128i bytes = _mm_loadl_epi64((const __m128i *)(half_scales + GW_PANEL * h));
+        __m256 half_scale = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+        __m256i code[4];
+        load4(codes + 256 * h, code);
+        GW_UNROLL
+        for (int r = 0; r < rows; r++) {
+            __m256i sum = dot4_wide(code, act->q + at[r] * GW_BLOCK + 16 * h);
+            sum = _mm256_sub_epi32(sum, _mm256_set1_epi32(bias * act->isum[2 * at[r] + (size_t)h]));
+            dot[r] = _mm256_fmadd_ps(half_scale, _mm256_cvtepi32_ps(sum), dot[r]);
+        }
+    }
+}
+
+/* 8 of a panel's outputs, from `half` * 8 on; `rows`, `kind` and `has_min` are constants. */
+GW_INLINE void int8_rows_half(const struct gemm_tile *tile, int rows, enum dot_kind kind, bool has_min, int half)
+{
+    const struct gw_act *act = tile->act;
+    size_t row_blocks = (size_t)act->k / GW_BLOCK;
+    size_t code_offset = 64 + (has_min ? 64 : 0) + (kind == DOT_HALF_SCALE ? 2 * GW_PANEL : 0);
+    const uint8_t *block = tile->panel + (size_t)tile->begin * tile->w->block_bytes;
+    int bias = tile->w->bias;
+    __m256 acc[V16_TILE];
+    GW_UNROLL
+    for (int r = 0; r < rows; r++)
+        acc[r] = _mm256_setzero_ps();
+    for (int b = tile->begin; b < tile->end; b++, block += tile->w->block_bytes) {
+        const uint8_t *codes = block + code_offset + 32 * half;
+        size_t at[V16_TILE];
+        __m256 dot[V16_TILE];
+        GW_UNROLL
+        for (int r = 0; r < rows; r++)
+            at[r] = (size_t)(tile->row + r) * row_blocks + (size_t)b;
+        if (kind == DOT_NIBBLE)
+            nibble_dots(act, at, rows, has_min ? 0 : bias, codes, dot);
+        else if (kind == DOT_5BIT)
+            five_bit_dots(act, at, rows, codes, dot);
+        else if (kind == DOT_SIGNED)
+            signed_dots(act, at, rows, bias, codes, dot);
+        else
+            half_scale_dots(act, at, rows, bias, codes, block + 64 + 8 * half, dot);
+        __m256 scale = _mm256_loadu_ps((const float *)block + 8 * half);
+        GW_UNROLL
+        for (int r = 0; r < rows; r++) {
+            acc[r] = _mm256_fmadd_ps(dot[r], _mm256_mul_ps(scale, _mm256_set1_ps(act->scale[at[r]])), acc[r]);
+            if (has_min)
+                acc[r] = _mm256_fmadd_ps(_mm256_loadu_ps((const float *)block + 16 + 8 * half),
+                                         _mm256_set1_ps(act->sum[at[r]]), acc[r]);
+        }
+    }
+    GW_UNROLL
+    for (int r = 0; r < rows; r++)
+        _mm256_storeu_ps(tile->acc + r * GW_PANEL + 8 * half, acc[r]);
+}
+
+GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum dot_kind kind, bool has_min)
+{
+    for (int half = 0; half < 2; half++)
+        int8_rows_half(tile, rows, kind, has_min, half);
+}
+
+/* Picks the constant row count. */
+GW_INLINE void int8_tile(const struct gemm_tile *tile, enum dot_kind kind, bool has_min)
+{
+    switch (tile->rows) {
+    case 1:
+        int8_rows(tile, 1, kind, has_min);
+        break;
+    case 2:
+        int8_rows(tile, 2, kind, has_min);
+        break;
+    case 3:
+        int8_rows(tile, 3, kind, has_min);
+        break;
+    case 4:
+        int8_rows(tile, 4, kind, has_min);
+        break;
+    }
+}
+
+static void tile_u4(const struct gemm_tile *tile)
+{
+    int8_tile(tile, DOT_NIBBLE, false);
+}
+
+static void tile_u4_min(const struct gemm_tile *tile)
+{
+    int8_tile(tile, DOT_NIBBLE, true);
+}
+
+static void tile_u8(const struct gemm_tile *tile)
+{
+    int8_tile(tile, DOT_SIGNED, false);
+}
+
+static void tile_u8_min(const struct gemm_tile *tile)
+{
+    int8_tile(tile, DOT_5BIT, true);
+}
+
+static void tile_u6(const struct gemm_tile *tile)
+{
+    int8_tile(tile, DOT_HALF_SCALE, false);
+}
+
+static void gemm_u4(const struct gw_gemm *g, int panel_begin, int panel_end)
+{
+    gemm_panels(g, panel_begin, panel_end, g->w->has_min ? tile_u4_min : tile_u4);
+}
+
+static void gemm_u8(const struct gw_gemm *g, int panel_begin, int panel_end)
+{
+    gemm_panels(g, panel_begin, panel_end, g->w->has_min ? tile_u8_min : tile_u8);
+}
+
+static void gemm_u6(const struct gw_gemm *g, int panel_begin, int panel_end)
+{
+    gemm_panels(g, panel_begin, panel_end, tile_u6);
+}
+
+const struct gw_kernels gw_kernels_avx2 = {
+    .name = "avx2",
+    .quantize = quantize,
+    .gemm = {gemm_f32, gemm_f16, gemm_bf16, gemm_u4, gemm_u8, gemm_u6},
+    .rmsnorm = rmsnorm,
+    .rope = rope,
+    .kv_store = kv_store,
+    .attention = attention,
+    .swiglu = swiglu,
+    .add = add,
+    .argmax = argmax,
+    .exp_chunks = exp_chunks,
+};

@@ -1,0 +1,628 @@
+/* Every kernel that is written in terms of 16 lanes, once for both instruction sets: included by avx2.c and avx512.c after
+ * their v16 header, nowhere else. The steps and their order are those of kernels/ref/ref.c; what differs is that 16
+ * lanes, and tiles of rows or queries, go side by side. Here are also the walk over panels, row tiles and atoms
+ * that all GEMMs share, and the GEMM of float weights.
+ */
+#include "kernels/elementary.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+/* s[j] + s[j+8], then +4, +2, +1. */
+GW_INLINE float v16_fold(v16 a)
+{
+    __m256 eight = _mm256_add_ps(v16_low(a), v16_high(a));
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+GW_INLINE float v16_max_all(v16 a)
+{
+    __m256 eight = _mm256_max_ps(v16_low(a), v16_high(a));
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+/* gw_expf in each lane. */
+GW_INLINE v16 v16_exp(v16 x)
+{
+    v16 clamped = v16_min(v16_set1(GW_EXP_HIGH), x);
+    v16 shifted = v16_fma(clamped, v16_set1(GW_EXP_LOG2E), v16_set1(GW_EXP_ROUND));
+    v16 n = v16_sub(shifted, v16_set1(GW_EXP_ROUND));
+    v16 r = v16_fma(n, v16_set1(-GW_EXP_LN2_HI), clamped);
+    r = v16_fma(n, v16_set1(-GW_EXP_LN2_LO), r);
+    v16 p = v16_set1(GW_EXP_C6);
+    p = v16_fma(p, r, v16_set1(GW_EXP_C5));
+    p = v16_fma(p, r, v16_set1(GW_EXP_C4));
+    p = v16_fma(p, r, v16_set1(GW_EXP_C3));
+    p = v16_fma(p, r, v16_set1(GW_EXP_C2));
+    p = v16_fma(p, r, v16_set1(1));
+    p = v16_fma(p, r, v16_set1(1));
+    return v16_select_below(x, GW_EXP_LOW, v16_set1(0), v16_mul(p, v16_power(shifted)));
+}
+
+/* ---- quantization ---------------------------------------------------------------------------------------------- */
+
+static void quantize(struct gw_act *act, int row_begin, int row_end)
+{
+    size_t blocks = (size_t)act->k / GW_BLOCK;
+    for (size_t i = (size_t)row_begin * blocks; i < (size_t)row_end * blocks; i++) {
+        const float *x = act->x + i * GW_BLOCK;
+        int8_t *q = act->q + i * GW_BLOCK;
+        int32_t *isum = act->isum + 2 * i;
+        v16 first = v16_load(x), second = v16_load(x + 16);
+        float amax = v16_amax(first, second);
+        float scale = amax / 127.0f;
+        if (amax >= 1e-30f && amax <= FLT_MAX) {
+            v16 inverse = v16_set1(127.0f / amax);
+            isum[0] = v16_store_i8(q, v16_mul(first, inverse));
+            isum[1] = v16_store_i8(q + 16, v16_mul(second, inverse));
+        } else {
+            memset(q, 0, GW_BLOCK);
+            isum[0] = 0;
+            isum[1] = 0;
+        }
+        act->scale[i] = scale;
+        act->sum[i] = scale * (float)(isum[0] + isum[1]);
+    }
+}
+
+/* ---- GEMM: the walk over panels, row tiles and atoms ------------------------------------------------------------- */
+
+/* What a tile function gets: `rows` (1..V16_TILE) rows of activations from `row` on, against blocks [begin, end) of one
+ * panel. It writes acc[rows][16], accumulated from +0. */
+struct gemm_tile {
+    const struct gw_packed *w;
+    const struct gw_act *act;
+    const uint8_t *panel;
+    int row;
+    int rows;
+    int begin;
+    int end;
+    float *acc;
+};
+
+typedef void (*gemm_tile_fn)(const struct gemm_tile *tile);
+
+/* An atom program that walks off the stack or off k is a bug of the caller; checked once per call. */
+static void check_atoms(const struct gw_gemm *g)
+{
+    int depth = 0, end = 0;
+    int blocks = (g->w->k + GW_BLOCK - 1) / GW_BLOCK;
+    for (int i = 0; i < g->atom_count; i++) {
+        const struct gw_atom *atom = &g->atoms[i];
+        GW_ASSERT(atom->block_end >= end && atom->block_end <= blocks);
+        end = atom->block_end;
+        depth++;
+        GW_ASSERT(depth <= GW_MAX_TREE_DEPTH && atom->merges >= 0 && atom->merges < depth);
+        depth -= atom->merges + (atom->node >= 0);
+    }
+    GW_ASSERT(depth == 0);
+}
+
+static void write_node(const struct gw_gemm *g, int panel, int row, int rows, int node, const float *acc)
+{
+    int left = g->w->n - panel * GW_PANEL;
+    float *y = g->y + (size_t)node * g->y_node_stride + (size_t)row * g->y_row_stride + (size_t)panel * GW_PANEL;
+    for (int r = 0; r < rows; r++, y += g->y_row_stride, acc += GW_PANEL) {
+        if (left >= GW_PANEL)
+            v16_store(y, v16_load(acc));
+        else
+            v16_store_part(y, v16_load(acc), left);
+    }
+}
+
+/* All atoms of one row tile by one panel. */
+static void gemm_row_tile(const struct gw_gemm *g, int panel, int row, int rows, gemm_tile_fn fn)
+{
+    float stack[GW_MAX_TREE_DEPTH][V16_TILE * GW_PANEL];
+    struct gemm_tile tile = {.w = g->w, .act = g->act, .row = row, .rows = rows};
+    tile.panel = g->w->data + (size_t)panel * g->w->panel_bytes;
+    int depth = 0;
+    for (int i = 0; i < g->atom_count; i++) {
+        tile.end = g->atoms[i].block_end;
+        tile.acc = stack[depth];
+        fn(&tile);
+        tile.begin = tile.end;
+        for (int merge = 0; merge < g->atoms[i].merges; merge++, depth--)
+            for (int r = 0; r < rows * GW_PANEL; r += GW_PANEL)
+                v16_store(stack[depth - 1] + r, v16_add(v16_load(stack[depth - 1] + r), v16_load(stack[depth] + r)));
+        if (g->atoms[i].node >= 0)
+            write_node(g, panel, row, rows, g->atoms[i].node, stack[depth]);
+        else
+            depth++;
+    }
+}
+
+/* A panel's blocks stay in cache while all row tiles pass over it. */
+static void gemm_panels(const struct gw_gemm *g, int panel_begin, int panel_end, gemm_tile_fn fn)
+{
+    GW_ASSERT(g->act->k == g->w->k);
+    GW_ASSERT(g->w->has_min == (g->w->bias == 0 && g->w->pack > GW_PACK_BF16));
+    check_atoms(g);
+    for (int panel = panel_begin; panel < panel_end; panel++) {
+        for (int row = 0; row < g->rows;) {
+            int left = g->rows - row;
+            /* The last rows go in two even tiles rather than a full one and a single row. */
+            int rows = left >= 2 * V16_TILE || left == V16_TILE ? V16_TILE : left > V16_TILE ? (left + 1) / 2 : left;
+            gemm_row_tile(g, panel, row, rows, fn);
+            row += rows;
+        }
+    }
+}
+
+GW_INLINE v16 load_weights(const uint8_t *panel, size_t k, enum gw_pack pack)
+{
+    switch (pack) {
+    case GW_PACK_F32:
+        return v16_load((const float *)panel + k * GW_PANEL);
+    case GW_PACK_F16:
+        return v16_load_half((const uint16_t *)panel + k * GW_PANEL);
+    default:
+        return v16_load_bf16((const uint16_t *)panel + k * GW_PANEL);
+    }
+}
+
+GW_INLINE void float_rows(const struct gemm_tile *tile, int rows, enum gw_pack pack)
+{
+    size_t stride = (size_t)tile->w->k;
+    size_t end = (size_t)tile->end * GW_BLOCK < stride ? (size_t)tile->end * GW_BLOCK : stride;
+    const float *x = tile->act->x + (size_t)tile->row * stride;
+    v16 acc[V16_TILE];
+    GW_UNROLL
+    for (int r = 0; r < rows; r++)
+        acc[r] = v16_set1(0);
+    for (size_t k = (size_t)tile->begin * GW_BLOCK; k < end; k++) {
+        v16 w = load_weights(tile->panel, k, pack);
+        GW_UNROLL
+        for (int r = 0; r < rows; r++)
+            acc[r] = v16_fma(v16_set1(x[(size_t)r * stride + k]), w, acc[r]);
+    }
+    GW_UNROLL
+    for (int r = 0; r < rows; r++)
+        v16_store(tile->acc + r * GW_PANEL, acc[r]);
+}
+
+GW_INLINE void float_tile(const struct gemm_tile *tile, enum gw_pack pack)
+{
+    switch (tile->rows) {
+    case 1:
+        float_rows(tile, 1, pack);
+        break;
+    case 2:
+        float_rows(tile, 2, pack);
+        break;
+    case 3:
+        float_rows(tile, 3, pack);
+        break;
+    case 4:
+        float_rows(tile, 4, pack);
+        break;
+#if V16_TILE > 4
+    case 5:
+        float_rows(tile, 5, pack);
+        break;
+    case 6:
+        float_rows(tile, 6, pack);
+        break;
+    case 7:
+        float_rows(tile, 7, pack);
+        break;
+    case 8:
+        float_rows(tile, 8, pack);
+        break;
+#endif
+    }
+}
+
+static void tile_f32(const struct gemm_tile *tile)
+{
+    float_tile(tile, GW_PACK_F32);
+}
+
+static void tile_f16(const struct gemm_tile *tile)
+{
+    float_tile(tile, GW_PACK_F16);
+}
+
+static void tile_bf16(const struct gemm_tile *tile)
+{
+    float_tile(tile, GW_PACK_BF16);
+}
+
+static void gemm_f32(const struct gw_gemm *g, int panel_begin, int panel_end)
+{
+    gemm_panels(g, panel_begin, panel_end, tile_f32);
+}
+
+static void gemm_f16(const struct gw_gemm *g, int panel_begin, int panel_end)
+{
+    gemm_panels(g, panel_begin, panel_end, tile_f16);
+}
+
+static void gemm_bf16(const struct gw_gemm *g, int panel_begin, int panel_end)
+{
+    gemm_panels(g, panel_begin, panel_end, tile_bf16);
+}
+
+/* ---- row operations --------------------------------------------------------------------------------------------- */
+
+static void rmsnorm(const float *x, const float *w, int n, float eps, float *y)
+{
+    int whole = n / 16 * 16;
+    v16 s = v16_set1(0);
+    for (int i = 0; i < whole; i += 16) {
+        v16 a = v16_load(x + i);
+        s = v16_fma(a, a, s);
+    }
+    if (whole < n) {
+        v16 a = v16_load_part(x + whole, n - whole); /* lanes past the end add 0 * 0 */
+        s = v16_fma(a, a, s);
+    }
+    v16 inverse = v16_set1(1.0f / sqrtf(v16_fold(s) / (float)n + eps));
+    for (int i = 0; i < whole; i += 16)
+        v16_store(y + i, v16_mul(v16_mul(v16_load(x + i), inverse), v16_load(w + i)));
+    if (whole < n) {
+        v16 a = v16_mul(v16_load_part(x + whole, n - whole), inverse);
+        v16_store_part(y + whole, v16_mul(a, v16_load_part(w + whole, n - whole)), n - whole);
+    }
+}
+
+/* One pair, for what is left of 16 lanes. */
+GW_INLINE void rotate_pair(float *a, float *b, float cosine, float sine)
+{
+    float old_a = *a, old_b = *b;
+    *a = fmaf(old_a, cosine, -(old_b * sine));
+    *b = fmaf(old_a, sine, old_b * cosine);
+}
+
+/* Pairs (2i, 2i+1): with both of a pair spread over two lanes, a' and b' are fma(a, (cos, sin), b * (-sin, cos)). */
+static void rope_norm(float *x, int heads, int head_dim, int pairs, const float *cosine, const float *sine)
+{
+    int whole = pairs / 8 * 8;
+    for (int i = 0; i < whole; i += 8) {
+        float for_a[16], for_b[16];
+        for (int j = 0; j < 8; j++) {
+            for_a[2 * j] = cosine[i + j];
+            for_a[2 * j + 1] = sine[i + j];
+            for_b[2 * j] = -sine[i + j];
+            for_b[2 * j + 1] = cosine[i + j];
+        }
+        v16 factor_a = v16_load(for_a), factor_b = v16_load(for_b);
+        for (int head = 0; head < heads; head++) {
+            float *h = x + (size_t)head * (size_t)head_dim + 2 * i;
+            v16 v = v16_load(h);
+            v16_store(h, v16_fma(v16_even(v), factor_a, v16_mul(v16_odd(v), factor_b)));
+        }
+    }
+    for (int head = 0; head < heads; head++) {
+        float *h = x + (size_t)head * (size_t)head_dim;
+        for (int i = whole; i < pairs; i++)
+            rotate_pair(&h[2 * i], &h[2 * i + 1], cosine[i], sine[i]);
+    }
+}
+
+/* Pairs (i, i + pairs). */
+static void rope_neox(float *x, int heads, int head_dim, int pairs, const float *cosine, const float *sine)
+{
+    int whole = pairs / 16 * 16;
+    for (int head = 0; head < heads; head++) {
+        float *h = x + (size_t)head * (size_t)head_dim;
+        for (int i = 0; i < whole; i += 16) {
+            v16 a = v16_load(h + i), b = v16_load(h + pairs + i);
+            v16 c = v16_load(cosine + i), s = v16_load(sine + i);
+            v16 minus = v16_sub(v16_set1(-0.0f), v16_mul(b, s)); /* exact negation, zeros included */
+            v16_store(h + i, v16_fma(a, c, minus));
+            v16_store(h + pairs + i, v16_fma(a, s, v16_mul(b, c)));
+        }
+        for (int i = whole; i < pairs; i++)
+            rotate_pair(&h[i], &h[i + pairs], cosine[i], sine[i]);
+    }
+}
+
+static void rope(float *x, int heads, int head_dim, int pairs, const float *cosine, const float *sine,
+                 enum gw_rope_style style)
+{
+    if (style == GW_ROPE_NORM)
+        rope_norm(x, heads, head_dim, pairs, cosine, sine);
+    else
+        rope_neox(x, heads, head_dim, pairs, cosine, sine);
+}
+
+GW_INLINE v16 silu_times(v16 g, v16 u)
+{
+    v16 e = v16_exp(v16_sub(v16_set1(-0.0f), g));
+    return v16_mul(v16_div(g, v16_add(v16_set1(1), e)), u);
+}
+
+static void swiglu(const float *g, const float *u, int n, float *y)
+{
+    int i = 0;
+    for (; i + 16 <= n; i += 16)
+        v16_store(y + i, silu_times(v16_load(g + i), v16_load(u + i)));
+    if (i < n)
+        v16_store_part(y + i, silu_times(v16_load_part(g + i, n - i), v16_load_part(u + i, n - i)), n - i);
+}
+
+static void add(float *y, const float *x, int n)
+{
+    int i = 0;
+    for (; i + 16 <= n; i += 16)
+        v16_store(y + i, v16_add(v16_load(y + i), v16_load(x + i)));
+    for (; i < n; i++)
+        y[i] = y[i] + x[i];
+}
+
+/* First the largest value, then its first place. NaN loses in v16_max and equals nothing. */
+static int argmax(const float *x, int n)
+{
+    int whole = n / 16 * 16;
+    v16 lanes = v16_set1(-INFINITY);
+    for (int i = 0; i < whole; i += 16)
+        lanes = v16_max(v16_load(x + i), lanes);
+    float largest = v16_max_all(lanes);
+    for (int i = whole; i < n; i++)
+        largest = x[i] > largest ? x[i] : largest;
+    for (int i = 0; i < whole; i += 16) {
+        unsigned equal = v16_equal(v16_load(x + i), largest);
+        if (equal)
+            return i + __builtin_ctz(equal);
+    }
+    for (int i = whole; i < n; i++)
+        if (x[i] == largest)
+            return i;
+    return 0;
+}
+
+static void exp_chunks(const float *x, int n, float inv_t, float max_scaled, float *w, float *chunk_sum)
+{
+    v16 factor = v16_set1(inv_t), offset = v16_set1(max_scaled);
+    for (int begin = 0; begin < n; begin += GW_SUM_CHUNK) {
+        int end = n - begin < GW_SUM_CHUNK ? n : begin + GW_SUM_CHUNK;
+        v16 s = v16_set1(0);
+        int i = begin;
+        for (; i + 16 <= end; i += 16) {
+            v16 e = v16_exp(v16_sub(v16_mul(v16_load(x + i), factor), offset));
+            v16_store(w + i, e);
+            s = v16_add(s, e);
+        }
+        if (i < end) {
+            v16 e = v16_exp(v16_sub(v16_mul(v16_load_part(x + i, end - i), factor), offset));
+            v16_store_part(w + i, e, end - i);
+            s = v16_add(s, v16_keep_first(e, end - i, 0));
+        }
+        chunk_sum[begin / GW_SUM_CHUNK] = v16_fold(s);
+    }
+}
+
+/* ---- attention -------------------------------------------------------------------------------------------------- */
+
+static void kv_store(uint16_t *page, int head_dim, int slot, const float *key, const float *value)
+{
+    uint16_t *k = page + slot / 16 * head_dim * 16 + slot % 16;
+    uint16_t *v = page + GW_PAGE_TOKENS * head_dim + slot * head_dim;
+    for (int d = 0; d < head_dim; d += 16) {
+        int count = head_dim - d < 16 ? head_dim - d : 16;
+        uint16_t column[16];
+        v16_store_half_part(v + d, v16_load_part(value + d, count), count);
+        v16_store_half_part(column, v16_load_part(key + d, count), count);
+        for (int i = 0; i < count; i++)
+            k[(d + i) * 16] = column[i];
+    }
+}
+
+/* A tile of queries (any rows and heads that share the kv head), walked over the pages together so that each page's
+ * halves are converted once for all of them. */
+struct queries {
+    int count;
+    int head_dim;
+    int position[V16_TILE];
+    float q[256][V16_TILE]; /* scaled */
+    float m[V16_TILE];
+    float l[V16_TILE][16];
+    float c[V16_TILE];                 /* of the page at hand */
+    float e[V16_TILE][GW_PAGE_TOKENS]; /* scores, then their exponentials */
+    float o[V16_TILE][256];
+};
+
+/* Scores of `count` (constant) queries with 16 keys. Columns of invisible keys give garbage that softmax_page drops. */
+GW_INLINE void score_keys(struct queries *t, int count, const uint16_t *keys, int part)
+{
+    v16 s[V16_TILE];
+    GW_UNROLL
+    for (int i = 0; i < count; i++)
+        s[i] = v16_set1(0);
+    for (int d = 0; d < t->head_dim; d++) {
+        v16 k = v16_load_half(keys + d * 16);
+        GW_UNROLL
+        for (int i = 0; i < count; i++)
+            s[i] = v16_fma(v16_set1(t->q[d][i]), k, s[i]);
+    }
+    GW_UNROLL
+    for (int i = 0; i < count; i++)
+        v16_store(&t->e[i][part * 16], s[i]);
+}
+
+static void score_part(struct queries *t, const uint16_t *keys, int part)
+{
+    switch (t->count) {
+    case 1:
+        score_keys(t, 1, keys, part);
+        break;
+    case 2:
+        score_keys(t, 2, keys, part);
+        break;
+    case 3:
+        score_keys(t, 3, keys, part);
+        break;
+    case 4:
+        score_keys(t, 4, keys, part);
+        break;
+#if V16_TILE > 4
+    case 5:
+        score_keys(t, 5, keys, part);
+        break;
+    case 6:
+        score_keys(t, 6, keys, part);
+        break;
+    case 7:
+        score_keys(t, 7, keys, part);
+        break;
+    case 8:
+        score_keys(t, 8, keys, part);
+        break;
+#endif
+    }
+}
+
+/* The online softmax step of query i: e, c, l and m. */
+static void softmax_page(struct queries *t, int i, int visible)
+{
+    v16 s0 = v16_keep_first(v16_load(&t->e[i][0]), visible < 16 ? visible : 16, -INFINITY);
+    v16 s1 = visible > 16 ? v16_keep_first(v16_load(&t->e[i][16]), visible - 16, -INFINITY) : v16_set1(-INFINITY);
+    float largest = v16_max_all(v16_max(s0, s1));
+    float m = largest > t->m[i] ? largest : t->m[i];
+    float c = gw_expf(t->m[i] - m);
+    v16 e0 = v16_exp(v16_sub(s0, v16_set1(m)));
+    v16 e1 = v16_exp(v16_sub(s1, v16_set1(m)));
+    /* Invisible keys add +0, which changes no l: all are >= +0. */
+    v16 l = v16_mul(v16_load(t->l[i]), v16_set1(c));
+    v16_store(t->l[i], v16_add(v16_add(l, e0), e1));
+    v16_store(&t->e[i][0], e0);
+    v16_store(&t->e[i][16], e1);
+    t->c[i] = c;
+    t->m[i] = m;
+}
+
+/* o of queries [first, first + count) over keys [begin, end), count constant; o is first scaled by c where begin is 0. */
+GW_INLINE void add_values(struct queries *t, int first, int count, const uint16_t *values, int begin, int end)
+{
+    for (int d = 0; d < t->head_dim; d += 16) {
+        v16 o[V16_TILE];
+        GW_UNROLL
+        for (int i = 0; i < count; i++) {
+            o[i] = v16_load(&t->o[first + i][d]);
+            if (begin == 0)
+                o[i] = v16_mul(o[i], v16_set1(t->c[first + i]));
+        }
+        int left = t->head_dim - d;
+        for (int j = begin; j < end; j++) {
+            const uint16_t *at = values + j * t->head_dim + d;
+            v16 v = left >= 16 ? v16_load_half(at) : v16_load_half_part(at, left);
+            GW_UNROLL
+            for (int i = 0; i < count; i++)
+                o[i] = v16_fma(v16_set1(t->e[first + i][j]), v, o[i]);
+        }
+        GW_UNROLL
+        for (int i = 0; i < count; i++)
+            v16_store(&t->o[first + i][d], o[i]);
+    }
+}
+
+/* All queries of the tile over keys [0, end), which all of them see. */
+static void add_shared_values(struct queries *t, const uint16_t *values, int end)
+{
+    switch (t->count) {
+    case 1:
+        add_values(t, 0, 1, values, 0, end);
+        break;
+    case 2:
+        add_values(t, 0, 2, values, 0, end);
+        break;
+    case 3:
+        add_values(t, 0, 3, values, 0, end);
+        break;
+    case 4:
+        add_values(t, 0, 4, values, 0, end);
+        break;
+#if V16_TILE > 4
+    case 5:
+        add_values(t, 0, 5, values, 0, end);
+        break;
+    case 6:
+        add_values(t, 0, 6, values, 0, end);
+        break;
+    case 7:
+        add_values(t, 0, 7, values, 0, end);
+        break;
+    case 8:
+        add_values(t, 0, 8, values, 0, end);
+        break;
+#endif
+    }
+}
+
+static void attend_page(struct queries *t, const uint16_t *page, int first_token)
+{
+    int visible[V16_TILE];
+    int fewest = GW_PAGE_TOKENS, most = 0;
+    for (int i = 0; i < t->count; i++) {
+        int seen = t->position[i] + 1 - first_token;
+        visible[i] = seen < 0 ? 0 : seen > GW_PAGE_TOKENS ? GW_PAGE_TOKENS : seen;
+        fewest = visible[i] < fewest ? visible[i] : fewest;
+        most = visible[i] > most ? visible[i] : most;
+    }
+    score_part(t, page, 0);
+    if (most > 16)
+        score_part(t, page + t->head_dim * 16, 1);
+    for (int i = 0; i < t->count; i++)
+        if (visible[i] > 0)
+            softmax_page(t, i, visible[i]);
+    const uint16_t *values = page + GW_PAGE_TOKENS * t->head_dim;
+    if (fewest > 0)
+        add_shared_values(t, values, fewest);
+    for (int i = 0; i < t->count; i++)
+        if (visible[i] > fewest)
+            add_values(t, i, 1, values, fewest, visible[i]);
+}
+
+/* Takes queries [begin, begin + count) of a's rows * group into the tile. */
+static void load_queries(struct queries *t, const struct gw_attention *a, int begin, int count)
+{
+    t->count = count;
+    t->head_dim = a->head_dim;
+    for (int i = 0; i < count; i++) {
+        int row = (begin + i) / a->group, head = (begin + i) % a->group;
+        const float *q = a->q + (size_t)row * a->q_stride + (size_t)head * (size_t)a->head_dim;
+        t->position[i] = a->pos0 + row;
+        for (int d = 0; d < a->head_dim; d++)
+            t->q[d][i] = q[d] * a->scale;
+        t->m[i] = -INFINITY;
+        memset(t->l[i], 0, sizeof t->l[i]);
+        memset(t->o[i], 0, (size_t)(a->head_dim + 15) / 16 * 16 * sizeof(float));
+    }
+}
+
+static void store_queries(const struct queries *t, const struct gw_attention *a, int begin)
+{
+    for (int i = 0; i < t->count; i++) {
+        int row = (begin + i) / a->group, head = (begin + i) % a->group;
+        float *out = a->out + (size_t)row * a->out_stride + (size_t)head * (size_t)a->head_dim;
+        v16 l = v16_set1(v16_fold(v16_load(t->l[i])));
+        for (int d = 0; d < a->head_dim; d += 16) {
+            v16 o = v16_div(v16_load(&t->o[i][d]), l);
+            if (a->head_dim - d >= 16)
+                v16_store(out + d, o);
+            else
+                v16_store_part(out + d, o, a->head_dim - d);
+        }
+    }
+}
+
+static void attention(const struct gw_attention *a)
+{
+    GW_ASSERT(a->head_dim > 0 && a->head_dim <= 256 && a->head_dim % 2 == 0);
+    struct queries t;
+    int total = a->rows * a->group;
+    for (int begin = 0; begin < total; begin += V16_TILE) {
+        int count = total - begin < V16_TILE ? total - begin : V16_TILE;
+        load_queries(&t, a, begin, count);
+        int last = t.position[count - 1];
+        for (int b = 0; b <= last / GW_PAGE_TOKENS; b++)
+            attend_page(&t, a->pages[b], b * GW_PAGE_TOKENS);
+        store_queries(&t, a, begin);
+    }
+}

@@ -1,0 +1,201 @@
+/* 16 float lanes in two AVX registers. The same operations, with the same results, as v16_avx512.h. */
+#ifndef GW_KERNELS_X86_V16_AVX2_H
+#define GW_KERNELS_X86_V16_AVX2_H
+
+#include "kernels/x86/x86.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define V16_TILE 4 /* rows or queries that a register tile holds */
+
+typedef struct {
+    __m256 low, high;
+} v16;
+
+GW_INLINE v16 v16_of(__m256 low, __m256 high)
+{
+    return (v16){low, high};
+}
+
+GW_INLINE v16 v16_set1(float x)
+{
+    return v16_of(_mm256_set1_ps(x), _mm256_set1_ps(x));
+}
+
+GW_INLINE v16 v16_load(const float *p)
+{
+    return v16_of(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8));
+}
+
+GW_INLINE void v16_store(float *p, v16 a)
+{
+    _mm256_storeu_ps(p, a.low);
+    _mm256_storeu_ps(p + 8, a.high);
+}
+
+/* The first `count` (0..16) lanes; the others are 0. */
+GW_INLINE v16 v16_load_part(const float *p, int count)
+{
+    float lanes[16] = {0};
+    memcpy(lanes, p, (size_t)count * sizeof(float));
+    return v16_load(lanes);
+}
+
+GW_INLINE void v16_store_part(float *p, v16 a, int count)
+{
+    float lanes[16];
+    v16_store(lanes, a);
+    memcpy(p, lanes, (size_t)count * sizeof(float));
+}
+
+GW_INLINE v16 v16_load_half(const uint16_t *p)
+{
+    return v16_of(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
+                  _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8))));
+}
+
+GW_INLINE v16 v16_load_half_part(const uint16_t *p, int count)
+{
+    uint16_t lanes[16] = {0};
+    memcpy(lanes, p, (size_t)count * sizeof(uint16_t));
+    return v16_load_half(lanes);
+}
+
+GW_INLINE v16 v16_load_bf16(const uint16_t *p)
+{
+    __m256i low = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    __m256i high = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 8)));
+    return v16_of(_mm256_castsi256_ps(_mm256_slli_epi32(low, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(high, 16)));
+}
+
+GW_INLINE void v16_store_half_part(uint16_t *p, v16 a, int count)
+{
+    uint16_t lanes[16];
+    _mm_storeu_si128((__m128i *)lanes, _mm256_cvtps_ph(a.low, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm_storeu_si128((__m128i *)(lanes + 8), _mm256_cvtps_ph(a.high, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    memcpy(p, lanes, (size_t)count * sizeof(uint16_t));
+}
+
+GW_INLINE v16 v16_add(v16 a, v16 b)
+{
+    return v16_of(_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high));
+}
+
+GW_INLINE v16 v16_sub(v16 a, v16 b)
+{
+    return v16_of(_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high));
+}
+
+GW_INLINE v16 v16_mul(v16 a, v16 b)
+{
+    return v16_of(_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high));
+}
+
+GW_INLINE v16 v16_div(v16 a, v16 b)
+{
+    return v16_of(_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high));
+}
+
+/* a * b + c, rounded once. */
+GW_INLINE v16 v16_fma(v16 a, v16 b, v16 c)
+{
+    return v16_of(_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high));
+}
+
+/* The result is b where either is NaN. */
+GW_INLINE v16 v16_min(v16 a, v16 b)
+{
+    return v16_of(_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high));
+}
+
+GW_INLINE v16 v16_max(v16 a, v16 b)
+{
+    return v16_of(_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high));
+}
+
+/* a < limit ? yes : no, lane by lane; `no` where a is NaN. */
+GW_INLINE v16 v16_select_below(v16 a, float limit, v16 yes, v16 no)
+{
+    __m256 bound = _mm256_set1_ps(limit);
+    return v16_of(_mm256_blendv_ps(no.low, yes.low, _mm256_cmp_ps(a.low, bound, _CMP_LT_OQ)),
+                  _mm256_blendv_ps(no.high, yes.high, _mm256_cmp_ps(a.high, bound, _CMP_LT_OQ)));
+}
+
+/* Lanes from `count` on become `fill`. */
+GW_INLINE v16 v16_keep_first(v16 a, int count, float fill)
+{
+    v16 index = v16_of(_mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7), _mm256_setr_ps(8, 9, 10, 11, 12, 13, 14, 15));
+    return v16_select_below(index, (float)count, a, v16_set1(fill));
+}
+
+/* Bit i: lane i equals x (NaN never does). */
+GW_INLINE unsigned v16_equal(v16 a, float x)
+{
+    __m256 same = _mm256_set1_ps(x);
+    unsigned low = (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a.low, same, _CMP_EQ_OQ));
+    unsigned high = (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a.high, same, _CMP_EQ_OQ));
+    return low | high << 8;
+}
+
+/* 2^n as a float, n being the low mantissa bits of `shifted` (elementary.h). */
+GW_INLINE v16 v16_power(v16 shifted)
+{
+    __m256i one = _mm256_set1_epi32(0x3f800000);
+    __m256i low = _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(shifted.low), 23), one);
+    __m256i high = _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(shifted.high), 23), one);
+    return v16_of(_mm256_castsi256_ps(low), _mm256_castsi256_ps(high));
+}
+
+/* a0 a0 a2 a2 .. and a1 a1 a3 a3 .. */
+GW_INLINE v16 v16_even(v16 a)
+{
+    return v16_of(_mm256_moveldup_ps(a.low), _mm256_moveldup_ps(a.high));
+}
+
+GW_INLINE v16 v16_odd(v16 a)
+{
+    return v16_of(_mm256_movehdup_ps(a.low), _mm256_movehdup_ps(a.high));
+}
+
+GW_INLINE __m256 v16_low(v16 a)
+{
+    return a.low;
+}
+
+GW_INLINE __m256 v16_high(v16 a)
+{
+    return a.high;
+}
+
+/* max |x| of 32 elements by bit pattern: a NaN is larger than any number. */
+GW_INLINE float v16_amax(v16 a, v16 b)
+{
+    __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    __m256i x = _mm256_max_epi32(_mm256_and_si256(_mm256_castps_si256(a.low), magnitude),
+                                 _mm256_and_si256(_mm256_castps_si256(a.high), magnitude));
+    __m256i y = _mm256_max_epi32(_mm256_and_si256(_mm256_castps_si256(b.low), magnitude),
+                                 _mm256_and_si256(_mm256_castps_si256(b.high), magnitude));
+    x = _mm256_max_epi32(x, y);
+    __m128i m = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
+    return _mm_cvtss_f32(_mm_castsi128_ps(m));
+}
+
+/* Rounds to integers (nearest even), stores them as int8 and returns their sum. */
+GW_INLINE int v16_store_i8(int8_t *p, v16 a)
+{
+    __m256i low = _mm256_cvtps_epi32(a.low);
+    __m256i high = _mm256_cvtps_epi32(a.high);
+    __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
+    __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128((__m128i *)p, bytes);
+    __m256i pairs = _mm256_add_epi32(low, high);
+    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
+    return _mm_cvtsi128_si32(sum);
+}
+
+#endif
