@@ -16,7 +16,8 @@ struct gw_digest_counts {
     int64_t prompt_tokens;     /* sums over usage (gw_digest_verify only) */
     int64_t completion_tokens;
     int64_t input_lines;       /* non-blank lines of the input (gw_digest_verify only) */
-    int64_t problems;          /* found by gw_digest_verify */
+    int64_t unanswered;        /* input lines with neither answer nor error (gw_digest_verify only) */
+    int64_t problems;          /* found by gw_digest_verify, the unanswered among them */
 };
 
 /* Digest of OUTDIR's output.jsonl as it stands. GW_ERR_NOT_FOUND, GW_ERR_IO; GW_ERR_VERIFY for a torn, foreign or doubled line. */

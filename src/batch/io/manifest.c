@@ -242,6 +242,8 @@ gw_err gw_manifest_open_or_create(const char *dir, const struct gw_manifest *wan
     gw_err rc = GW_OK;
     struct gw_manifest there = {0};
     struct gw_buf text = {0};
+    GW_ASSERT(wanted->program && wanted->model_name && wanted->model_path && wanted->model_hash && wanted->input_path &&
+              wanted->input_hash);
     char *path = gw_asprintf("%s/manifest.json", dir);
     char *output = gw_asprintf("%s/output.jsonl", dir);
     *created_now = access(path, F_OK) != 0;

@@ -42,7 +42,7 @@ void gw_manifest_add_defaults(struct gw_manifest *manifest, const struct gw_requ
 /* NULL if there is none of that name. */
 const char *gw_manifest_option(const struct gw_manifest *manifest, const char *name);
 
-/* Creates DIR/manifest.json from `wanted`, or compares with the one there. *created_now tells which.
+/* Creates DIR/manifest.json from `wanted` (every string set, asserted), or compares with the one there. *created_now tells which.
  * GW_ERR_MISMATCH names the first thing that differs, both values, and what to do. */
 GW_CHECK gw_err gw_manifest_open_or_create(const char *dir, const struct gw_manifest *wanted, bool *created_now);
 /* GW_ERR_NOT_FOUND when DIR is no OUTDIR, GW_ERR_FORMAT. */
