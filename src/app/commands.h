@@ -4,6 +4,13 @@
 
 #include "base/error.h"
 
+GW_CHECK gw_err gw_cmd_run(int argc, char **argv);
+GW_CHECK gw_err gw_cmd_rank(int argc, char **argv);
+GW_CHECK gw_err gw_cmd_status(int argc, char **argv);
 GW_CHECK gw_err gw_cmd_verify(int argc, char **argv);
+GW_CHECK gw_err gw_cmd_inspect(int argc, char **argv);
+GW_CHECK gw_err gw_cmd_tokenize(int argc, char **argv);
+GW_CHECK gw_err gw_cmd_perplexity(int argc, char **argv);
+GW_CHECK gw_err gw_cmd_bench(int argc, char **argv);
 
 #endif

@@ -1,1 +1,63 @@
-int main(void) { return 0; }
+/* godwit: one binary, sub-commands. This file only finds the sub-command and turns its error into one line and an exit code. */
+#include "app/commands.h"
+#include "base/log.h"
+
+#ifdef HAVE_CONFIG_H
+#include "config.h"
+#endif
+
+#include <locale.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct {
+    const char *name;
+    gw_err (*run)(int argc, char **argv);
+    const char *text; /* NULL: internal, not listed */
+} commands[] = {
+    {"run", gw_cmd_run, "start a batch, or carry on where its OUTDIR stands"},
+    {"status", gw_cmd_status, "how a job is doing (--watch)"},
+    {"verify", gw_cmd_verify, "each input answered exactly once? prints the output digest"},
+    {"tokenize", gw_cmd_tokenize, "text on stdin to token ids, and back"},
+    {"perplexity", gw_cmd_perplexity, "perplexity of a text under a model"},
+    {"bench", gw_cmd_bench, "tokens/s of prefill and decode"},
+    {"rank", gw_cmd_rank, NULL},
+};
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+static void print_help(FILE *to)
+{
+    fprintf(to, "godwit: large offline LLM batches over MPI, to the same bytes on any layout\n\n"
+                "  godwit run -m MODEL.gguf -i batch.jsonl -o OUTDIR [-n RANKS]\n\nCommands:\n");
+    for (int i = 0; i < COMMANDS; i++)
+        if (commands[i].text) fprintf(to, "  %-12s %s\n", commands[i].name, commands[i].text);
+    fprintf(to, "\n'godwit COMMAND --help' tells a command's options; godwit(1) and docs/ the rest.\n");
+}
+
+int main(int argc, char **argv)
+{
+    setlocale(LC_ALL, "C"); /* numbers in files never depend on the user's locale */
+    if (argc < 2) {
+        print_help(stderr);
+        return gw_err_exit_code(GW_ERR_USAGE);
+    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+        print_help(stdout);
+        return 0;
+    }
+    if (!strcmp(argv[1], "--version")) {
+        puts(PACKAGE_STRING);
+        return 0;
+    }
+    for (int i = 0; i < COMMANDS; i++) {
+        if (strcmp(argv[1], commands[i].name)) continue;
+        gw_err rc = commands[i].run(argc - 1, argv + 1);
+        if (rc != GW_OK) {
+            gw_error("%s", gw_error_detail());
+            gw_debug("%s at %s", gw_err_name(rc), gw_error_path());
+        }
+        return gw_err_exit_code(rc);
+    }
+    fprintf(stderr, "godwit: error: unknown command '%s'; see godwit --help\n", argv[1]);
+    return gw_err_exit_code(GW_ERR_USAGE);
+}

@@ -6,7 +6,6 @@
  * total order of these (sequentially consistent) operations one of the two must see the other, so no wake-up is lost and
  * none is sent when nobody sleeps.
  */
-#define _GNU_SOURCE
 #include "base/pool.h"
 
 #include "base/mem.h"

@@ -1,4 +1,4 @@
-/* The sum over tensor shards, on top of comm.h's messages; see gw_shards_sum there. No MPI of its own. */
+/* What tensor shards exchange, on top of comm.h's messages: sums over the fixed tree, and rows of logits. No MPI of its own. */
 #include "comm/comm.h"
 #include "engine/tree.h"
 
@@ -6,13 +6,6 @@
 #include <string.h>
 
 enum { FEW_ROWS_PER_SHARD = 4 }; /* below this, halving the bytes is not worth a second round trip */
-
-static int first_node_of(const struct gw_exchange *exchange, int shard)
-{
-    int first = 0;
-    for (int s = 0; s < shard; s++) first += exchange->node_counts[s];
-    return first;
-}
 
 /* Rows whose sum shard `shard` computes when the rows are shared out. */
 static void rows_of(int rows, int count, int shard, int *begin, int *end)
@@ -111,5 +104,46 @@ gw_err gw_shards_sum(const struct gw_shards *shards, const struct gw_exchange *e
     TRY(reduce_rows(shards, exchange, step, own_nodes, rows, width, begin, end, sum));
     if (!all_to_all) TRY(share_sums(shards, step, rows, width, sum));
 out:
+    return rc;
+}
+
+/* Puts the columns of shard `s` into `count` gathered rows. */
+static void place_columns(const struct gw_shards *shards, const int *column_begin, int s, const float *columns, int count,
+                          float *full)
+{
+    int begin = column_begin[s], width = column_begin[s + 1] - begin, total = column_begin[shards->count];
+    for (int i = 0; i < count; i++)
+        memcpy(full + (size_t)i * (size_t)total + begin, columns + (size_t)i * (size_t)width, (size_t)width * sizeof(float));
+}
+
+gw_err gw_shards_rows(const struct gw_shards *shards, uint64_t step, const int *column_begin, const float *own, int rows,
+                      float *full)
+{
+    gw_err rc = GW_OK;
+    struct gw_msg msg = {0};
+    int count = shards->count, width = column_begin[shards->own + 1] - column_begin[shards->own];
+    float *picked = gw_alloc((size_t)(rows / count + 1) * (size_t)width, sizeof(float));
+    for (int s = 0; s < count; s++) {
+        int n = 0;
+        for (int row = s; row < rows; row += count, n++)
+            memcpy(picked + (size_t)n * (size_t)width, own + (size_t)row * (size_t)width, (size_t)width * sizeof(float));
+        if (s == shards->own) place_columns(shards, column_begin, s, picked, n, full);
+        else if (n)
+            TRY(gw_comm_send(shards->comm, shards->ranks[s], GW_MSG_LOGITS, step, picked,
+                             (size_t)n * (size_t)width * sizeof(float)));
+    }
+    int due = rows / count + (shards->own < rows % count);
+    for (int s = 0; s < count && due > 0; s++) {
+        if (s == shards->own) continue;
+        size_t bytes = (size_t)due * (size_t)(column_begin[s + 1] - column_begin[s]) * sizeof(float);
+        TRY(gw_comm_wait(shards->comm, shards->ranks[s], GW_MSG_LOGITS, (int64_t)step, &msg));
+        if (msg.bytes != bytes)
+            FAIL(GW_ERR_PEER, "rank %d sent %zu bytes of logits where %zu were due", shards->ranks[s], msg.bytes, bytes);
+        place_columns(shards, column_begin, s, (const float *)(const void *)msg.data, due, full);
+        gw_msg_free(&msg);
+    }
+out:
+    gw_msg_free(&msg);
+    free(picked);
     return rc;
 }

@@ -1,0 +1,267 @@
+/* `godwit run`: starts the job's ranks, shows how it goes, and says how it ended. `godwit rank`: one of those ranks.
+ *
+ * The supervisor (this process) does no MPI. It starts the launcher (or, for one rank, the rank itself), reads OUTDIR/status.json for
+ * the progress line, and turns Ctrl-C into a clean stop. What the launcher writes besides godwit's own lines is kept back and shown only
+ * when the job fails without having said why.
+ */
+#include "app/commands.h"
+#include "app/progress.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "batch/io/digest.h"
+#include "job/options.h"
+#include "job/rank.h"
+#include "model/arch.h"
+
+#ifdef HAVE_CONFIG_H
+#include "config.h"
+#endif
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef GW_MPIRUN
+#define GW_MPIRUN "mpirun"
+#endif
+
+enum { KEPT_BYTES = 16384 };
+
+/* The launcher's error stream, line by line. */
+struct stream {
+    int fd;
+    char line[4096];
+    size_t used;
+    struct gw_buf kept; /* lines that are not godwit's own */
+    bool explained;     /* a rank has said what is wrong */
+};
+
+static volatile sig_atomic_t interrupts;
+
+static void on_interrupt(int signal)
+{
+    (void)signal;
+    interrupts++;
+}
+
+gw_err gw_cmd_rank(int argc, char **argv)
+{
+    struct gw_job_options options;
+    bool help = false;
+    gw_err rc = gw_job_options_parse(argc, argv, &options, &help);
+    if (rc != GW_OK || help) return rc;
+    rc = gw_rank_run(&options);
+    return rc == GW_ERR_STOPPED ? GW_OK : rc; /* the supervisor learns it from status.json; the launcher would cry failure */
+}
+
+static const char *launcher(void)
+{
+    const char *forced = getenv("GODWIT_MPIRUN");
+    if (forced) return forced;
+    return access(GW_MPIRUN, X_OK) == 0 ? GW_MPIRUN : "mpirun";
+}
+
+/* The command line of the launch; everything in it is borrowed. */
+static char **launch_command(const struct gw_job_options *options, char *self, char *count, int argc, char **argv)
+{
+    static char *const fixed[] = {"--map-by", ":OVERSUBSCRIBE", "--bind-to", "none", "--mca", "pml", "ob1",
+                                  "--mca", "btl", "self,sm,tcp", "-n"};
+    char **command = gw_alloc((size_t)argc + 32, sizeof(char *));
+    int n = 0;
+    if (options->ranks > 1) {
+        command[n++] = (char *)launcher();
+        for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++) command[n++] = fixed[i];
+        command[n++] = count;
+    }
+    command[n++] = self;
+    command[n++] = "rank";
+    for (int i = 1; i < argc; i++) command[n++] = argv[i];
+    return command;
+}
+
+static void child_environment(const struct gw_job_options *options)
+{
+    setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 0); /* whoever runs godwit as root has decided so */
+    setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 0);
+    setenv("HOME", "/tmp", 0); /* the launcher wants one */
+    if (options->ranks > 1) setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
+}
+
+static gw_err start(const struct gw_job_options *options, int argc, char **argv, pid_t *child, int *error_fd)
+{
+    gw_err rc = GW_OK;
+    char self[4096], count[16];
+    int pipes[2] = {-1, -1};
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (length < 0) return gw_fail(GW_ERR_IO, "cannot find this program: %s", strerror(errno));
+    self[length] = 0;
+    snprintf(count, sizeof count, "%d", options->ranks);
+    char **command = launch_command(options, self, count, argc, argv);
+    if (pipe2(pipes, O_CLOEXEC)) FAIL(GW_ERR_IO, "cannot make a pipe: %s", strerror(errno));
+    pid_t parent = getpid();
+    *child = fork();
+    if (*child < 0) FAIL(GW_ERR_IO, "cannot start a process: %s", strerror(errno));
+    if (*child == 0) {
+        setpgid(0, 0); /* the terminal's Ctrl-C is for the supervisor, which stops the ranks in order */
+        prctl(PR_SET_PDEATHSIG, SIGTERM);
+        if (getppid() != parent) _exit(1);
+        child_environment(options);
+        dup2(pipes[1], STDERR_FILENO);
+        execvp(command[0], command);
+        fprintf(stderr, "godwit: error: cannot start %s: %s; is Open MPI installed and on PATH?\n", command[0], strerror(errno));
+        _exit(127);
+    }
+    *error_fd = pipes[0];
+    pipes[0] = -1;
+out:
+    if (pipes[0] >= 0) close(pipes[0]);
+    if (pipes[1] >= 0) close(pipes[1]);
+    free(command);
+    return rc;
+}
+
+static void take_line(struct stream *stream)
+{
+    stream->line[stream->used] = 0;
+    if (!strncmp(stream->line, "godwit", 6)) {
+        gw_progress_clear();
+        fprintf(stderr, "%s\n", stream->line);
+        if (strstr(stream->line, ": error: ")) stream->explained = true;
+    } else if (stream->kept.bytes + stream->used < KEPT_BYTES) {
+        gw_buf_add(&stream->kept, stream->line, stream->used);
+        gw_buf_add_text(&stream->kept, "\n");
+    }
+    stream->used = 0;
+}
+
+/* Reads what is there, waiting at most `wait_ms`; false at the end of the stream. */
+static bool drain(struct stream *stream, int wait_ms)
+{
+    struct pollfd poller = {.fd = stream->fd, .events = POLLIN};
+    if (poll(&poller, 1, wait_ms) <= 0) return true;
+    char data[4096];
+    ssize_t got = read(stream->fd, data, sizeof data);
+    if (got < 0) return errno == EINTR || errno == EAGAIN;
+    for (ssize_t i = 0; i < got; i++) {
+        if (data[i] == '\n' || stream->used == sizeof stream->line - 1) take_line(stream);
+        if (data[i] != '\n') stream->line[stream->used++] = data[i];
+    }
+    return got > 0;
+}
+
+/* First interrupt: a clean stop at the next step. Second: end the launch. */
+static void pass_on_interrupts(pid_t child, int *passed)
+{
+    while (*passed < interrupts) {
+        (*passed)++;
+        gw_progress_clear();
+        if (*passed == 1) {
+            gw_info("stopping at the end of this step; once more to stop at once");
+            kill(child, SIGUSR1);
+        } else {
+            kill(-child, *passed == 2 ? SIGTERM : SIGKILL);
+        }
+    }
+}
+
+static int supervise(const struct gw_job_options *options, pid_t child, struct stream *stream)
+{
+    int passed = 0, status = 0;
+    bool open = true;
+    struct gw_progress progress;
+    gw_progress_init(&progress, options->out_dir, !options->quiet);
+    for (;;) {
+        if (open) open = drain(stream, 100);
+        else usleep(20000);
+        pass_on_interrupts(child, &passed);
+        gw_progress_update(&progress);
+        pid_t ended = waitpid(child, &status, WNOHANG);
+        if (ended == child || (ended < 0 && errno == ECHILD)) break;
+    }
+    while (open && drain(stream, 0) && poll(&(struct pollfd){.fd = stream->fd, .events = POLLIN}, 1, 0) > 0) continue;
+    if (stream->used) take_line(stream);
+    gw_progress_clear();
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + (WIFSIGNALED(status) ? WTERMSIG(status) : 0);
+}
+
+/* How the job ended, from what it left on disk: the launcher's exit code alone does not tell. */
+static gw_err conclude(const struct gw_job_options *options, int exit_code, const struct stream *stream)
+{
+    gw_err rc = GW_OK;
+    struct gw_status status;
+    char hex[65];
+    struct gw_digest_counts counts;
+    TRY(gw_status_read(options->out_dir, &status));
+    if (exit_code == 0 && !strcmp(status.state, "done")) {
+        TRY(gw_digest_compute(options->out_dir, hex, &counts));
+        printf("%lld answered, %lld failed", (long long)counts.answered, (long long)counts.failed);
+        if (status.generated_tokens > 0)
+            printf("; %lld tokens generated in %.1f s (%.1f tokens/s) on %d x %d x %d ranks", (long long)status.generated_tokens,
+                   status.elapsed_s, status.generated_tokens_per_s, status.layout[0], status.layout[1], status.layout[2]);
+        printf("\noutput  %s/output.jsonl\ndigest  %s\n", options->out_dir, hex);
+        return GW_OK;
+    }
+    if (exit_code == 0 && !strcmp(status.state, "stopped"))
+        FAIL(GW_ERR_STOPPED, "stopped on request with %lld of %lld requests answered; the same command carries on",
+             (long long)(status.requests_done + status.requests_failed), (long long)status.requests_total);
+out:
+    if (rc == GW_ERR_STOPPED) return rc;
+    if (!stream->explained) {
+        fwrite(stream->kept.data, 1, stream->kept.bytes, stderr);
+        return gw_fail(GW_ERR_PEER, "the job ended early (launcher exit code %d); finished answers are kept, and the same command carries on",
+                       exit_code);
+    }
+    for (int code = 0; code < GW_ERR_COUNT; code++)
+        if (code != GW_OK && gw_err_exit_code((gw_err)code) == exit_code)
+            return gw_fail((gw_err)code, "the job ended early, for the reason above; finished answers are kept");
+    return gw_fail(GW_ERR_PEER, "the job ended early, for the reason above; finished answers are kept");
+}
+
+/* What can be told before anything is started. */
+static gw_err check_files(const struct gw_job_options *options)
+{
+    gw_err rc = GW_OK;
+    struct gw_model *model = NULL;
+    TRY(gw_model_open(options->model_path, &model));
+    if (access(options->input_path, R_OK))
+        FAIL(GW_ERR_NOT_FOUND, "cannot read input %s: %s", options->input_path, strerror(errno));
+    TRY(gw_make_dir(options->out_dir));
+out:
+    gw_model_close(model);
+    return rc;
+}
+
+gw_err gw_cmd_run(int argc, char **argv)
+{
+    gw_err rc = GW_OK;
+    struct gw_job_options options;
+    struct stream stream = {.fd = -1};
+    bool help = false;
+    pid_t child = -1;
+    TRY(gw_job_options_parse(argc, argv, &options, &help));
+    if (help) return GW_OK;
+    if (getenv("OMPI_COMM_WORLD_SIZE")) { /* started by mpirun or srun already: be one of its ranks */
+        TRY(gw_rank_run(&options));
+        return GW_OK;
+    }
+    TRY(check_files(&options));
+    struct sigaction action = {.sa_handler = on_interrupt};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    TRY(start(&options, argc, argv, &child, &stream.fd));
+    int exit_code = supervise(&options, child, &stream);
+    TRY(conclude(&options, exit_code, &stream));
+out:
+    if (stream.fd >= 0) close(stream.fd);
+    gw_buf_free(&stream.kept);
+    return rc;
+}

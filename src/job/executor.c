@@ -1,0 +1,271 @@
+/* See executor.h. */
+#include "job/executor.h"
+
+#include "base/pool.h"
+#include "comm/comm.h"
+
+#include <stdlib.h>
+
+/* The sum over one kind of atoms, as all shards of the stage contribute to it. */
+struct sum_plan {
+    struct gw_exchange exchange;
+    struct gw_tree_node nodes[GW_TREE_MAX_ATOMS];
+    int *node_counts; /* [shards] */
+};
+
+struct gw_executor {
+    struct gw_executor_config config;
+    struct gw_dims dims;
+    struct gw_shard shard;
+    const struct gw_kernels *kernels;
+    struct gw_pool *pool;
+    struct gw_backend *backend;
+    struct gw_sampler *samplers; /* [threads] on the last stage */
+
+    struct gw_shards shards;
+    int *shard_ranks;
+    int *vocab_begin; /* [shards + 1] */
+    struct sum_plan attn_sum, ffn_sum;
+    float *sum;         /* [max_rows][d_model], when there are several shards */
+    uint64_t exchanges; /* numbers the sums, alike on all shards */
+    float *full_logits; /* [rows drawn here][vocab], when there are several shards */
+    size_t full_logits_count;
+};
+
+struct gw_dims gw_executor_dims(const struct gw_model *model)
+{
+    const struct gw_model_info *info = gw_model_info(model);
+    struct gw_dims dims = {.layers = info->layers,
+                           .d_model = info->d_model,
+                           .heads = info->heads,
+                           .kv_heads = info->kv_heads,
+                           .head_dim = info->head_dim,
+                           .ffn = info->ffn,
+                           .vocab = info->vocab,
+                           .ffn_atoms = gw_ffn_atoms(info->kv_heads, info->ffn)};
+    static const enum gw_tensor_role roles[] = {GW_TENSOR_Q,        GW_TENSOR_K,    GW_TENSOR_V,   GW_TENSOR_ATTN_OUT,
+                                                GW_TENSOR_GATE, GW_TENSOR_UP, GW_TENSOR_DOWN};
+    double bytes = 0, weights = 0;
+    for (size_t i = 0; i < sizeof roles / sizeof *roles; i++) {
+        const struct gw_gguf_tensor *tensor = gw_model_tensor(model, roles[i], 0);
+        struct gw_packed packed;
+        if (gw_packed_init(&packed, tensor->type->type, (int)tensor->shape[1], (int)tensor->shape[0]) != GW_OK) continue;
+        bytes += (double)gw_packed_bytes(&packed);
+        weights += (double)tensor->shape[0] * (double)tensor->shape[1];
+    }
+    dims.bytes_per_weight = weights > 0 ? bytes / weights : 1;
+    const struct gw_gguf_tensor *output = gw_model_tensor(model, GW_TENSOR_OUTPUT, 0);
+    struct gw_packed packed;
+    if (gw_packed_init(&packed, output->type->type, (int)output->shape[1], (int)output->shape[0]) == GW_OK)
+        dims.output_bytes = (double)gw_packed_bytes(&packed);
+    return dims;
+}
+
+static void plan_sum(struct sum_plan *plan, const struct gw_executor *ex, int atoms, bool of_ffn)
+{
+    int shards = ex->config.layout.tensor, total = 0;
+    plan->node_counts = gw_alloc((size_t)shards, sizeof(int));
+    for (int s = 0; s < shards; s++) {
+        struct gw_shard shard = gw_layout_shard(&ex->dims, ex->config.layout, s, ex->config.place.stage);
+        struct gw_tree_node nodes[GW_TREE_MAX_NODES];
+        int begin = of_ffn ? shard.ffn_begin : shard.kv_begin, end = of_ffn ? shard.ffn_end : shard.kv_end;
+        plan->node_counts[s] = gw_tree_nodes(atoms, begin, end, nodes);
+        for (int n = 0; n < plan->node_counts[s]; n++) plan->nodes[total++] = nodes[n];
+    }
+    plan->exchange = (struct gw_exchange){.atoms = atoms, .nodes = plan->nodes, .node_counts = plan->node_counts};
+}
+
+static void plan_shards(struct gw_executor *ex)
+{
+    int count = ex->config.layout.tensor;
+    ex->shard_ranks = gw_alloc((size_t)count, sizeof(int));
+    ex->vocab_begin = gw_alloc((size_t)count + 1, sizeof(int));
+    for (int s = 0; s < count; s++) {
+        struct gw_place place = ex->config.place;
+        place.shard = s;
+        ex->shard_ranks[s] = gw_layout_rank(ex->config.layout, place);
+        ex->vocab_begin[s] = gw_layout_shard(&ex->dims, ex->config.layout, s, place.stage).vocab_begin;
+    }
+    ex->vocab_begin[count] = ex->dims.vocab;
+    ex->shards = (struct gw_shards){
+        .comm = ex->config.comm, .count = count, .own = ex->config.place.shard, .ranks = ex->shard_ranks};
+    plan_sum(&ex->attn_sum, ex, ex->dims.kv_heads, false);
+    plan_sum(&ex->ffn_sum, ex, ex->dims.ffn_atoms, true);
+}
+
+gw_err gw_executor_create(const struct gw_executor_config *config, struct gw_executor **out)
+{
+    gw_err rc = GW_OK;
+    int cpus[1024];
+    struct gw_executor *ex = gw_alloc(1, sizeof *ex);
+    ex->config = *config;
+    ex->dims = gw_executor_dims(config->model);
+    TRY(gw_layout_check(&ex->dims, config->layout));
+    ex->shard = gw_layout_shard(&ex->dims, config->layout, config->place.shard, config->place.stage);
+    TRY(gw_kernels_get(&ex->kernels));
+    int pinned = gw_pool_cpus(config->local_rank, config->local_size, config->threads, cpus, 1024);
+    TRY(gw_pool_create(config->threads, pinned ? cpus : NULL, &ex->pool));
+    plan_shards(ex);
+    if (config->layout.tensor > 1)
+        ex->sum = gw_alloc((size_t)config->max_rows * (size_t)ex->dims.d_model, sizeof(float));
+    if (ex->shard.last) {
+        ex->samplers = gw_alloc((size_t)config->threads, sizeof *ex->samplers);
+        for (int t = 0; t < config->threads; t++) gw_sampler_init(&ex->samplers[t], ex->dims.vocab);
+    }
+    struct gw_backend_config backend = {.model = config->model,
+                                        .dims = ex->dims,
+                                        .shard = ex->shard,
+                                        .kv_pages = config->kv_pages,
+                                        .max_rows = config->max_rows,
+                                        .max_context = config->max_context};
+    TRY(gw_backend_cpu_create(&backend, ex->kernels, ex->pool, &ex->backend));
+    *out = ex;
+    ex = NULL;
+out:
+    gw_executor_destroy(ex);
+    return rc;
+}
+
+void gw_executor_destroy(struct gw_executor *ex)
+{
+    if (!ex) return;
+    if (ex->backend) ex->backend->ops->destroy(ex->backend);
+    for (int t = 0; ex->samplers && t < ex->config.threads; t++) gw_sampler_close(&ex->samplers[t]);
+    free(ex->samplers);
+    gw_pool_destroy(ex->pool);
+    free(ex->shard_ranks);
+    free(ex->vocab_begin);
+    free(ex->attn_sum.node_counts);
+    free(ex->ffn_sum.node_counts);
+    free(ex->sum);
+    free(ex->full_logits);
+    free(ex);
+}
+
+struct gw_backend *gw_executor_backend(struct gw_executor *ex)
+{
+    return ex->backend;
+}
+
+const struct gw_shard *gw_executor_shard(const struct gw_executor *ex)
+{
+    return &ex->shard;
+}
+
+const char *gw_executor_kernels(const struct gw_executor *ex)
+{
+    return ex->kernels->name;
+}
+
+/* Ends a half layer: the partial sums of all shards into the hidden rows. */
+static gw_err add_sum(struct gw_executor *ex, const struct sum_plan *plan, int rows)
+{
+    gw_err rc = GW_OK;
+    const struct gw_backend_ops *ops = ex->backend->ops;
+    if (ex->shards.count == 1) return ops->residual_add_own(ex->backend);
+    const float *nodes = NULL;
+    TRY(ops->partial_map(ex->backend, &nodes));
+    TRY(gw_shards_sum(&ex->shards, &plan->exchange, ex->exchanges++, nodes, rows, ex->dims.d_model, ex->sum));
+    TRY(ops->residual_add(ex->backend, ex->sum, 0, rows));
+out:
+    return rc;
+}
+
+gw_err gw_executor_forward(struct gw_executor *ex, const struct gw_step *step, const float *hidden_in, float *hidden_out)
+{
+    gw_err rc = GW_OK;
+    const struct gw_backend_ops *ops = ex->backend->ops;
+    TRY(ops->step_begin(ex->backend, step));
+    if (ex->shard.first) TRY(ops->embed(ex->backend));
+    else TRY(ops->hidden_import(ex->backend, hidden_in));
+    for (int layer = ex->shard.layer_begin; layer < ex->shard.layer_end; layer++) {
+        TRY(ops->attention(ex->backend, layer));
+        TRY(add_sum(ex, &ex->attn_sum, step->rows));
+        TRY(ops->ffn(ex->backend, layer));
+        TRY(add_sum(ex, &ex->ffn_sum, step->rows));
+    }
+    if (!ex->shard.last) TRY(ops->hidden_export(ex->backend, hidden_out));
+out:
+    return rc;
+}
+
+gw_err gw_executor_logits(struct gw_executor *ex, const int32_t *rows, int count, float **logits)
+{
+    GW_ASSERT(ex->shards.count == 1);
+    return ex->backend->ops->logits(ex->backend, rows, count, logits);
+}
+
+struct draw_job {
+    struct gw_executor *ex;
+    const struct gw_step *step;
+    const int32_t *seqs; /* [count] indices in the step */
+    int count;
+    float *logits; /* [count][vocab] */
+    struct gw_drawn *drawn;
+    gw_err *errors; /* [threads] */
+};
+
+static void draw_share(void *arg, int thread, int threads)
+{
+    struct draw_job *job = arg;
+    struct gw_executor *ex = job->ex;
+    int begin, end;
+    gw_split(job->count, threads, thread, &begin, &end);
+    for (int i = begin; i < end && job->errors[thread] == GW_OK; i++) {
+        const struct gw_step_seq *seq = &job->step->seqs[job->seqs[i]];
+        job->drawn[i].seq = seq->seq;
+        job->errors[thread] =
+            gw_sample(ex->kernels, &ex->samplers[thread], &seq->params, job->logits + (size_t)i * (size_t)ex->dims.vocab,
+                      ex->dims.vocab, job->step->history + seq->history0, seq->history_count, seq->token_index,
+                      seq->logprobs, &job->drawn[i].result);
+    }
+}
+
+/* Draws for the sequences `seqs` of the step from complete rows of logits. */
+static gw_err draw_rows(struct gw_executor *ex, const struct gw_step *step, const int32_t *seqs, int count, float *logits,
+                        struct gw_drawn *drawn)
+{
+    gw_err errors[1024] = {GW_OK};
+    struct draw_job job = {ex, step, seqs, count, logits, drawn, errors};
+    GW_ASSERT(ex->config.threads <= 1024);
+    for (int i = 0; i < count; i++) drawn[i] = (struct gw_drawn){0};
+    if (count) gw_pool_run(ex->pool, draw_share, &job);
+    for (int t = 0; t < ex->config.threads; t++)
+        if (errors[t] != GW_OK)
+            return gw_fail(errors[t], "drawing a token failed: no logit is finite; the model file may be damaged");
+    return GW_OK;
+}
+
+gw_err gw_executor_draw(struct gw_executor *ex, const struct gw_step *step, struct gw_drawn *drawn, int *count)
+{
+    gw_err rc = GW_OK;
+    int sampled = 0, own = 0;
+    int32_t *rows = gw_alloc((size_t)step->seq_count + 1, sizeof *rows);
+    int32_t *seqs = gw_alloc((size_t)step->seq_count + 1, sizeof *seqs);
+    float *logits = NULL;
+    *count = 0;
+    for (int i = 0; i < step->seq_count; i++) {
+        const struct gw_step_seq *seq = &step->seqs[i];
+        if (!seq->sample) continue;
+        if (sampled % ex->shards.count == ex->shards.own) seqs[own++] = i;
+        rows[sampled++] = seq->row0 + seq->rows - 1;
+    }
+    if (sampled == 0) goto out;
+    TRY(ex->backend->ops->logits(ex->backend, rows, sampled, &logits));
+    if (ex->shards.count > 1) {
+        size_t need = (size_t)own * (size_t)ex->dims.vocab;
+        if (need > ex->full_logits_count) {
+            free(ex->full_logits);
+            ex->full_logits = gw_alloc(need, sizeof(float));
+            ex->full_logits_count = need;
+        }
+        TRY(gw_shards_rows(&ex->shards, step->id, ex->vocab_begin, logits, sampled, ex->full_logits));
+        logits = ex->full_logits;
+    }
+    TRY(draw_rows(ex, step, seqs, own, logits, drawn));
+    *count = own;
+out:
+    free(rows);
+    free(seqs);
+    return rc;
+}

@@ -1,0 +1,219 @@
+/* See options.h. One table says what exists: the parser and the help text are made from it. */
+#include "job/options.h"
+
+#include "base/mem.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum option_id {
+    OPT_MODEL = 'm', OPT_INPUT = 'i', OPT_OUT = 'o', OPT_RANKS = 'n', OPT_HELP = 'h', OPT_QUIET = 'q', OPT_THREADS = 't',
+    OPT_LAYOUT = 256, OPT_KV, OPT_CONTEXT, OPT_SEQS, OPT_ROWS, OPT_NAME, OPT_CHAT, OPT_CREATED, OPT_TIMEOUT,
+    OPT_TEMPERATURE, OPT_TOP_P, OPT_TOP_K, OPT_MIN_P, OPT_PENALTY, OPT_SEED, OPT_MAX_TOKENS, OPT_IGNORE_EOS
+};
+
+static const struct {
+    int id;
+    const char *name, *argument, *text;
+} table[] = {
+    {OPT_MODEL, "model", "FILE", "model in GGUF form (required)"},
+    {OPT_INPUT, "input", "FILE", "requests, one JSON object a line (required)"},
+    {OPT_OUT, "output", "DIR", "where results go; an existing one is carried on (required)"},
+    {OPT_RANKS, "ranks", "N", "MPI processes to start (default 1)"},
+    {OPT_THREADS, "threads", "N", "threads of a rank (default: its share of the node's CPUs)"},
+    {OPT_LAYOUT, "layout", "DxTxP", "data x tensor x pipeline, such as 2x1x1 (default: the best for N ranks)"},
+    {OPT_KV, "kv-memory", "SIZE", "memory for the KV cache of a rank, such as 2G (default: from free memory)"},
+    {OPT_CONTEXT, "context", "N", "most tokens of prompt and answer (default: the model's)"},
+    {OPT_SEQS, "max-seqs", "N", "sequences a replica decodes at once (default 64)"},
+    {OPT_ROWS, "step-rows", "N", "most tokens a replica computes in one step (default 512)"},
+    {OPT_NAME, "model-name", "NAME", "model name in the output (default: the file's name)"},
+    {OPT_CHAT, "chat-template", "NAME", "chatml, llama3 or plain (default: recognised from the model)"},
+    {OPT_CREATED, "created", "SECONDS", "the `created` field of output lines (default 0)"},
+    {OPT_TIMEOUT, "peer-timeout", "SECONDS", "give up when a rank is silent that long (default 600)"},
+    {OPT_QUIET, "quiet", NULL, "no progress lines"},
+    {OPT_TEMPERATURE, "temperature", "X", "where a request names none (default 1; 0 is greedy)"},
+    {OPT_TOP_P, "top-p", "X", "likewise (default 1: off)"},
+    {OPT_TOP_K, "top-k", "N", "likewise (default 0: off)"},
+    {OPT_MIN_P, "min-p", "X", "likewise (default 0: off)"},
+    {OPT_PENALTY, "repetition-penalty", "X", "likewise (default 1: off)"},
+    {OPT_SEED, "seed", "N", "likewise (default 0)"},
+    {OPT_MAX_TOKENS, "max-tokens", "N", "likewise (default: up to the context)"},
+    {OPT_IGNORE_EOS, "ignore-eos", NULL, "generate on to max_tokens"},
+    {OPT_HELP, "help", NULL, "this text"},
+};
+enum { OPTIONS = sizeof table / sizeof *table };
+
+gw_err gw_parse_int(const char *text, const char *option, int64_t least, int64_t most, int64_t *value)
+{
+    char *end;
+    errno = 0;
+    long long parsed = strtoll(text, &end, 10);
+    if (errno || end == text || *end || parsed < least || parsed > most)
+        return gw_fail(GW_ERR_USAGE, "--%s '%s' is not a whole number from %lld to %lld", option, text, (long long)least,
+                       (long long)most);
+    *value = parsed;
+    return GW_OK;
+}
+
+gw_err gw_parse_real(const char *text, const char *option, double *value)
+{
+    char *end;
+    errno = 0;
+    *value = strtod(text, &end);
+    if (errno || end == text || *end) return gw_fail(GW_ERR_USAGE, "--%s '%s' is not a number", option, text);
+    return GW_OK;
+}
+
+gw_err gw_parse_bytes(const char *text, const char *option, uint64_t *bytes)
+{
+    char *end;
+    errno = 0;
+    double number = strtod(text, &end);
+    int shift = 0;
+    if (*end && strchr("kK", *end)) shift = 10;
+    else if (*end && strchr("mM", *end)) shift = 20;
+    else if (*end && strchr("gG", *end)) shift = 30;
+    else if (*end && strchr("tT", *end)) shift = 40;
+    const char *rest = end + (shift > 0);
+    bool suffix = !*rest || !strcmp(rest, "B") || !strcmp(rest, "iB");
+    if (errno || end == text || !suffix || !(number > 0) || number > 1e9)
+        return gw_fail(GW_ERR_USAGE, "--%s '%s' is not a size such as 512M or 2G", option, text);
+    *bytes = (uint64_t)(number * (double)((uint64_t)1 << shift));
+    return GW_OK;
+}
+
+static void print_help(const char *command)
+{
+    printf("Usage: godwit %s -m MODEL.gguf -i batch.jsonl -o OUTDIR [options]\n\n"
+           "Starts the job, or carries on where OUTDIR stands.\n\nOptions:\n",
+           command);
+    for (int i = 0; i < OPTIONS; i++) {
+        char left[64];
+        snprintf(left, sizeof left, "%s--%s%s%s", table[i].id < 256 ? "" : "    ", table[i].name,
+                 table[i].argument ? " " : "", table[i].argument ? table[i].argument : "");
+        if (table[i].id < 256) printf("  -%c, %-28s %s\n", table[i].id, left, table[i].text);
+        else printf("  %-32s %s\n", left, table[i].text);
+    }
+    printf("\nExit codes: 0 done; 2 usage; 3 unusable input or model; 4 not supported; 5 memory; 6 files; 7 OUTDIR belongs\n"
+           "to another job; 8 no layout fits; 9 a rank was lost; 130 stopped on request. See godwit(1).\n");
+}
+
+static gw_err real_to_float(const char *text, const char *name, float *value)
+{
+    double real;
+    gw_err rc = gw_parse_real(text, name, &real);
+    if (rc == GW_OK) *value = (float)real;
+    return rc;
+}
+
+static gw_err int_to_int(const char *text, const char *name, int64_t least, int64_t most, int *value)
+{
+    int64_t number;
+    gw_err rc = gw_parse_int(text, name, least, most, &number);
+    if (rc == GW_OK) *value = (int)number;
+    return rc;
+}
+
+static gw_err set_sampling(int id, const char *text, const char *name, struct gw_sampling *s)
+{
+    gw_err rc = GW_OK;
+    int64_t seed;
+    switch (id) {
+    case OPT_TEMPERATURE: return real_to_float(text, name, &s->temperature);
+    case OPT_TOP_P: return real_to_float(text, name, &s->top_p);
+    case OPT_MIN_P: return real_to_float(text, name, &s->min_p);
+    case OPT_PENALTY: return real_to_float(text, name, &s->repetition_penalty);
+    case OPT_TOP_K: return int_to_int(text, name, -1, INT32_MAX, &s->top_k);
+    case OPT_MAX_TOKENS: return int_to_int(text, name, 1, INT32_MAX, &s->max_tokens);
+    case OPT_IGNORE_EOS: s->ignore_eos = true; return GW_OK;
+    default:
+        rc = gw_parse_int(text, name, INT64_MIN, INT64_MAX, &seed);
+        if (rc == GW_OK) {
+            s->seed = (uint64_t)seed;
+            s->seed_set = true;
+        }
+        return rc;
+    }
+}
+
+static gw_err set_option(struct gw_job_options *o, int id, const char *text, const char *name)
+{
+    switch (id) {
+    case OPT_MODEL: o->model_path = text; return GW_OK;
+    case OPT_INPUT: o->input_path = text; return GW_OK;
+    case OPT_OUT: o->out_dir = text; return GW_OK;
+    case OPT_NAME: o->model_name = text; return GW_OK;
+    case OPT_CHAT: o->chat_template = text; return GW_OK;
+    case OPT_QUIET: o->quiet = true; return GW_OK;
+    case OPT_RANKS: return int_to_int(text, name, 1, 65536, &o->ranks);
+    case OPT_THREADS: return int_to_int(text, name, 1, 1024, &o->threads);
+    case OPT_LAYOUT: o->layout_set = true; return gw_layout_parse(text, &o->layout);
+    case OPT_KV: return gw_parse_bytes(text, name, &o->kv_bytes);
+    case OPT_CONTEXT: return int_to_int(text, name, 2, 1 << 24, &o->context);
+    case OPT_SEQS: return int_to_int(text, name, 1, 65536, &o->max_seqs);
+    case OPT_ROWS: return int_to_int(text, name, 1, 65536, &o->step_rows);
+    case OPT_CREATED: return gw_parse_int(text, name, 0, INT64_MAX, &o->created);
+    case OPT_TIMEOUT: return gw_parse_real(text, name, &o->peer_timeout_s);
+    default: return set_sampling(id, text, name, &o->defaults.sampling);
+    }
+}
+
+/* What does not follow from one option alone. */
+static gw_err complete(struct gw_job_options *o)
+{
+    if (!o->model_path) return gw_fail(GW_ERR_USAGE, "no model given: add -m MODEL.gguf");
+    if (!o->input_path) return gw_fail(GW_ERR_USAGE, "no input given: add -i batch.jsonl");
+    if (!o->out_dir) return gw_fail(GW_ERR_USAGE, "no output directory given: add -o OUTDIR");
+    if (!(o->peer_timeout_s > 0)) return gw_fail(GW_ERR_USAGE, "--peer-timeout must be more than 0 seconds");
+    if (o->ranks == 0) o->ranks = o->layout_set ? gw_layout_ranks(o->layout) : 1;
+    if (o->layout_set && gw_layout_ranks(o->layout) != o->ranks)
+        return gw_fail(GW_ERR_USAGE, "--layout %dx%dx%d needs %d ranks but -n says %d", o->layout.data, o->layout.tensor,
+                       o->layout.pipeline, gw_layout_ranks(o->layout), o->ranks);
+    if (o->step_rows < o->max_seqs) o->step_rows = o->max_seqs; /* a decode step has a row per sequence */
+    if (!o->model_name) {
+        const char *slash = strrchr(o->model_path, '/');
+        char *name = gw_strdup(slash ? slash + 1 : o->model_path);
+        size_t length = strlen(name);
+        if (length > 5 && !strcmp(name + length - 5, ".gguf")) name[length - 5] = 0;
+        o->model_name = name;
+    }
+    return gw_sampling_check(&o->defaults.sampling);
+}
+
+gw_err gw_job_options_parse(int argc, char **argv, struct gw_job_options *o, bool *help)
+{
+    gw_err rc = GW_OK;
+    struct option longs[OPTIONS + 1] = {0};
+    char shorts[2 * OPTIONS + 2] = ":";
+    *help = false;
+    *o = (struct gw_job_options){.max_seqs = 64, .step_rows = 512, .peer_timeout_s = 600};
+    o->defaults.sampling = gw_sampling_default();
+    for (int i = 0; i < OPTIONS; i++) {
+        longs[i] = (struct option){table[i].name, table[i].argument ? required_argument : no_argument, NULL, table[i].id};
+        if (table[i].id < 256) {
+            size_t at = strlen(shorts);
+            snprintf(shorts + at, sizeof shorts - at, "%c%s", table[i].id, table[i].argument ? ":" : "");
+        }
+    }
+    optind = 1;
+    for (int id; (id = getopt_long(argc, argv, shorts, longs, NULL)) != -1;) {
+        if (id == OPT_HELP) {
+            print_help(argv[0]);
+            *help = true;
+            return GW_OK;
+        }
+        if (id == '?') FAIL(GW_ERR_USAGE, "unknown option '%s'; see godwit %s --help", argv[optind - 1], argv[0]);
+        if (id == ':') FAIL(GW_ERR_USAGE, "option '%s' needs a value; see godwit %s --help", argv[optind - 1], argv[0]);
+        const char *name = "";
+        for (int i = 0; i < OPTIONS; i++)
+            if (table[i].id == id) name = table[i].name;
+        TRY(set_option(o, id, optarg, name));
+    }
+    if (optind < argc) FAIL(GW_ERR_USAGE, "unexpected argument '%s'; see godwit %s --help", argv[optind], argv[0]);
+    TRY(complete(o));
+out:
+    return rc;
+}

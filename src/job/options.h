@@ -1,0 +1,35 @@
+/* The options of a job, as `godwit run` takes them and hands them on to every rank (`godwit rank`). Local. */
+#ifndef GW_JOB_OPTIONS_H
+#define GW_JOB_OPTIONS_H
+
+#include "batch/request.h"
+#include "plan/layout.h"
+
+struct gw_job_options {
+    const char *model_path, *input_path, *out_dir;
+    const char *model_name;    /* as it appears in the output; default: the file's name without .gguf */
+    const char *chat_template; /* NULL: recognised from the model */
+    int ranks;                 /* run: processes to start; 0: one */
+    bool layout_set;
+    struct gw_layout layout;
+    int threads;        /* of a rank; 0: this rank's share of the node's CPUs */
+    uint64_t kv_bytes;  /* KV budget of a rank; 0: from the free memory */
+    int context;        /* most tokens of a sequence; 0: the model's */
+    int max_seqs;       /* running sequences of a replica */
+    int step_rows;      /* most rows of a step */
+    int64_t created;    /* the `created` of output lines */
+    double peer_timeout_s;
+    bool quiet;
+    struct gw_request_defaults defaults;
+};
+
+/* Defaults first; then argv[1..]. `--help` prints and sets *help. GW_ERR_USAGE names what is wrong.
+ * Strings point into argv (model_name excepted: heap, kept for the life of the process). */
+GW_CHECK gw_err gw_job_options_parse(int argc, char **argv, struct gw_job_options *options, bool *help);
+
+/* "512M", "2G", "65536" -> bytes. GW_ERR_USAGE. */
+GW_CHECK gw_err gw_parse_bytes(const char *text, const char *option, uint64_t *bytes);
+GW_CHECK gw_err gw_parse_int(const char *text, const char *option, int64_t least, int64_t most, int64_t *value);
+GW_CHECK gw_err gw_parse_real(const char *text, const char *option, double *value);
+
+#endif

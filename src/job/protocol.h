@@ -1,0 +1,41 @@
+/* What leader and heads say to each other: payloads of GW_MSG_WANT, GW_MSG_ASSIGN and GW_MSG_RESULT. Local, pure.
+ *
+ * The leader hands out input lines as they are; the head parses, tokenises, generates, and gives back the finished line of output.jsonl or
+ * errors.jsonl. So the leader's work per request is a read and a write, whatever the number of replicas.
+ */
+#ifndef GW_JOB_PROTOCOL_H
+#define GW_JOB_PROTOCOL_H
+
+#include "base/mem.h"
+
+#include <stdint.h>
+
+/* GW_MSG_WANT: how many more requests the head could take now, and how it fares. Sent when it changes. */
+struct gw_head_report {
+    int32_t wants;
+    uint32_t taken; /* requests received so far: the leader discounts those still on their way */
+    int32_t running, waiting;
+    int32_t pages_used, pages_total;
+    uint64_t drawn_tokens;    /* generated so far */
+    uint64_t computed_tokens; /* rows of steps so far */
+    uint64_t preemptions, prefix_tokens_reused;
+};
+
+/* GW_MSG_ASSIGN: requests, each as (index, line). */
+void gw_assign_add(struct gw_buf *out, int64_t index, const void *line, size_t bytes);
+/* Reads the next one; false at the end or (reader->failed) at a malformed message. */
+bool gw_assign_next(struct gw_reader *in, int64_t *index, const char **line, size_t *bytes);
+
+/* GW_MSG_RESULT: one finished request. */
+struct gw_result {
+    int64_t index;
+    bool failed; /* the line belongs into errors.jsonl */
+    int64_t prompt_tokens, completion_tokens;
+    const uint8_t *line; /* with its newline */
+    size_t line_bytes;
+};
+void gw_result_encode(const struct gw_result *result, struct gw_buf *out);
+/* result->line points into `data`. GW_ERR_PEER. */
+GW_CHECK gw_err gw_result_decode(const uint8_t *data, size_t bytes, struct gw_result *result);
+
+#endif

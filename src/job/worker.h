@@ -1,0 +1,17 @@
+/* A worker: any rank of a replica but its head. It executes the steps that the head sends, in their order, passes hidden rows on to
+ * the next stage, and on the last stage draws tokens and sends them to the head. Keeps no state of sequences. */
+#ifndef GW_JOB_WORKER_H
+#define GW_JOB_WORKER_H
+
+#include "job/executor.h"
+
+struct gw_worker; /* opaque */
+
+struct gw_worker *gw_worker_create(struct gw_comm *comm, struct gw_executor *executor, struct gw_layout layout,
+                                   struct gw_place place, int max_rows, int d_model);
+void gw_worker_destroy(struct gw_worker *worker);
+
+/* Executes the next step if there is one (*busy); *stopped when the head has ended the job. */
+GW_CHECK gw_err gw_worker_poll(struct gw_worker *worker, bool *busy, bool *stopped);
+
+#endif
