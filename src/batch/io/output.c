@@ -383,6 +383,11 @@ gw_err gw_output_add_line(struct gw_output *output, const struct gw_buf *line)
     return append(&output->streams[ANSWERS], line);
 }
 
+gw_err gw_output_add_error_line(struct gw_output *output, const struct gw_buf *line)
+{
+    return append(&output->streams[ERRORS], line);
+}
+
 gw_err gw_output_sync(struct gw_output *output)
 {
     for (int i = 0; i < FILES; i++) {

@@ -62,8 +62,9 @@ GW_CHECK gw_err gw_output_recover(struct gw_output *output, gw_output_found foun
 GW_CHECK gw_err gw_output_add_completion(struct gw_output *output, const struct gw_completion *completion);
 GW_CHECK gw_err gw_output_add_error(struct gw_output *output, const char *custom_id, int64_t index,
                                     const struct gw_request_error *bad);
-/* Append a line made by gw_output_format_completion() (maybe on another rank). */
+/* Append a line made by gw_output_format_completion() or gw_output_format_error() (maybe on another rank). */
 GW_CHECK gw_err gw_output_add_line(struct gw_output *output, const struct gw_buf *line);
+GW_CHECK gw_err gw_output_add_error_line(struct gw_output *output, const struct gw_buf *line);
 
 /* Makes what was appended durable (fsync). How often is the caller's policy. */
 GW_CHECK gw_err gw_output_sync(struct gw_output *output);
