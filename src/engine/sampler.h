@@ -62,7 +62,6 @@ struct gw_sampler {
     uint32_t *stamp;      /* [vocab] == epoch: already penalised in this call */
     uint32_t epoch;
     uint32_t *bucket_count; /* see sampler.c */
-    double *bucket_weight;
 };
 
 void gw_sampler_init(struct gw_sampler *sampler, int vocab);
