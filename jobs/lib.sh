@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by jobs/setup.sh, jobs/quickstart.sh and tests/run.sh: sourced, not run.
 #
 # Owns: the steps that make a checkout ready (packages, MPI, build, model, prompts) and how a step is shown.
@@ -127,7 +128,7 @@ apt_install() {
 
 # ensure_packages WITH_TESTS(yes|no)
 ensure_packages() {
-    local lacking extra= packages
+    local lacking extra="" packages
     lacking=$(missing "$needs_build")
     [ "$1" = no ] || extra=$(missing "$needs_tests")
     if [ -z "$lacking$extra" ]; then have "compiler, tools and libraries are here"; return; fi
@@ -207,6 +208,8 @@ ensure_built() {
     stamp="$(hash_of configure) $MPICC ${CC:-} ${CFLAGS:-} ${CONFIGURE_ARGS:-} $*"
     if [ ! -f "$dir/Makefile" ] || [ "$(cat "$dir/.stamp" 2>/dev/null)" != "$stamp" ]; then
         step "$name-configure" "configure $text" run_configure "$dir" "$@"
+        # other flags or another MPI: objects built with the old ones must go
+        [ ! -f "$dir/.stamp" ] || make -s -C "$dir" clean >/dev/null 2>&1 || true
         echo "$stamp" >"$dir/.stamp"
     fi
     step "$name-make" "build $text" make -C "$dir" -j "$jobs"
