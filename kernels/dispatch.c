@@ -64,8 +64,7 @@ static bool usable(const struct variant *variant)
 gw_err gw_kernels_by_name(const char *name, const struct gw_kernels **kernels)
 {
     for (size_t i = 0; i < sizeof variants / sizeof variants[0]; i++) {
-        if (strcmp(variants[i].name, name) != 0)
-            continue;
+        if (strcmp(variants[i].name, name) != 0) continue;
         if (!usable(&variants[i]))
             return gw_fail(GW_ERR_UNSUPPORTED, "kernels '%s' cannot run on this CPU: leave GODWIT_KERNELS unset", name);
         *kernels = variants[i].table;
@@ -77,11 +76,9 @@ gw_err gw_kernels_by_name(const char *name, const struct gw_kernels **kernels)
 gw_err gw_kernels_get(const struct gw_kernels **kernels)
 {
     const char *forced = getenv("GODWIT_KERNELS");
-    if (forced && forced[0])
-        return gw_kernels_by_name(forced, kernels);
+    if (forced && forced[0]) return gw_kernels_by_name(forced, kernels);
     size_t best = 0;
-    while (!usable(&variants[best]))
-        best++; /* ends: ref runs everywhere */
+    while (!usable(&variants[best])) best++; /* ends: ref runs everywhere */
     *kernels = variants[best].table;
     return GW_OK;
 }

@@ -29,25 +29,20 @@ static double power_of_two(int n)
 
 double gw_exp2_f64(double x)
 {
-    if (!(x >= -1022))
-        return x != x ? x : 0;
-    if (x >= 1024)
-        return (double)INFINITY;
+    if (!(x >= -1022)) return x != x ? x : 0;
+    if (x >= 1024) return (double)INFINITY;
     double n = round_even(x);
     double r = (x - n) * LN2; /* x - n is exact; |r| <= ln2/2 */
     double sum = 1;
-    for (int i = 14; i >= 1; i--)
-        sum = fma(sum, r / i, 1); /* 1 + r/1 (1 + r/2 (1 + ...)) */
+    for (int i = 14; i >= 1; i--) sum = fma(sum, r / i, 1); /* 1 + r/1 (1 + r/2 (1 + ...)) */
     /* n may be 1024 with a sum below 1: scale in two steps. */
     return sum * power_of_two((int)n - 1) * 2;
 }
 
 double gw_log2_f64(double x)
 {
-    if (!(x > 0))
-        return x == 0 ? -(double)INFINITY : (double)NAN;
-    if (x > 0x1.fffffffffffffp1023)
-        return x;
+    if (!(x > 0)) return x == 0 ? -(double)INFINITY : (double)NAN;
+    if (x > 0x1.fffffffffffffp1023) return x;
     int exponent = 0;
     if (x < 0x1p-1022) {
         x *= 0x1p64;
@@ -66,8 +61,7 @@ double gw_log2_f64(double x)
     double s = (m - 1) / (m + 1); /* ln m = 2 (s + s^3/3 + s^5/5 + ...), |s| <= 0.172 */
     double square = s * s;
     double sum = 0;
-    for (int i = 25; i >= 3; i -= 2)
-        sum = (sum + 1.0 / i) * square;
+    for (int i = 25; i >= 3; i -= 2) sum = (sum + 1.0 / i) * square;
     double ln = fma(sum, 2 * s, 2 * s);
     return fma(ln, LOG2E, exponent);
 }

@@ -16,7 +16,8 @@
 #define GW_EXP_LOW (-87.3f) /* below: 0 (2^n would leave the normal range) */
 #define GW_EXP_HIGH 88.3f   /* above: exp(GW_EXP_HIGH) */
 #define GW_EXP_LOG2E 0x1.715476p+0f
-#define GW_EXP_ROUND 0x1.8p23f /* added and taken away: rounds to the nearest even integer, kept in the low mantissa bits */
+#define GW_EXP_ROUND                                                                                                   \
+    0x1.8p23f /* added and taken away: rounds to the nearest even integer, kept in the low mantissa bits */
 #define GW_EXP_LN2_HI 0x1.62e4p-1f
 #define GW_EXP_LN2_LO 0x1.7f7d1cp-20f
 /* Minimax for exp(r) on |r| <= ln2/2 with the first two coefficients held at 1: relative error 3.2e-9. */
@@ -29,8 +30,7 @@
 /* exp(x) within 1 ulp or so; exp(0) is exactly 1, NaN stays NaN. */
 static inline float gw_expf(float x)
 {
-    if (x < GW_EXP_LOW)
-        return 0;
+    if (x < GW_EXP_LOW) return 0;
     x = x > GW_EXP_HIGH ? GW_EXP_HIGH : x;
     float shifted = fmaf(x, GW_EXP_LOG2E, GW_EXP_ROUND);
     float n = shifted - GW_EXP_ROUND;

@@ -36,23 +36,17 @@ static size_t float_bytes(enum gw_pack pack)
 static enum gw_pack pack_of(enum gw_type type)
 {
     switch (type) {
-    case GW_TYPE_F32:
-        return GW_PACK_F32;
-    case GW_TYPE_F16:
-        return GW_PACK_F16;
-    case GW_TYPE_BF16:
-        return GW_PACK_BF16;
+    case GW_TYPE_F32: return GW_PACK_F32;
+    case GW_TYPE_F16: return GW_PACK_F16;
+    case GW_TYPE_BF16: return GW_PACK_BF16;
     case GW_TYPE_Q4_0:
     case GW_TYPE_Q4_1:
-    case GW_TYPE_Q4_K:
-        return GW_PACK_U4;
+    case GW_TYPE_Q4_K: return GW_PACK_U4;
     case GW_TYPE_Q5_0:
     case GW_TYPE_Q5_1:
     case GW_TYPE_Q5_K:
-    case GW_TYPE_Q8_0:
-        return GW_PACK_U8;
-    case GW_TYPE_Q6_K:
-        return GW_PACK_U6;
+    case GW_TYPE_Q8_0: return GW_PACK_U8;
+    case GW_TYPE_Q6_K: return GW_PACK_U6;
     }
     return GW_PACK_COUNT;
 }
@@ -60,12 +54,12 @@ static enum gw_pack pack_of(enum gw_type type)
 gw_err gw_packed_init(struct gw_packed *packed, enum gw_type type, int n, int k)
 {
     const struct gw_type_info *info = gw_type_info((uint32_t)type);
-    if (!info)
-        return gw_fail(GW_ERR_UNSUPPORTED, "weight type %d is not known", (int)type);
+    if (!info) return gw_fail(GW_ERR_UNSUPPORTED, "weight type %d is not known", (int)type);
     if (n < 1 || k < 1 || n > 1 << 30)
         return gw_fail(GW_ERR_UNSUPPORTED, "a %s matrix of %d outputs by %d inputs is not possible", info->name, n, k);
     if (info->unpack && k % GW_BLOCK != 0)
-        return gw_fail(GW_ERR_UNSUPPORTED, "%d inputs of a %s matrix are not a multiple of %d", k, info->name, GW_BLOCK);
+        return gw_fail(GW_ERR_UNSUPPORTED, "%d inputs of a %s matrix are not a multiple of %d", k, info->name,
+                       GW_BLOCK);
     memset(packed, 0, sizeof *packed);
     packed->type = type;
     packed->pack = pack_of(type);
@@ -95,8 +89,7 @@ static void store_codes(enum gw_pack pack, uint8_t *codes, int output, const uin
 {
     for (int g = 0; g < GW_BLOCK / 4; g++) {
         for (int j = 0; j < 4; j++) {
-            if (pack != GW_PACK_U4)
-                codes[(g * GW_PANEL + output) * 4 + j] = code[4 * g + j];
+            if (pack != GW_PACK_U4) codes[(g * GW_PANEL + output) * 4 + j] = code[4 * g + j];
             else if (g < 4)
                 codes[(g * GW_PANEL + output) * 4 + j] = (uint8_t)(code[4 * g + j] | code[16 + 4 * g + j] << 4);
         }
@@ -112,8 +105,7 @@ static void pack_block(const struct gw_packed *packed, const struct gw_type_info
         struct gw_type_block b;
         info->unpack(rows + (size_t)output * row_bytes, file_block, &b);
         memcpy(dst + (size_t)output * sizeof(float), &b.scale, sizeof b.scale);
-        if (packed->has_min)
-            memcpy(dst + layout.min_offset + (size_t)output * sizeof(float), &b.min, sizeof b.min);
+        if (packed->has_min) memcpy(dst + layout.min_offset + (size_t)output * sizeof(float), &b.min, sizeof b.min);
         if (packed->pack == GW_PACK_U6) {
             memcpy(dst + layout.half_scale_offset + output, &b.half_scale[0], 1);
             memcpy(dst + layout.half_scale_offset + GW_PANEL + output, &b.half_scale[1], 1);
@@ -146,8 +138,7 @@ void gw_pack_panels(const struct gw_packed *packed, const uint8_t *src, size_t r
         uint8_t *dst = packed->data + (size_t)panel * packed->panel_bytes;
         const uint8_t *rows = src + (size_t)panel * GW_PANEL * row_bytes;
         int outputs = packed->n - panel * GW_PANEL < GW_PANEL ? packed->n - panel * GW_PANEL : GW_PANEL;
-        if (outputs < GW_PANEL)
-            memset(dst, 0, packed->panel_bytes);
+        if (outputs < GW_PANEL) memset(dst, 0, packed->panel_bytes);
         if (!info->unpack) {
             pack_float_panel(packed, rows, row_bytes, k_begin, outputs, dst);
             continue;
@@ -177,16 +168,14 @@ float gw_packed_get(const struct gw_packed *packed, int n, int k)
     GW_ASSERT(n >= 0 && n < packed->n && k >= 0 && k < packed->k);
     const uint8_t *panel = packed->data + (size_t)(n / GW_PANEL) * packed->panel_bytes;
     int output = n % GW_PANEL;
-    if (packed->pack <= GW_PACK_BF16)
-        return get_float(packed, panel, output, k);
+    if (packed->pack <= GW_PACK_BF16) return get_float(packed, panel, output, k);
 
     struct pack_layout layout = block_layout(packed->pack, packed->has_min);
     const uint8_t *block = panel + (size_t)(k / GW_BLOCK) * packed->block_bytes;
     int in_block = k % GW_BLOCK;
     float scale, min = 0;
     memcpy(&scale, block + (size_t)output * sizeof scale, sizeof scale);
-    if (packed->has_min)
-        memcpy(&min, block + layout.min_offset + (size_t)output * sizeof min, sizeof min);
+    if (packed->has_min) memcpy(&min, block + layout.min_offset + (size_t)output * sizeof min, sizeof min);
     if (packed->pack == GW_PACK_U6) {
         int8_t half_scale;
         memcpy(&half_scale, block + layout.half_scale_offset + in_block / 16 * GW_PANEL + output, 1);

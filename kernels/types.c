@@ -89,22 +89,19 @@ float gw_bf16_to_f32(uint16_t h)
 static void f32_to_f32(const void *src, float *dst, size_t count)
 {
     const uint8_t *p = src;
-    for (size_t i = 0; i < count; i++)
-        dst[i] = bits_float(read_u32(p + 4 * i));
+    for (size_t i = 0; i < count; i++) dst[i] = bits_float(read_u32(p + 4 * i));
 }
 
 static void f16_to_f32(const void *src, float *dst, size_t count)
 {
     const uint8_t *p = src;
-    for (size_t i = 0; i < count; i++)
-        dst[i] = read_f16(p + 2 * i);
+    for (size_t i = 0; i < count; i++) dst[i] = read_f16(p + 2 * i);
 }
 
 static void bf16_to_f32(const void *src, float *dst, size_t count)
 {
     const uint8_t *p = src;
-    for (size_t i = 0; i < count; i++)
-        dst[i] = gw_bf16_to_f32(read_u16(p + 2 * i));
+    for (size_t i = 0; i < count; i++) dst[i] = gw_bf16_to_f32(read_u16(p + 2 * i));
 }
 
 /* ---- blocks of 32 ---------------------------------------------------------------------------------------------- */
@@ -121,8 +118,7 @@ static void unpack_nibbles(const uint8_t *qs, uint8_t *code)
 /* Bit i of `high` is bit 4 of element i. */
 static void add_fifth_bits(uint32_t high, uint8_t *code)
 {
-    for (int i = 0; i < 32; i++)
-        code[i] |= (uint8_t)((high >> i & 1) << 4);
+    for (int i = 0; i < 32; i++) code[i] |= (uint8_t)((high >> i & 1) << 4);
 }
 
 static void set_scale(struct gw_type_block *out, float scale, float min)
@@ -172,8 +168,7 @@ static void q8_0_unpack(const uint8_t *row, size_t block, struct gw_type_block *
 {
     const uint8_t *p = row + block * 34;
     set_scale(out, read_f16(p), 0);
-    for (int i = 0; i < 32; i++)
-        out->code[i] = p[2 + i] ^ 0x80; /* q + 128 */
+    for (int i = 0; i < 32; i++) out->code[i] = p[2 + i] ^ 0x80; /* q + 128 */
 }
 
 /* ---- K-quants: 256 elements, of which a block of 32 is sub-block `sub` ------------------------------------------ */
@@ -204,8 +199,7 @@ static void k_nibbles(const uint8_t *qs, int sub, uint8_t *code)
 {
     const uint8_t *p = qs + sub / 2 * 32;
     int shift = sub % 2 * 4;
-    for (int i = 0; i < 32; i++)
-        code[i] = p[i] >> shift & 15;
+    for (int i = 0; i < 32; i++) code[i] = p[i] >> shift & 15;
 }
 
 /* head; uint8 qs[128] */
@@ -224,8 +218,7 @@ static void q5_k_unpack(const uint8_t *row, size_t block, struct gw_type_block *
     int sub = (int)(block % 8);
     k_head(p, sub, out);
     k_nibbles(p + 48, sub, out->code);
-    for (int i = 0; i < 32; i++)
-        out->code[i] |= (uint8_t)((p[16 + i] >> sub & 1) << 4);
+    for (int i = 0; i < 32; i++) out->code[i] |= (uint8_t)((p[16 + i] >> sub & 1) << 4);
 }
 
 /* uint8 ql[128], qh[64]; int8 scales[16]; half d. Each half of 128 elements has 64 bytes of low nibbles and 32 of high
@@ -322,7 +315,6 @@ static const struct gw_type_info table[] = {
 const struct gw_type_info *gw_type_info(uint32_t ggml_type)
 {
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
-        if ((uint32_t)table[i].type == ggml_type)
-            return &table[i];
+        if ((uint32_t)table[i].type == ggml_type) return &table[i];
     return NULL;
 }

@@ -27,9 +27,9 @@ enum gw_type {
 /* 32 elements of a quantized row taken apart: element i is scale * (code[i] - bias) + min, and for types with half scales
  * (scale * half_scale[i / 16]) * (code[i] - bias). */
 struct gw_type_block {
-    float scale;           /* d, d*sc; exact */
-    float min;             /* m, -dmin*m; exact; 0 without a min term */
-    int8_t half_scale[2];  /* 1 unless the type has them */
+    float scale;          /* d, d*sc; exact */
+    float min;            /* m, -dmin*m; exact; 0 without a min term */
+    int8_t half_scale[2]; /* 1 unless the type has them */
     uint8_t code[32];
 };
 

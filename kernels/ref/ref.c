@@ -17,8 +17,7 @@
 static float lane_fold(float *s)
 {
     for (int step = LANES / 2; step >= 1; step /= 2)
-        for (int j = 0; j < step; j++)
-            s[j] = s[j] + s[j + step];
+        for (int j = 0; j < step; j++) s[j] = s[j] + s[j + step];
     return s[0];
 }
 
@@ -63,116 +62,123 @@ static void quantize(struct gw_act *act, int row_begin, int row_end)
 
 /* ---- GEMM ------------------------------------------------------------------------------------------------------- */
 
-/* The parts of one packed block of 32 by 16 outputs. */
+#define ROWS 8 /* rows that share a block's unpacked form: for speed alone */
+
+/* One packed block of 32 by 16 outputs, taken apart. */
 struct block {
     const float *scale;
-    const float *min; /* NULL without a min term */
-    const int8_t *half_scale;
-    const uint8_t *code;
+    const float *min;              /* NULL without a min term */
+    const int8_t *half_scale;      /* [2][16], U6 only */
+    int16_t w[GW_PANEL][GW_BLOCK]; /* code - bias */
 };
-
-static struct block block_at(const struct gw_packed *w, int panel, int index)
-{
-    const uint8_t *at = w->data + (size_t)panel * w->panel_bytes + (size_t)index * w->block_bytes;
-    struct block block = {.scale = (const float *)at};
-    at += GW_PANEL * sizeof(float);
-    if (w->has_min) {
-        block.min = (const float *)at;
-        at += GW_PANEL * sizeof(float);
-    }
-    block.half_scale = (const int8_t *)at;
-    at += w->pack == GW_PACK_U6 ? 2 * GW_PANEL : 0;
-    block.code = at;
-    return block;
-}
 
 static int code_at(enum gw_pack pack, const uint8_t *code, int output, int i)
 {
-    if (pack != GW_PACK_U4)
-        return code[(i / 4 * GW_PANEL + output) * 4 + i % 4];
+    if (pack != GW_PACK_U4) return code[(i / 4 * GW_PANEL + output) * 4 + i % 4];
     uint8_t byte = code[(i % 16 / 4 * GW_PANEL + output) * 4 + i % 4];
     return i < 16 ? byte & 15 : byte >> 4;
 }
 
-/* The exact integer part of one block: 16 outputs. */
-static void block_dot(const struct gw_packed *w, const struct block *block, const int8_t *q, int32_t *dot)
+static void unpack_block(const struct gw_packed *w, int panel, int index, struct block *block)
 {
-    for (int output = 0; output < GW_PANEL; output++) {
-        int32_t half[2] = {0, 0};
-        for (int i = 0; i < GW_BLOCK; i++)
-            half[i / 16] += (code_at(w->pack, block->code, output, i) - w->bias) * q[i];
-        if (w->pack == GW_PACK_U6)
-            dot[output] = block->half_scale[output] * half[0] + block->half_scale[GW_PANEL + output] * half[1];
-        else
-            dot[output] = half[0] + half[1];
-    }
+    const uint8_t *at = w->data + (size_t)panel * w->panel_bytes + (size_t)index * w->block_bytes;
+    block->scale = (const float *)at;
+    at += GW_PANEL * sizeof(float);
+    block->min = w->has_min ? (const float *)at : NULL;
+    at += w->has_min ? GW_PANEL * sizeof(float) : 0;
+    block->half_scale = (const int8_t *)at;
+    at += w->pack == GW_PACK_U6 ? 2 * GW_PANEL : 0;
+    for (int output = 0; output < GW_PANEL; output++)
+        for (int i = 0; i < GW_BLOCK; i++) block->w[output][i] = (int16_t)(code_at(w->pack, at, output, i) - w->bias);
 }
 
-/* acc of one row over blocks [begin, end) of quantized weights. */
-static void accumulate_int8(const struct gw_gemm *g, int panel, int row, int begin, int end, float *acc)
+static int32_t dot16(const int16_t *w, const int16_t *q)
+{
+    int32_t sum = 0;
+    for (int i = 0; i < 16; i++) sum += w[i] * q[i];
+    return sum;
+}
+
+/* The exact integer of one output's block. */
+static int32_t block_dot(const struct gw_packed *w, const struct block *block, int output, const int16_t *q)
+{
+    int32_t first = dot16(block->w[output], q);
+    int32_t second = dot16(block->w[output] + 16, q + 16);
+    if (w->pack == GW_PACK_U6) return block->half_scale[output] * first + block->half_scale[GW_PANEL + output] * second;
+    return first + second;
+}
+
+/* acc[row] of rows [row, row + rows) over blocks [begin, end) of quantized weights. */
+static void accumulate_int8(const struct gw_gemm *g, int panel, int row, int rows, int begin, int end,
+                            float acc[][GW_PANEL])
 {
     const struct gw_act *act = g->act;
-    size_t blocks = (size_t)act->k / GW_BLOCK;
     for (int b = begin; b < end; b++) {
-        struct block block = block_at(g->w, panel, b);
-        size_t i = (size_t)row * blocks + (size_t)b;
-        int32_t dot[GW_PANEL];
-        block_dot(g->w, &block, act->q + i * GW_BLOCK, dot);
-        for (int output = 0; output < GW_PANEL; output++) {
-            acc[output] = fmaf((float)dot[output], block.scale[output] * act->scale[i], acc[output]);
-            if (block.min)
-                acc[output] = fmaf(block.min[output], act->sum[i], acc[output]);
+        struct block block;
+        unpack_block(g->w, panel, b, &block);
+        for (int r = 0; r < rows; r++) {
+            size_t at = (size_t)(row + r) * ((size_t)act->k / GW_BLOCK) + (size_t)b;
+            int16_t q[GW_BLOCK];
+            for (int i = 0; i < GW_BLOCK; i++) q[i] = act->q[at * GW_BLOCK + (size_t)i];
+            for (int output = 0; output < GW_PANEL; output++) {
+                float dot = (float)block_dot(g->w, &block, output, q);
+                acc[r][output] = fmaf(dot, block.scale[output] * act->scale[at], acc[r][output]);
+                if (block.min) acc[r][output] = fmaf(block.min[output], act->sum[at], acc[r][output]);
+            }
         }
     }
 }
 
 static float float_weight(const struct gw_packed *w, const uint8_t *panel, size_t index)
 {
-    if (w->pack == GW_PACK_F32)
-        return ((const float *)panel)[index];
+    if (w->pack == GW_PACK_F32) return ((const float *)panel)[index];
     uint16_t half = ((const uint16_t *)panel)[index];
     return w->pack == GW_PACK_F16 ? gw_f16_to_f32(half) : gw_bf16_to_f32(half);
 }
 
 /* The same for float weights; the last block may be short. */
-static void accumulate_float(const struct gw_gemm *g, int panel, int row, int begin, int end, float *acc)
+static void accumulate_float(const struct gw_gemm *g, int panel, int row, int rows, int begin, int end,
+                             float acc[][GW_PANEL])
 {
     const struct gw_packed *w = g->w;
     const uint8_t *weights = w->data + (size_t)panel * w->panel_bytes;
-    const float *x = g->act->x + (size_t)row * (size_t)g->act->k;
     int k_end = end * GW_BLOCK < w->k ? end * GW_BLOCK : w->k;
-    for (int k = begin * GW_BLOCK; k < k_end; k++)
-        for (int output = 0; output < GW_PANEL; output++)
-            acc[output] = fmaf(x[k], float_weight(w, weights, (size_t)k * GW_PANEL + (size_t)output), acc[output]);
+    for (int k = begin * GW_BLOCK; k < k_end; k++) {
+        for (int output = 0; output < GW_PANEL; output++) {
+            float weight = float_weight(w, weights, (size_t)k * GW_PANEL + (size_t)output);
+            for (int r = 0; r < rows; r++)
+                acc[r][output] = fmaf(g->act->x[(size_t)(row + r) * (size_t)w->k + (size_t)k], weight, acc[r][output]);
+        }
+    }
 }
 
-/* One row by one panel: atoms, the tree over them, finished nodes written. */
-static void gemm_tile(const struct gw_gemm *g, int panel, int row)
+/* Some rows by one panel: atoms, the tree over them, finished nodes written. */
+static void gemm_tile(const struct gw_gemm *g, int panel, int row, int rows)
 {
-    float stack[GW_MAX_TREE_DEPTH][GW_PANEL];
+    float stack[GW_MAX_TREE_DEPTH][ROWS][GW_PANEL];
     int depth = 0, begin = 0;
     int outputs = g->w->n - panel * GW_PANEL < GW_PANEL ? g->w->n - panel * GW_PANEL : GW_PANEL;
     for (int i = 0; i < g->atom_count; i++) {
         const struct gw_atom *atom = &g->atoms[i];
         GW_ASSERT(depth < GW_MAX_TREE_DEPTH);
         memset(stack[depth], 0, sizeof stack[depth]);
-        if (g->w->pack <= GW_PACK_BF16)
-            accumulate_float(g, panel, row, begin, atom->block_end, stack[depth]);
-        else
-            accumulate_int8(g, panel, row, begin, atom->block_end, stack[depth]);
+        if (g->w->pack <= GW_PACK_BF16) accumulate_float(g, panel, row, rows, begin, atom->block_end, stack[depth]);
+        else accumulate_int8(g, panel, row, rows, begin, atom->block_end, stack[depth]);
         depth++;
         begin = atom->block_end;
         for (int merge = 0; merge < atom->merges; merge++) {
             GW_ASSERT(depth >= 2);
             depth--;
-            for (int output = 0; output < GW_PANEL; output++)
-                stack[depth - 1][output] = stack[depth - 1][output] + stack[depth][output];
+            for (int r = 0; r < rows; r++)
+                for (int output = 0; output < GW_PANEL; output++)
+                    stack[depth - 1][r][output] = stack[depth - 1][r][output] + stack[depth][r][output];
         }
         if (atom->node >= 0) {
             GW_ASSERT(depth >= 1);
             depth--;
             float *y = g->y + (size_t)atom->node * g->y_node_stride + (size_t)row * g->y_row_stride;
-            memcpy(y + (size_t)panel * GW_PANEL, stack[depth], (size_t)outputs * sizeof(float));
+            for (int r = 0; r < rows; r++, y += g->y_row_stride)
+                memcpy(y + (size_t)panel * GW_PANEL, stack[depth][r], (size_t)outputs * sizeof(float));
         }
     }
     GW_ASSERT(depth == 0);
@@ -182,8 +188,8 @@ static void gemm(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
     GW_ASSERT(g->act->k == g->w->k);
     for (int panel = panel_begin; panel < panel_end; panel++)
-        for (int row = 0; row < g->rows; row++)
-            gemm_tile(g, panel, row);
+        for (int row = 0; row < g->rows; row += ROWS)
+            gemm_tile(g, panel, row, g->rows - row < ROWS ? g->rows - row : ROWS);
 }
 
 /* ---- row operations --------------------------------------------------------------------------------------------- */
@@ -191,11 +197,9 @@ static void gemm(const struct gw_gemm *g, int panel_begin, int panel_end)
 static void rmsnorm(const float *x, const float *w, int n, float eps, float *y)
 {
     float s[LANES] = {0};
-    for (int i = 0; i < n; i++)
-        s[i % LANES] = fmaf(x[i], x[i], s[i % LANES]);
+    for (int i = 0; i < n; i++) s[i % LANES] = fmaf(x[i], x[i], s[i % LANES]);
     float inverse = 1.0f / sqrtf(lane_fold(s) / (float)n + eps);
-    for (int i = 0; i < n; i++)
-        y[i] = (x[i] * inverse) * w[i];
+    for (int i = 0; i < n; i++) y[i] = (x[i] * inverse) * w[i];
 }
 
 static void rope(float *x, int heads, int head_dim, int pairs, const float *cosine, const float *sine,
@@ -215,22 +219,19 @@ static void rope(float *x, int heads, int head_dim, int pairs, const float *cosi
 
 static void swiglu(const float *g, const float *u, int n, float *y)
 {
-    for (int i = 0; i < n; i++)
-        y[i] = (g[i] / (1.0f + gw_expf(-g[i]))) * u[i];
+    for (int i = 0; i < n; i++) y[i] = (g[i] / (1.0f + gw_expf(-g[i]))) * u[i];
 }
 
 static void add(float *y, const float *x, int n)
 {
-    for (int i = 0; i < n; i++)
-        y[i] = y[i] + x[i];
+    for (int i = 0; i < n; i++) y[i] = y[i] + x[i];
 }
 
 static int argmax(const float *x, int n)
 {
     int best = -1;
     for (int i = 0; i < n; i++)
-        if (x[i] == x[i] && (best < 0 || x[i] > x[best]))
-            best = i;
+        if (x[i] == x[i] && (best < 0 || x[i] > x[best])) best = i;
     return best < 0 ? 0 : best;
 }
 
@@ -264,67 +265,86 @@ static void kv_store(uint16_t *page, int head_dim, int slot, const float *key, c
     }
 }
 
+#define HEADS 8 /* query heads that share a page's converted halves: for speed alone */
+
+/* A page as floats. */
+struct page {
+    float k[GW_PAGE_TOKENS][256];
+    float v[GW_PAGE_TOKENS][256];
+};
+
+static void convert_page(const uint16_t *halves, int head_dim, int visible, struct page *page)
+{
+    const uint16_t *values = halves + GW_PAGE_TOKENS * head_dim;
+    for (int j = 0; j < visible; j++) {
+        for (int d = 0; d < head_dim; d++) {
+            page->k[j][d] = gw_f16_to_f32(halves[(j / 16 * head_dim + d) * 16 + j % 16]);
+            page->v[j][d] = gw_f16_to_f32(values[j * head_dim + d]);
+        }
+    }
+}
+
 /* What one query carries from page to page. */
 struct online {
+    float q[256]; /* scaled */
     float m;
     float l[LANES];
     float o[256];
 };
 
-/* One page with `visible` keys; q is already scaled. */
-static void attend_page(struct online *state, const float *q, const uint16_t *page, int head_dim, int visible)
+/* The page's `visible` first keys. */
+static void attend_page(struct online *state, const struct page *page, int head_dim, int visible)
 {
-    const uint16_t *values = page + GW_PAGE_TOKENS * head_dim;
     float s[GW_PAGE_TOKENS], e[GW_PAGE_TOKENS];
     float m = state->m;
     for (int j = 0; j < visible; j++) {
-        const uint16_t *k = page + j / 16 * head_dim * 16 + j % 16;
         s[j] = 0;
-        for (int d = 0; d < head_dim; d++)
-            s[j] = fmaf(q[d], gw_f16_to_f32(k[d * 16]), s[j]);
+        for (int d = 0; d < head_dim; d++) s[j] = fmaf(state->q[d], page->k[j][d], s[j]);
         m = s[j] > m ? s[j] : m;
     }
     float c = gw_expf(state->m - m); /* 0 at the first page, where m is -infinity */
-    for (int j = 0; j < LANES; j++)
-        state->l[j] = state->l[j] * c;
+    for (int j = 0; j < LANES; j++) state->l[j] = state->l[j] * c;
     for (int j = 0; j < visible; j++) {
         e[j] = gw_expf(s[j] - m);
         state->l[j % LANES] = state->l[j % LANES] + e[j];
     }
-    for (int d = 0; d < head_dim; d++) {
-        float o = state->o[d] * c;
-        for (int j = 0; j < visible; j++)
-            o = fmaf(e[j], gw_f16_to_f32(values[j * head_dim + d]), o);
-        state->o[d] = o;
-    }
+    for (int d = 0; d < head_dim; d++) state->o[d] = state->o[d] * c;
+    for (int j = 0; j < visible; j++)
+        for (int d = 0; d < head_dim; d++) state->o[d] = fmaf(e[j], page->v[j][d], state->o[d]);
     state->m = m;
 }
 
-static void attend_query(const struct gw_attention *a, const float *query, int position, float *out)
+/* Heads [head, head + heads) of one row. */
+static void attend_heads(const struct gw_attention *a, int row, int head, int heads)
 {
-    struct online state = {.m = -INFINITY};
-    float q[256];
-    for (int d = 0; d < a->head_dim; d++)
-        q[d] = query[d] * a->scale;
+    struct online state[HEADS];
+    struct page page;
+    const float *q = a->q + (size_t)row * a->q_stride + (size_t)head * (size_t)a->head_dim;
+    float *out = a->out + (size_t)row * a->out_stride + (size_t)head * (size_t)a->head_dim;
+    for (int h = 0; h < heads; h++) {
+        memset(&state[h], 0, sizeof state[h]);
+        state[h].m = -INFINITY;
+        for (int d = 0; d < a->head_dim; d++) state[h].q[d] = q[h * a->head_dim + d] * a->scale;
+    }
+    int position = a->pos0 + row;
     for (int b = 0; b <= position / GW_PAGE_TOKENS; b++) {
         int left = position + 1 - b * GW_PAGE_TOKENS;
-        attend_page(&state, q, a->pages[b], a->head_dim, left < GW_PAGE_TOKENS ? left : GW_PAGE_TOKENS);
+        int visible = left < GW_PAGE_TOKENS ? left : GW_PAGE_TOKENS;
+        convert_page(a->pages[b], a->head_dim, visible, &page);
+        for (int h = 0; h < heads; h++) attend_page(&state[h], &page, a->head_dim, visible);
     }
-    float l = lane_fold(state.l);
-    for (int d = 0; d < a->head_dim; d++)
-        out[d] = state.o[d] / l;
+    for (int h = 0; h < heads; h++) {
+        float l = lane_fold(state[h].l);
+        for (int d = 0; d < a->head_dim; d++) out[h * a->head_dim + d] = state[h].o[d] / l;
+    }
 }
 
 static void attention(const struct gw_attention *a)
 {
     GW_ASSERT(a->head_dim > 0 && a->head_dim <= 256 && a->head_dim % 2 == 0);
-    for (int row = 0; row < a->rows; row++) {
-        for (int head = 0; head < a->group; head++) {
-            size_t at = (size_t)head * (size_t)a->head_dim;
-            attend_query(a, a->q + (size_t)row * a->q_stride + at, a->pos0 + row,
-                         a->out + (size_t)row * a->out_stride + at);
-        }
-    }
+    for (int row = 0; row < a->rows; row++)
+        for (int head = 0; head < a->group; head += HEADS)
+            attend_heads(a, row, head, a->group - head < HEADS ? a->group - head : HEADS);
 }
 
 const struct gw_kernels gw_kernels_ref = {

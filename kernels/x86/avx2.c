@@ -85,8 +85,7 @@ GW_INLINE void nibble_dots(const struct gw_act *act, const size_t *at, int rows,
 GW_INLINE void load4(const uint8_t *codes, __m256i *code)
 {
     GW_UNROLL
-    for (int g = 0; g < 4; g++)
-        code[g] = load_codes(codes + 64 * g);
+    for (int g = 0; g < 4; g++) code[g] = load_codes(codes + 64 * g);
 }
 
 GW_INLINE void five_bit_dots(const struct gw_act *act, const size_t *at, int rows, const uint8_t *codes, __m256 *dot)
@@ -94,8 +93,7 @@ GW_INLINE void five_bit_dots(const struct gw_act *act, const size_t *at, int row
     __m256i sum[V16_TILE], code[4];
     load4(codes, code);
     GW_UNROLL
-    for (int r = 0; r < rows; r++)
-        sum[r] = widen(dot4(code, act->q + at[r] * GW_BLOCK));
+    for (int r = 0; r < rows; r++) sum[r] = widen(dot4(code, act->q + at[r] * GW_BLOCK));
     load4(codes + 256, code);
     GW_UNROLL
     for (int r = 0; r < rows; r++)
@@ -108,8 +106,7 @@ GW_INLINE void signed_dots(const struct gw_act *act, const size_t *at, int rows,
     const __m256i offset = _mm256_set1_epi8((char)bias);
     __m256i sum[V16_TILE];
     GW_UNROLL
-    for (int r = 0; r < rows; r++)
-        sum[r] = _mm256_setzero_si256();
+    for (int r = 0; r < rows; r++) sum[r] = _mm256_setzero_si256();
     GW_UNROLL
     for (int g = 0; g < 8; g++) {
         __m256i w = _mm256_sub_epi8(load_codes(codes + 64 * g), offset);
@@ -119,8 +116,7 @@ GW_INLINE void signed_dots(const struct gw_act *act, const size_t *at, int rows,
             sum[r] = _mm256_add_epi32(sum[r], dot_signed(w, magnitude, act->q + at[r] * GW_BLOCK + 4 * g));
     }
     GW_UNROLL
-    for (int r = 0; r < rows; r++)
-        dot[r] = _mm256_cvtepi32_ps(sum[r]);
+    for (int r = 0; r < rows; r++) dot[r] = _mm256_cvtepi32_ps(sum[r]);
 }
 
 /* Two half scales a block. Both products and their sum stay below 2^24, so they are exact in float; starting from + 0
@@ -129,8 +125,7 @@ GW_INLINE void half_scale_dots(const struct gw_act *act, const size_t *at, int r
                                const uint8_t *half_scales, __m256 *dot)
 {
     GW_UNROLL
-    for (int r = 0; r < rows; r++)
-        dot[r] = _mm256_setzero_ps();
+    for (int r = 0; r < rows; r++) dot[r] = _mm256_setzero_ps();
     GW_UNROLL
     for (int h = 1; h >= 0; h--) {
         __m128i bytes = _mm_loadl_epi64((const __m128i *)(half_scales + GW_PANEL * h));
@@ -156,23 +151,17 @@ GW_INLINE void int8_rows_half(const struct gemm_tile *tile, int rows, enum dot_k
     int bias = tile->w->bias;
     __m256 acc[V16_TILE];
     GW_UNROLL
-    for (int r = 0; r < rows; r++)
-        acc[r] = _mm256_setzero_ps();
+    for (int r = 0; r < rows; r++) acc[r] = _mm256_setzero_ps();
     for (int b = tile->begin; b < tile->end; b++, block += tile->w->block_bytes) {
         const uint8_t *codes = block + code_offset + 32 * half;
         size_t at[V16_TILE];
         __m256 dot[V16_TILE];
         GW_UNROLL
-        for (int r = 0; r < rows; r++)
-            at[r] = (size_t)(tile->row + r) * row_blocks + (size_t)b;
-        if (kind == DOT_NIBBLE)
-            nibble_dots(act, at, rows, has_min ? 0 : bias, codes, dot);
-        else if (kind == DOT_5BIT)
-            five_bit_dots(act, at, rows, codes, dot);
-        else if (kind == DOT_SIGNED)
-            signed_dots(act, at, rows, bias, codes, dot);
-        else
-            half_scale_dots(act, at, rows, bias, codes, block + 64 + 8 * half, dot);
+        for (int r = 0; r < rows; r++) at[r] = (size_t)(tile->row + r) * row_blocks + (size_t)b;
+        if (kind == DOT_NIBBLE) nibble_dots(act, at, rows, has_min ? 0 : bias, codes, dot);
+        else if (kind == DOT_5BIT) five_bit_dots(act, at, rows, codes, dot);
+        else if (kind == DOT_SIGNED) signed_dots(act, at, rows, bias, codes, dot);
+        else half_scale_dots(act, at, rows, bias, codes, block + 64 + 8 * half, dot);
         __m256 scale = _mm256_loadu_ps((const float *)block + 8 * half);
         GW_UNROLL
         for (int r = 0; r < rows; r++) {
@@ -183,32 +172,22 @@ GW_INLINE void int8_rows_half(const struct gemm_tile *tile, int rows, enum dot_k
         }
     }
     GW_UNROLL
-    for (int r = 0; r < rows; r++)
-        _mm256_storeu_ps(tile->acc + r * GW_PANEL + 8 * half, acc[r]);
+    for (int r = 0; r < rows; r++) _mm256_storeu_ps(tile->acc + r * GW_PANEL + 8 * half, acc[r]);
 }
 
 GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum dot_kind kind, bool has_min)
 {
-    for (int half = 0; half < 2; half++)
-        int8_rows_half(tile, rows, kind, has_min, half);
+    for (int half = 0; half < 2; half++) int8_rows_half(tile, rows, kind, has_min, half);
 }
 
 /* Picks the constant row count. */
 GW_INLINE void int8_tile(const struct gemm_tile *tile, enum dot_kind kind, bool has_min)
 {
     switch (tile->rows) {
-    case 1:
-        int8_rows(tile, 1, kind, has_min);
-        break;
-    case 2:
-        int8_rows(tile, 2, kind, has_min);
-        break;
-    case 3:
-        int8_rows(tile, 3, kind, has_min);
-        break;
-    case 4:
-        int8_rows(tile, 4, kind, has_min);
-        break;
+    case 1: int8_rows(tile, 1, kind, has_min); break;
+    case 2: int8_rows(tile, 2, kind, has_min); break;
+    case 3: int8_rows(tile, 3, kind, has_min); break;
+    case 4: int8_rows(tile, 4, kind, has_min); break;
     }
 }
 

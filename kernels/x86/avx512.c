@@ -44,8 +44,7 @@ GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum gw_pack pa
     int bias = tile->w->bias;
     __m512 acc[V16_TILE];
     GW_UNROLL
-    for (int r = 0; r < rows; r++)
-        acc[r] = _mm512_setzero_ps();
+    for (int r = 0; r < rows; r++) acc[r] = _mm512_setzero_ps();
     for (int b = tile->begin; b < tile->end; b++, block += tile->w->block_bytes) {
         __m512 scale = _mm512_loadu_ps(block);
         __m512 min = has_min ? _mm512_loadu_ps(block + 64) : scale;
@@ -65,14 +64,12 @@ GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum gw_pack pa
             __m512i dot = has_min ? _mm512_setzero_si512()
                                   : _mm512_set1_epi32(-bias * (act->isum[2 * at] + act->isum[2 * at + 1]));
             GW_UNROLL
-            for (int g = 0; g < 8; g++)
-                dot = _mm512_dpbusd_epi32(dot, code[g], broadcast4(q + 4 * g));
+            for (int g = 0; g < 8; g++) dot = _mm512_dpbusd_epi32(dot, code[g], broadcast4(q + 4 * g));
             acc[r] = add_block(acc[r], _mm512_cvtepi32_ps(dot), act, at, scale, min, has_min);
         }
     }
     GW_UNROLL
-    for (int r = 0; r < rows; r++)
-        _mm512_storeu_ps(tile->acc + r * GW_PANEL, acc[r]);
+    for (int r = 0; r < rows; r++) _mm512_storeu_ps(tile->acc + r * GW_PANEL, acc[r]);
 }
 
 /* Codes with two half scales a block. Both products and their sum stay below 2^24, so they are exact in float; the + 0
@@ -84,8 +81,7 @@ GW_INLINE void half_scale_rows(const struct gemm_tile *tile, int rows)
     int bias = tile->w->bias;
     __m512 acc[V16_TILE];
     GW_UNROLL
-    for (int r = 0; r < rows; r++)
-        acc[r] = _mm512_setzero_ps();
+    for (int r = 0; r < rows; r++) acc[r] = _mm512_setzero_ps();
     for (int b = tile->begin; b < tile->end; b++, block += tile->w->block_bytes) {
         __m512 scale = _mm512_loadu_ps(block);
         __m512 half_scale[2];
@@ -95,8 +91,7 @@ GW_INLINE void half_scale_rows(const struct gemm_tile *tile, int rows)
                 _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(block + 64 + GW_PANEL * h))));
         __m512i code[8];
         GW_UNROLL
-        for (int g = 0; g < 8; g++)
-            code[g] = load_codes(block + 64 + 2 * GW_PANEL + 64 * g);
+        for (int g = 0; g < 8; g++) code[g] = load_codes(block + 64 + 2 * GW_PANEL + 64 * g);
         GW_UNROLL
         for (int r = 0; r < rows; r++) {
             size_t at = act_block(tile, r, b);
@@ -106,54 +101,34 @@ GW_INLINE void half_scale_rows(const struct gemm_tile *tile, int rows)
                 const int8_t *q = act->q + at * GW_BLOCK + 16 * h;
                 __m512i half = _mm512_set1_epi32(-bias * act->isum[2 * at + (size_t)h]);
                 GW_UNROLL
-                for (int g = 0; g < 4; g++)
-                    half = _mm512_dpbusd_epi32(half, code[4 * h + g], broadcast4(q + 4 * g));
+                for (int g = 0; g < 4; g++) half = _mm512_dpbusd_epi32(half, code[4 * h + g], broadcast4(q + 4 * g));
                 dot = _mm512_fmadd_ps(half_scale[h], _mm512_cvtepi32_ps(half), dot);
             }
             acc[r] = add_block(acc[r], dot, act, at, scale, scale, false);
         }
     }
     GW_UNROLL
-    for (int r = 0; r < rows; r++)
-        _mm512_storeu_ps(tile->acc + r * GW_PANEL, acc[r]);
+    for (int r = 0; r < rows; r++) _mm512_storeu_ps(tile->acc + r * GW_PANEL, acc[r]);
 }
 
 /* Picks the constant row count. */
 GW_INLINE void rows_of(const struct gemm_tile *tile, int rows, enum gw_pack pack, bool has_min)
 {
-    if (pack == GW_PACK_U6)
-        half_scale_rows(tile, rows);
-    else
-        int8_rows(tile, rows, pack, has_min);
+    if (pack == GW_PACK_U6) half_scale_rows(tile, rows);
+    else int8_rows(tile, rows, pack, has_min);
 }
 
 GW_INLINE void int8_tile(const struct gemm_tile *tile, enum gw_pack pack, bool has_min)
 {
     switch (tile->rows) {
-    case 1:
-        rows_of(tile, 1, pack, has_min);
-        break;
-    case 2:
-        rows_of(tile, 2, pack, has_min);
-        break;
-    case 3:
-        rows_of(tile, 3, pack, has_min);
-        break;
-    case 4:
-        rows_of(tile, 4, pack, has_min);
-        break;
-    case 5:
-        rows_of(tile, 5, pack, has_min);
-        break;
-    case 6:
-        rows_of(tile, 6, pack, has_min);
-        break;
-    case 7:
-        rows_of(tile, 7, pack, has_min);
-        break;
-    case 8:
-        rows_of(tile, 8, pack, has_min);
-        break;
+    case 1: rows_of(tile, 1, pack, has_min); break;
+    case 2: rows_of(tile, 2, pack, has_min); break;
+    case 3: rows_of(tile, 3, pack, has_min); break;
+    case 4: rows_of(tile, 4, pack, has_min); break;
+    case 5: rows_of(tile, 5, pack, has_min); break;
+    case 6: rows_of(tile, 6, pack, has_min); break;
+    case 7: rows_of(tile, 7, pack, has_min); break;
+    case 8: rows_of(tile, 8, pack, has_min); break;
     }
 }
 

@@ -108,10 +108,8 @@ static void write_node(const struct gw_gemm *g, int panel, int row, int rows, in
     int left = g->w->n - panel * GW_PANEL;
     float *y = g->y + (size_t)node * g->y_node_stride + (size_t)row * g->y_row_stride + (size_t)panel * GW_PANEL;
     for (int r = 0; r < rows; r++, y += g->y_row_stride, acc += GW_PANEL) {
-        if (left >= GW_PANEL)
-            v16_store(y, v16_load(acc));
-        else
-            v16_store_part(y, v16_load(acc), left);
+        if (left >= GW_PANEL) v16_store(y, v16_load(acc));
+        else v16_store_part(y, v16_load(acc), left);
     }
 }
 
@@ -130,10 +128,8 @@ static void gemm_row_tile(const struct gw_gemm *g, int panel, int row, int rows,
         for (int merge = 0; merge < g->atoms[i].merges; merge++, depth--)
             for (int r = 0; r < rows * GW_PANEL; r += GW_PANEL)
                 v16_store(stack[depth - 1] + r, v16_add(v16_load(stack[depth - 1] + r), v16_load(stack[depth] + r)));
-        if (g->atoms[i].node >= 0)
-            write_node(g, panel, row, rows, g->atoms[i].node, stack[depth]);
-        else
-            depth++;
+        if (g->atoms[i].node >= 0) write_node(g, panel, row, rows, g->atoms[i].node, stack[depth]);
+        else depth++;
     }
 }
 
@@ -157,12 +153,9 @@ static void gemm_panels(const struct gw_gemm *g, int panel_begin, int panel_end,
 GW_INLINE v16 load_weights(const uint8_t *panel, size_t k, enum gw_pack pack)
 {
     switch (pack) {
-    case GW_PACK_F32:
-        return v16_load((const float *)panel + k * GW_PANEL);
-    case GW_PACK_F16:
-        return v16_load_half((const uint16_t *)panel + k * GW_PANEL);
-    default:
-        return v16_load_bf16((const uint16_t *)panel + k * GW_PANEL);
+    case GW_PACK_F32: return v16_load((const float *)panel + k * GW_PANEL);
+    case GW_PACK_F16: return v16_load_half((const uint16_t *)panel + k * GW_PANEL);
+    default: return v16_load_bf16((const uint16_t *)panel + k * GW_PANEL);
     }
 }
 
@@ -173,47 +166,28 @@ GW_INLINE void float_rows(const struct gemm_tile *tile, int rows, enum gw_pack p
     const float *x = tile->act->x + (size_t)tile->row * stride;
     v16 acc[V16_TILE];
     GW_UNROLL
-    for (int r = 0; r < rows; r++)
-        acc[r] = v16_set1(0);
+    for (int r = 0; r < rows; r++) acc[r] = v16_set1(0);
     for (size_t k = (size_t)tile->begin * GW_BLOCK; k < end; k++) {
         v16 w = load_weights(tile->panel, k, pack);
         GW_UNROLL
-        for (int r = 0; r < rows; r++)
-            acc[r] = v16_fma(v16_set1(x[(size_t)r * stride + k]), w, acc[r]);
+        for (int r = 0; r < rows; r++) acc[r] = v16_fma(v16_set1(x[(size_t)r * stride + k]), w, acc[r]);
     }
     GW_UNROLL
-    for (int r = 0; r < rows; r++)
-        v16_store(tile->acc + r * GW_PANEL, acc[r]);
+    for (int r = 0; r < rows; r++) v16_store(tile->acc + r * GW_PANEL, acc[r]);
 }
 
 GW_INLINE void float_tile(const struct gemm_tile *tile, enum gw_pack pack)
 {
     switch (tile->rows) {
-    case 1:
-        float_rows(tile, 1, pack);
-        break;
-    case 2:
-        float_rows(tile, 2, pack);
-        break;
-    case 3:
-        float_rows(tile, 3, pack);
-        break;
-    case 4:
-        float_rows(tile, 4, pack);
-        break;
+    case 1: float_rows(tile, 1, pack); break;
+    case 2: float_rows(tile, 2, pack); break;
+    case 3: float_rows(tile, 3, pack); break;
+    case 4: float_rows(tile, 4, pack); break;
 #if V16_TILE > 4
-    case 5:
-        float_rows(tile, 5, pack);
-        break;
-    case 6:
-        float_rows(tile, 6, pack);
-        break;
-    case 7:
-        float_rows(tile, 7, pack);
-        break;
-    case 8:
-        float_rows(tile, 8, pack);
-        break;
+    case 5: float_rows(tile, 5, pack); break;
+    case 6: float_rows(tile, 6, pack); break;
+    case 7: float_rows(tile, 7, pack); break;
+    case 8: float_rows(tile, 8, pack); break;
 #endif
     }
 }
@@ -263,8 +237,7 @@ static void rmsnorm(const float *x, const float *w, int n, float eps, float *y)
         s = v16_fma(a, a, s);
     }
     v16 inverse = v16_set1(1.0f / sqrtf(v16_fold(s) / (float)n + eps));
-    for (int i = 0; i < whole; i += 16)
-        v16_store(y + i, v16_mul(v16_mul(v16_load(x + i), inverse), v16_load(w + i)));
+    for (int i = 0; i < whole; i += 16) v16_store(y + i, v16_mul(v16_mul(v16_load(x + i), inverse), v16_load(w + i)));
     if (whole < n) {
         v16 a = v16_mul(v16_load_part(x + whole, n - whole), inverse);
         v16_store_part(y + whole, v16_mul(a, v16_load_part(w + whole, n - whole)), n - whole);
@@ -300,8 +273,7 @@ static void rope_norm(float *x, int heads, int head_dim, int pairs, const float 
     }
     for (int head = 0; head < heads; head++) {
         float *h = x + (size_t)head * (size_t)head_dim;
-        for (int i = whole; i < pairs; i++)
-            rotate_pair(&h[2 * i], &h[2 * i + 1], cosine[i], sine[i]);
+        for (int i = whole; i < pairs; i++) rotate_pair(&h[2 * i], &h[2 * i + 1], cosine[i], sine[i]);
     }
 }
 
@@ -318,18 +290,15 @@ static void rope_neox(float *x, int heads, int head_dim, int pairs, const float 
             v16_store(h + i, v16_fma(a, c, minus));
             v16_store(h + pairs + i, v16_fma(a, s, v16_mul(b, c)));
         }
-        for (int i = whole; i < pairs; i++)
-            rotate_pair(&h[i], &h[i + pairs], cosine[i], sine[i]);
+        for (int i = whole; i < pairs; i++) rotate_pair(&h[i], &h[i + pairs], cosine[i], sine[i]);
     }
 }
 
 static void rope(float *x, int heads, int head_dim, int pairs, const float *cosine, const float *sine,
                  enum gw_rope_style style)
 {
-    if (style == GW_ROPE_NORM)
-        rope_norm(x, heads, head_dim, pairs, cosine, sine);
-    else
-        rope_neox(x, heads, head_dim, pairs, cosine, sine);
+    if (style == GW_ROPE_NORM) rope_norm(x, heads, head_dim, pairs, cosine, sine);
+    else rope_neox(x, heads, head_dim, pairs, cosine, sine);
 }
 
 GW_INLINE v16 silu_times(v16 g, v16 u)
@@ -341,19 +310,15 @@ GW_INLINE v16 silu_times(v16 g, v16 u)
 static void swiglu(const float *g, const float *u, int n, float *y)
 {
     int i = 0;
-    for (; i + 16 <= n; i += 16)
-        v16_store(y + i, silu_times(v16_load(g + i), v16_load(u + i)));
-    if (i < n)
-        v16_store_part(y + i, silu_times(v16_load_part(g + i, n - i), v16_load_part(u + i, n - i)), n - i);
+    for (; i + 16 <= n; i += 16) v16_store(y + i, silu_times(v16_load(g + i), v16_load(u + i)));
+    if (i < n) v16_store_part(y + i, silu_times(v16_load_part(g + i, n - i), v16_load_part(u + i, n - i)), n - i);
 }
 
 static void add(float *y, const float *x, int n)
 {
     int i = 0;
-    for (; i + 16 <= n; i += 16)
-        v16_store(y + i, v16_add(v16_load(y + i), v16_load(x + i)));
-    for (; i < n; i++)
-        y[i] = y[i] + x[i];
+    for (; i + 16 <= n; i += 16) v16_store(y + i, v16_add(v16_load(y + i), v16_load(x + i)));
+    for (; i < n; i++) y[i] = y[i] + x[i];
 }
 
 /* First the largest value, then its first place. NaN loses in v16_max and equals nothing. */
@@ -361,19 +326,15 @@ static int argmax(const float *x, int n)
 {
     int whole = n / 16 * 16;
     v16 lanes = v16_set1(-INFINITY);
-    for (int i = 0; i < whole; i += 16)
-        lanes = v16_max(v16_load(x + i), lanes);
+    for (int i = 0; i < whole; i += 16) lanes = v16_max(v16_load(x + i), lanes);
     float largest = v16_max_all(lanes);
-    for (int i = whole; i < n; i++)
-        largest = x[i] > largest ? x[i] : largest;
+    for (int i = whole; i < n; i++) largest = x[i] > largest ? x[i] : largest;
     for (int i = 0; i < whole; i += 16) {
         unsigned equal = v16_equal(v16_load(x + i), largest);
-        if (equal)
-            return i + __builtin_ctz(equal);
+        if (equal) return i + __builtin_ctz(equal);
     }
     for (int i = whole; i < n; i++)
-        if (x[i] == largest)
-            return i;
+        if (x[i] == largest) return i;
     return 0;
 }
 
@@ -409,8 +370,7 @@ static void kv_store(uint16_t *page, int head_dim, int slot, const float *key, c
         uint16_t column[16];
         v16_store_half_part(v + d, v16_load_part(value + d, count), count);
         v16_store_half_part(column, v16_load_part(key + d, count), count);
-        for (int i = 0; i < count; i++)
-            k[(d + i) * 16] = column[i];
+        for (int i = 0; i < count; i++) k[(d + i) * 16] = column[i];
     }
 }
 
@@ -433,47 +393,28 @@ GW_INLINE void score_keys(struct queries *t, int count, const uint16_t *keys, in
 {
     v16 s[V16_TILE];
     GW_UNROLL
-    for (int i = 0; i < count; i++)
-        s[i] = v16_set1(0);
+    for (int i = 0; i < count; i++) s[i] = v16_set1(0);
     for (int d = 0; d < t->head_dim; d++) {
         v16 k = v16_load_half(keys + d * 16);
         GW_UNROLL
-        for (int i = 0; i < count; i++)
-            s[i] = v16_fma(v16_set1(t->q[d][i]), k, s[i]);
+        for (int i = 0; i < count; i++) s[i] = v16_fma(v16_set1(t->q[d][i]), k, s[i]);
     }
     GW_UNROLL
-    for (int i = 0; i < count; i++)
-        v16_store(&t->e[i][part * 16], s[i]);
+    for (int i = 0; i < count; i++) v16_store(&t->e[i][part * 16], s[i]);
 }
 
 static void score_part(struct queries *t, const uint16_t *keys, int part)
 {
     switch (t->count) {
-    case 1:
-        score_keys(t, 1, keys, part);
-        break;
-    case 2:
-        score_keys(t, 2, keys, part);
-        break;
-    case 3:
-        score_keys(t, 3, keys, part);
-        break;
-    case 4:
-        score_keys(t, 4, keys, part);
-        break;
+    case 1: score_keys(t, 1, keys, part); break;
+    case 2: score_keys(t, 2, keys, part); break;
+    case 3: score_keys(t, 3, keys, part); break;
+    case 4: score_keys(t, 4, keys, part); break;
 #if V16_TILE > 4
-    case 5:
-        score_keys(t, 5, keys, part);
-        break;
-    case 6:
-        score_keys(t, 6, keys, part);
-        break;
-    case 7:
-        score_keys(t, 7, keys, part);
-        break;
-    case 8:
-        score_keys(t, 8, keys, part);
-        break;
+    case 5: score_keys(t, 5, keys, part); break;
+    case 6: score_keys(t, 6, keys, part); break;
+    case 7: score_keys(t, 7, keys, part); break;
+    case 8: score_keys(t, 8, keys, part); break;
 #endif
     }
 }
@@ -505,20 +446,17 @@ GW_INLINE void add_values(struct queries *t, int first, int count, const uint16_
         GW_UNROLL
         for (int i = 0; i < count; i++) {
             o[i] = v16_load(&t->o[first + i][d]);
-            if (begin == 0)
-                o[i] = v16_mul(o[i], v16_set1(t->c[first + i]));
+            if (begin == 0) o[i] = v16_mul(o[i], v16_set1(t->c[first + i]));
         }
         int left = t->head_dim - d;
         for (int j = begin; j < end; j++) {
             const uint16_t *at = values + j * t->head_dim + d;
             v16 v = left >= 16 ? v16_load_half(at) : v16_load_half_part(at, left);
             GW_UNROLL
-            for (int i = 0; i < count; i++)
-                o[i] = v16_fma(v16_set1(t->e[first + i][j]), v, o[i]);
+            for (int i = 0; i < count; i++) o[i] = v16_fma(v16_set1(t->e[first + i][j]), v, o[i]);
         }
         GW_UNROLL
-        for (int i = 0; i < count; i++)
-            v16_store(&t->o[first + i][d], o[i]);
+        for (int i = 0; i < count; i++) v16_store(&t->o[first + i][d], o[i]);
     }
 }
 
@@ -526,31 +464,15 @@ GW_INLINE void add_values(struct queries *t, int first, int count, const uint16_
 static void add_shared_values(struct queries *t, const uint16_t *values, int end)
 {
     switch (t->count) {
-    case 1:
-        add_values(t, 0, 1, values, 0, end);
-        break;
-    case 2:
-        add_values(t, 0, 2, values, 0, end);
-        break;
-    case 3:
-        add_values(t, 0, 3, values, 0, end);
-        break;
-    case 4:
-        add_values(t, 0, 4, values, 0, end);
-        break;
+    case 1: add_values(t, 0, 1, values, 0, end); break;
+    case 2: add_values(t, 0, 2, values, 0, end); break;
+    case 3: add_values(t, 0, 3, values, 0, end); break;
+    case 4: add_values(t, 0, 4, values, 0, end); break;
 #if V16_TILE > 4
-    case 5:
-        add_values(t, 0, 5, values, 0, end);
-        break;
-    case 6:
-        add_values(t, 0, 6, values, 0, end);
-        break;
-    case 7:
-        add_values(t, 0, 7, values, 0, end);
-        break;
-    case 8:
-        add_values(t, 0, 8, values, 0, end);
-        break;
+    case 5: add_values(t, 0, 5, values, 0, end); break;
+    case 6: add_values(t, 0, 6, values, 0, end); break;
+    case 7: add_values(t, 0, 7, values, 0, end); break;
+    case 8: add_values(t, 0, 8, values, 0, end); break;
 #endif
     }
 }
@@ -566,17 +488,13 @@ static void attend_page(struct queries *t, const uint16_t *page, int first_token
         most = visible[i] > most ? visible[i] : most;
     }
     score_part(t, page, 0);
-    if (most > 16)
-        score_part(t, page + t->head_dim * 16, 1);
+    if (most > 16) score_part(t, page + t->head_dim * 16, 1);
     for (int i = 0; i < t->count; i++)
-        if (visible[i] > 0)
-            softmax_page(t, i, visible[i]);
+        if (visible[i] > 0) softmax_page(t, i, visible[i]);
     const uint16_t *values = page + GW_PAGE_TOKENS * t->head_dim;
-    if (fewest > 0)
-        add_shared_values(t, values, fewest);
+    if (fewest > 0) add_shared_values(t, values, fewest);
     for (int i = 0; i < t->count; i++)
-        if (visible[i] > fewest)
-            add_values(t, i, 1, values, fewest, visible[i]);
+        if (visible[i] > fewest) add_values(t, i, 1, values, fewest, visible[i]);
 }
 
 /* Takes queries [begin, begin + count) of a's rows * group into the tile. */
@@ -588,8 +506,7 @@ static void load_queries(struct queries *t, const struct gw_attention *a, int be
         int row = (begin + i) / a->group, head = (begin + i) % a->group;
         const float *q = a->q + (size_t)row * a->q_stride + (size_t)head * (size_t)a->head_dim;
         t->position[i] = a->pos0 + row;
-        for (int d = 0; d < a->head_dim; d++)
-            t->q[d][i] = q[d] * a->scale;
+        for (int d = 0; d < a->head_dim; d++) t->q[d][i] = q[d] * a->scale;
         t->m[i] = -INFINITY;
         memset(t->l[i], 0, sizeof t->l[i]);
         memset(t->o[i], 0, (size_t)(a->head_dim + 15) / 16 * 16 * sizeof(float));
@@ -604,10 +521,8 @@ static void store_queries(const struct queries *t, const struct gw_attention *a,
         v16 l = v16_set1(v16_fold(v16_load(t->l[i])));
         for (int d = 0; d < a->head_dim; d += 16) {
             v16 o = v16_div(v16_load(&t->o[i][d]), l);
-            if (a->head_dim - d >= 16)
-                v16_store(out + d, o);
-            else
-                v16_store_part(out + d, o, a->head_dim - d);
+            if (a->head_dim - d >= 16) v16_store(out + d, o);
+            else v16_store_part(out + d, o, a->head_dim - d);
         }
     }
 }
@@ -621,8 +536,7 @@ static void attention(const struct gw_attention *a)
         int count = total - begin < V16_TILE ? total - begin : V16_TILE;
         load_queries(&t, a, begin, count);
         int last = t.position[count - 1];
-        for (int b = 0; b <= last / GW_PAGE_TOKENS; b++)
-            attend_page(&t, a->pages[b], b * GW_PAGE_TOKENS);
+        for (int b = 0; b <= last / GW_PAGE_TOKENS; b++) attend_page(&t, a->pages[b], b * GW_PAGE_TOKENS);
         store_queries(&t, a, begin);
     }
 }

@@ -3,7 +3,6 @@
  * The naive GEMM takes the file's blocks apart itself (not the packed form), one output at a time, so packing and the
  * walk over atoms are checked too. GODWIT_TEST_SEED repeats a run.
  */
-#define _GNU_SOURCE
 #include "base/mem.h"
 #include "kernels/elementary.h"
 #include "kernels/kernels.h"
@@ -60,8 +59,7 @@ static float *floats(size_t count)
 static float *random_floats(size_t count, bool extreme)
 {
     float *x = floats(count);
-    for (size_t i = 0; i < count; i++)
-        x[i] = extreme ? draw_extreme() : draw_float();
+    for (size_t i = 0; i < count; i++) x[i] = extreme ? draw_extreme() : draw_float();
     return x;
 }
 
@@ -74,8 +72,7 @@ static float *copy_floats(const float *x, size_t count)
 
 static void same_floats(const char *what, const char *who, const float *want, const float *got, size_t count)
 {
-    if (memcmp(want, got, count * sizeof(float)) == 0)
-        return;
+    if (memcmp(want, got, count * sizeof(float)) == 0) return;
     for (size_t i = 0; i < count; i++) {
         if (memcmp(&want[i], &got[i], sizeof(float)) != 0) {
             fprintf(stderr, "%s, %s: element %zu is %a, expected %a (GODWIT_TEST_SEED=%llu)\n", what, who, i, got[i],
@@ -95,8 +92,7 @@ static const enum gw_type types[] = {GW_TYPE_F32,  GW_TYPE_F16,  GW_TYPE_BF16, G
 /* A finite half: ordinary, or anything up to the largest and down to the smallest. */
 static uint16_t draw_half(bool extreme)
 {
-    if (!extreme)
-        return gw_f32_to_f16(draw_float() * 0.1f);
+    if (!extreme) return gw_f32_to_f16(draw_float() * 0.1f);
     uint16_t h = (uint16_t)draw_bits();
     return (h & 0x7c00) == 0x7c00 ? (uint16_t)(h & 0x8000) : h;
 }
@@ -108,20 +104,14 @@ static uint8_t *random_rows(const struct gw_type_info *info, size_t elements, bo
     uint8_t *bytes = gw_alloc(blocks, (size_t)info->block_bytes);
     for (size_t block = 0; block < blocks; block++) {
         uint8_t *p = bytes + block * (size_t)info->block_bytes;
-        for (int i = 0; i < info->block_bytes; i++)
-            p[i] = (uint8_t)draw_bits();
+        for (int i = 0; i < info->block_bytes; i++) p[i] = (uint8_t)draw_bits();
         uint16_t d = draw_half(extreme), m = draw_half(extreme);
         float f = extreme ? draw_extreme() : draw_float();
-        if (info->type == GW_TYPE_F32)
-            memcpy(p, &f, 4);
-        else if (info->type == GW_TYPE_BF16)
-            memcpy(p, (uint8_t *)&f + 2, 2); /* little-endian: the upper half */
-        else if (info->type == GW_TYPE_Q6_K)
-            memcpy(p + 208, &d, 2);
-        else
-            memcpy(p, &d, 2);
-        if (info->has_min)
-            memcpy(p + 2, &m, 2);
+        if (info->type == GW_TYPE_F32) memcpy(p, &f, 4);
+        else if (info->type == GW_TYPE_BF16) memcpy(p, (uint8_t *)&f + 2, 2); /* little-endian: the upper half */
+        else if (info->type == GW_TYPE_Q6_K) memcpy(p + 208, &d, 2);
+        else memcpy(p, &d, 2);
+        if (info->has_min) memcpy(p + 2, &m, 2);
     }
     return bytes;
 }
@@ -232,8 +222,7 @@ static float naive_atom(const struct case_gemm *c, int row, int n, int begin, in
             dot += block.half_scale[i / 16] * (block.code[i] - c->info->bias) * c->act.q[at * 32 + (size_t)i];
         float scale = block.scale * c->act.scale[at];
         acc = fmaf((float)dot, scale, acc);
-        if (c->info->has_min)
-            acc = fmaf(block.min, c->act.sum[at], acc);
+        if (c->info->has_min) acc = fmaf(block.min, c->act.sum[at], acc);
     }
     return acc;
 }
@@ -313,7 +302,10 @@ static void test_gemm_limits(void)
             if (c.info->unpack) {
                 uint8_t *panels = c.w.data;
                 size_t codes = c.w.pack == GW_PACK_U4 ? 256 : 512;
-                int largest = c.w.pack == GW_PACK_U6 ? 63 : c.w.pack == GW_PACK_U4 ? 255 : types[t] == GW_TYPE_Q8_0 ? 255 : 31;
+                int largest = c.w.pack == GW_PACK_U6     ? 63
+                              : c.w.pack == GW_PACK_U4   ? 255
+                              : types[t] == GW_TYPE_Q8_0 ? 255
+                                                         : 31;
                 for (size_t b = 0; b < (size_t)c.w.panels * (size_t)(c.w.k / 32); b++)
                     for (size_t i = 0; i < codes; i++)
                         panels[(b + 1) * c.w.block_bytes - codes + i] = (uint8_t)(sign == 2 && i % 3 ? 0 : largest);
@@ -349,8 +341,7 @@ static void test_gemm_near(void)
                 for (int k = 0; k < c.w.k; k++) {
                     double w = gw_packed_get(&c.w, n, k), x = c.x[r * c.w.k + k];
                     CU_ASSERT_EQUAL_FATAL((float)w, row[c.k_begin + k]);
-                    if (c.info->unpack)
-                        x = (double)c.act.q[r * c.w.k + k] * (double)c.act.scale[(r * c.w.k + k) / 32];
+                    if (c.info->unpack) x = (double)c.act.q[r * c.w.k + k] * (double)c.act.scale[(r * c.w.k + k) / 32];
                     sum += w * x;
                     magnitude += fabs(w * x);
                 }
@@ -434,8 +425,7 @@ static void check_quantized(const struct gw_act *act, size_t block)
     const float *x = act->x + block * 32;
     const int8_t *q = act->q + block * 32;
     float amax = 0;
-    for (int i = 0; i < 32; i++)
-        amax = fmaxf(amax, fabsf(x[i]));
+    for (int i = 0; i < 32; i++) amax = fmaxf(amax, fabsf(x[i]));
     CU_ASSERT_EQUAL_FATAL(act->scale[block], amax / 127.0f);
     int sum[2] = {0, 0};
     for (int i = 0; i < 32; i++) {
@@ -461,8 +451,7 @@ static void test_quantize(void)
         init_act(&want, x, rows, k);
         ref->quantize(&want, 0, 3);
         ref->quantize(&want, 3, rows);
-        for (size_t b = 0; b < blocks; b++)
-            check_quantized(&want, b);
+        for (size_t b = 0; b < blocks; b++) check_quantized(&want, b);
         for (int v = 0; v < variant_count; v++) {
             init_act(&got, x, rows, k);
             variants[v]->quantize(&got, 0, rows);
@@ -490,8 +479,7 @@ static void test_quantize_not_finite(void)
         kernels->quantize(&act, 0, 1);
         CU_ASSERT(isnan(act.scale[0]));
         CU_ASSERT(isinf(act.scale[1]));
-        for (int i = 0; i < 64; i++)
-            CU_ASSERT_EQUAL(act.q[i], 0);
+        for (int i = 0; i < 64; i++) CU_ASSERT_EQUAL(act.q[i], 0);
         free_act(&act);
         free(x);
     }
@@ -502,23 +490,20 @@ static void test_quantize_not_finite(void)
 static float naive_lane_sum(const float *x, int n)
 {
     float s[16] = {0};
-    for (int i = 0; i < n; i++)
-        s[i % 16] += x[i];
-    for (int j = 0; j < 8; j++)
-        s[j] += s[j + 8];
-    for (int j = 0; j < 4; j++)
-        s[j] += s[j + 4];
+    for (int i = 0; i < n; i++) s[i % 16] += x[i];
+    for (int j = 0; j < 8; j++) s[j] += s[j + 8];
+    for (int j = 0; j < 4; j++) s[j] += s[j + 4];
     return (s[0] + s[2]) + (s[1] + s[3]);
 }
 
 static void test_rmsnorm(void)
 {
     for (int n = 1; n <= 150; n++) {
-        float *x = random_floats((size_t)n, n % 3 == 0), *w = random_floats((size_t)n, false), *want = floats((size_t)n);
+        float *x = random_floats((size_t)n, n % 3 == 0), *w = random_floats((size_t)n, false),
+              *want = floats((size_t)n);
         ref->rmsnorm(x, w, n, 1e-5f, want);
         double square = 0;
-        for (int i = 0; i < n; i++)
-            square += (double)x[i] * (double)x[i];
+        for (int i = 0; i < n; i++) square += (double)x[i] * (double)x[i];
         for (int i = 0; i < n; i++) {
             double y = (double)x[i] / sqrt(square / n + (double)1e-5f) * (double)w[i];
             CU_ASSERT_FATAL(fabs(y - (double)want[i]) <= 2e-6 * fabs(y) + 1e-43);
@@ -554,8 +539,7 @@ static void test_rope(void)
             int ia = at + (style ? i : 2 * i), ib = style ? ia + pairs : ia + 1;
             CU_ASSERT_EQUAL_FATAL(want[ia], fmaf(x[ia], cosine[i], -(x[ib] * sine[i])));
             CU_ASSERT_EQUAL_FATAL(want[ib], fmaf(x[ia], sine[i], x[ib] * cosine[i]));
-            for (int d = 2 * pairs; d < head_dim; d++)
-                CU_ASSERT_EQUAL_FATAL(want[d], x[d]);
+            for (int d = 2 * pairs; d < head_dim; d++) CU_ASSERT_EQUAL_FATAL(want[d], x[d]);
             for (int v = 0; v < variant_count; v++) {
                 float *got = copy_floats(x, count);
                 variants[v]->rope(got, heads, head_dim, pairs, cosine, sine, style ? GW_ROPE_NEOX : GW_ROPE_NORM);
@@ -574,8 +558,7 @@ static void test_swiglu_and_add(void)
 {
     for (int n = 1; n <= 150; n++) {
         float *g = random_floats((size_t)n, n % 2), *u = random_floats((size_t)n, n % 2), *want = floats((size_t)n);
-        for (int i = 0; i < n; i++)
-            g[i] *= 100;
+        for (int i = 0; i < n; i++) g[i] *= 100;
         ref->swiglu(g, u, n, want);
         for (int i = 0; i < n; i++) {
             double x = g[i], y = x / (1 + exp(-x)) * (double)u[i];
@@ -584,8 +567,7 @@ static void test_swiglu_and_add(void)
         }
         float *sum = copy_floats(g, (size_t)n);
         ref->add(sum, u, n);
-        for (int i = 0; i < n; i++)
-            CU_ASSERT_EQUAL_FATAL(sum[i], g[i] + u[i]);
+        for (int i = 0; i < n; i++) CU_ASSERT_EQUAL_FATAL(sum[i], g[i] + u[i]);
         for (int v = 0; v < variant_count; v++) {
             float *got = copy_floats(g, (size_t)n);
             variants[v]->swiglu(got, u, n, got);
@@ -607,8 +589,7 @@ static int naive_argmax(const float *x, int n)
     int best = 0;
     bool any = false;
     for (int i = 0; i < n; i++) {
-        if (isnan(x[i]) || (any && !(x[i] > x[best])))
-            continue;
+        if (isnan(x[i]) || (any && !(x[i] > x[best]))) continue;
         best = i;
         any = true;
     }
@@ -622,12 +603,10 @@ static void test_argmax(void)
         float *x = floats((size_t)n);
         static const float few[] = {0, -0.0f, 1, 2, NAN, -INFINITY, INFINITY, -3};
         int kinds = draw_range(1, 8), first = draw(8);
-        for (int i = 0; i < n; i++)
-            x[i] = repeat % 4 == 3 ? draw_float() : few[(first + draw(kinds)) % 8];
+        for (int i = 0; i < n; i++) x[i] = repeat % 4 == 3 ? draw_float() : few[(first + draw(kinds)) % 8];
         int want = naive_argmax(x, n);
         CU_ASSERT_EQUAL_FATAL(ref->argmax(x, n), want);
-        for (int v = 0; v < variant_count; v++)
-            CU_ASSERT_EQUAL_FATAL(variants[v]->argmax(x, n), want);
+        for (int v = 0; v < variant_count; v++) CU_ASSERT_EQUAL_FATAL(variants[v]->argmax(x, n), want);
         free(x);
     }
 }
@@ -638,12 +617,10 @@ static void test_exp_chunks(void)
         size_t chunks = ((size_t)n + 63) / 64;
         float *x = random_floats((size_t)n, n % 2), *want = floats((size_t)n), *sums = floats(chunks);
         float inv_t = n % 3 ? 1.25f : 40.0f;
-        for (int i = 0; i < n; i++)
-            x[i] = x[i] > 0 ? -x[i] : x[i];
+        for (int i = 0; i < n; i++) x[i] = x[i] > 0 ? -x[i] : x[i];
         x[draw(n)] = 0;
         ref->exp_chunks(x, n, inv_t, 0.5f, want, sums);
-        for (int i = 0; i < n; i++)
-            CU_ASSERT_EQUAL_FATAL(want[i], gw_expf(x[i] * inv_t - 0.5f));
+        for (int i = 0; i < n; i++) CU_ASSERT_EQUAL_FATAL(want[i], gw_expf(x[i] * inv_t - 0.5f));
         for (size_t c = 0; c < chunks; c++)
             CU_ASSERT_EQUAL_FATAL(sums[c], naive_lane_sum(want + 64 * c, n - 64 * (int)c < 64 ? n - 64 * (int)c : 64));
         for (int v = 0; v < variant_count; v++) {
@@ -669,10 +646,8 @@ static void test_exp(void)
     for (int i = 0; i < n; i++) {
         x[i] = -90.0f + (float)i * (180.0f / (float)n);
         float e = gw_expf(x[i]);
-        if (x[i] > -87 && x[i] < 88)
-            worst = fmax(worst, fabs((double)e / exp((double)x[i]) - 1));
-        if (x[i] < -87.3f)
-            CU_ASSERT_EQUAL_FATAL(e, 0);
+        if (x[i] > -87 && x[i] < 88) worst = fmax(worst, fabs((double)e / exp((double)x[i]) - 1));
+        if (x[i] < -87.3f) CU_ASSERT_EQUAL_FATAL(e, 0);
     }
     printf(" (relative error %.2e) ", worst);
     CU_ASSERT(worst < 1.3e-7);
@@ -706,8 +681,7 @@ static void test_elementary_f64(void)
         worst[3] = fmax(worst[3], fabs(c - cos(u * 0x1p22)));
     }
     printf(" (exp2 %.1e log2 %.1e sin %.1e cos %.1e) ", worst[0], worst[1], worst[2], worst[3]);
-    for (int i = 0; i < 4; i++)
-        CU_ASSERT(worst[i] < 1e-15);
+    for (int i = 0; i < 4; i++) CU_ASSERT(worst[i] < 1e-15);
     CU_ASSERT_EQUAL(gw_exp2_f64(0), 1);
     CU_ASSERT_EQUAL(gw_exp2_f64(10), 1024);
     CU_ASSERT_EQUAL(gw_exp2_f64(-2000), 0);
@@ -748,8 +722,7 @@ static uint16_t **store_pages(const struct case_attention *c, const struct gw_ke
 
 static void free_pages(uint16_t **pages, size_t count)
 {
-    for (size_t i = 0; i < count; i++)
-        free(pages[i]);
+    for (size_t i = 0; i < count; i++) free(pages[i]);
     free(pages);
 }
 
@@ -765,8 +738,7 @@ static void make_attention(struct case_attention *c, int head_dim, bool extreme)
     c->keys = random_floats(count, extreme);
     c->values = random_floats(count, extreme);
     c->q = random_floats((size_t)c->rows * (size_t)c->group * (size_t)head_dim, false);
-    for (size_t i = 0; i < (size_t)c->rows * (size_t)c->group * (size_t)head_dim; i++)
-        c->q[i] *= extreme ? 3 : 20;
+    for (size_t i = 0; i < (size_t)c->rows * (size_t)c->group * (size_t)head_dim; i++) c->q[i] *= extreme ? 3 : 20;
     c->pages = store_pages(c, ref);
 }
 
@@ -897,13 +869,10 @@ static void test_dispatch(void)
 static void find_variants(void)
 {
     static const char *names[] = {"avx512", "avx2"};
-    if (gw_kernels_by_name("ref", &ref) != GW_OK)
-        exit(1);
+    if (gw_kernels_by_name("ref", &ref) != GW_OK) exit(1);
     for (int i = 0; i < 2; i++) {
-        if (gw_kernels_by_name(names[i], &variants[variant_count]) == GW_OK)
-            variant_count++;
-        else
-            printf("skipped: %s (%s)\n", names[i], gw_error_detail());
+        if (gw_kernels_by_name(names[i], &variants[variant_count]) == GW_OK) variant_count++;
+        else printf("skipped: %s (%s)\n", names[i], gw_error_detail());
     }
 }
 
@@ -914,8 +883,7 @@ int main(void)
     random_state = seed;
     printf("seed %llu\n", (unsigned long long)seed);
     find_variants();
-    if (CU_initialize_registry() != CUE_SUCCESS)
-        return 1;
+    if (CU_initialize_registry() != CUE_SUCCESS) return 1;
     CU_pSuite suite = CU_add_suite("kernels", NULL, NULL);
     CU_add_test(suite, "dispatch", test_dispatch);
     CU_add_test(suite, "elementary f64", test_elementary_f64);

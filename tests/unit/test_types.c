@@ -32,12 +32,11 @@ static void test_half_round_trip(void)
         bool nan = (h & 0x7c00) == 0x7c00 && (h & 0x3ff);
         CU_ASSERT_EQUAL_FATAL(isnan(f) != 0, nan);
         uint16_t back = gw_f32_to_f16(f);
-        if (nan)
-            CU_ASSERT_EQUAL_FATAL(back, h | 0x200)
-        else
-            CU_ASSERT_EQUAL_FATAL(back, h);
+        if (nan) CU_ASSERT_EQUAL_FATAL(back, h | 0x200)
+        else CU_ASSERT_EQUAL_FATAL(back, h);
         if (h < 0x7c00) /* the value itself, by ldexp */
-            CU_ASSERT_EQUAL_FATAL((double)f, h < 0x400 ? ldexp(h, -24) : ldexp(1024 + (h & 0x3ff), (int)(h >> 10) - 25));
+            CU_ASSERT_EQUAL_FATAL((double)f,
+                                  h < 0x400 ? ldexp(h, -24) : ldexp(1024 + (h & 0x3ff), (int)(h >> 10) - 25));
     }
 }
 
@@ -74,8 +73,8 @@ static void test_table(void)
         uint32_t id;
         const char *name;
         int elements, bytes;
-    } want[] = {{0, "F32", 1, 4},     {1, "F16", 1, 2},      {2, "Q4_0", 32, 18},   {3, "Q4_1", 32, 20},
-                {6, "Q5_0", 32, 22},  {7, "Q5_1", 32, 24},   {8, "Q8_0", 32, 34},   {12, "Q4_K", 256, 144},
+    } want[] = {{0, "F32", 1, 4},       {1, "F16", 1, 2},       {2, "Q4_0", 32, 18}, {3, "Q4_1", 32, 20},
+                {6, "Q5_0", 32, 22},    {7, "Q5_1", 32, 24},    {8, "Q8_0", 32, 34}, {12, "Q4_K", 256, 144},
                 {13, "Q5_K", 256, 176}, {14, "Q6_K", 256, 210}, {30, "BF16", 1, 2}};
     for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
         const struct gw_type_info *info = gw_type_info(want[i].id);
@@ -147,8 +146,7 @@ static void blocks32(uint32_t type, int bits, int bias, bool has_min)
                 continue;
             }
             p[i % 16] |= (uint8_t)((q & 15) << (i / 16 * 4));
-            if (bits == 5)
-                high[i / 8] |= (uint8_t)((q >> 4) << (i % 8));
+            if (bits == 5) high[i / 8] |= (uint8_t)((q >> 4) << (i % 8));
         }
     }
     expect(type, bytes, want, 64);
@@ -187,8 +185,7 @@ static void k_block(uint32_t type, int bits)
         for (int i = 0; i < 32; i++) {
             unsigned q = draw(1u << bits);
             low[sub / 2 * 32 + i] |= (uint8_t)((q & 15) << (sub % 2 * 4));
-            if (bits == 5)
-                high[i] |= (uint8_t)((q >> 4) << sub);
+            if (bits == 5) high[i] |= (uint8_t)((q >> 4) << sub);
             want[32 * sub + i] = d * (float)scale * (float)q - dmin * (float)min;
         }
     }
@@ -202,8 +199,7 @@ static void q6_block(void)
     float want[256];
     const float d = -0.00390625f;
     put_half(p + 208, d);
-    for (int i = 0; i < 16; i++)
-        p[192 + i] = (uint8_t)draw(256);
+    for (int i = 0; i < 16; i++) p[192 + i] = (uint8_t)draw(256);
     for (int e = 0; e < 256; e++) {
         unsigned q = draw(64);
         int part = e / 128, quarter = e % 128 / 32, l = e % 32;
@@ -225,8 +221,7 @@ static void test_k_blocks(void)
 
 int main(void)
 {
-    if (CU_initialize_registry() != CUE_SUCCESS)
-        return 1;
+    if (CU_initialize_registry() != CUE_SUCCESS) return 1;
     CU_pSuite suite = CU_add_suite("types", NULL, NULL);
     CU_add_test(suite, "half round trip", test_half_round_trip);
     CU_add_test(suite, "half rounding", test_half_rounding);
