@@ -11,8 +11,8 @@
 #include "base/mem.h"
 
 #include <errno.h>
-#include <linux/futex.h>
 #include <limits.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -90,8 +90,7 @@ static void gate_wait(struct gate *gate, uint32_t seen, int64_t spin_ns)
     }
     if (atomic_load(&gate->value) != seen) return;
     atomic_fetch_add(&gate->sleepers, 1);
-    while (atomic_load(&gate->value) == seen)
-        syscall(SYS_futex, &gate->value, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+    while (atomic_load(&gate->value) == seen) syscall(SYS_futex, &gate->value, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
     atomic_fetch_sub(&gate->sleepers, 1);
 }
 

@@ -73,10 +73,8 @@ static void lru_append(struct gw_kv_pages *pages, int32_t at)
     struct page *p = &pages->page[at];
     p->lru_prev = pages->lru_last;
     p->lru_next = NONE;
-    if (pages->lru_last != NONE)
-        pages->page[pages->lru_last].lru_next = at;
-    else
-        pages->lru_first = at;
+    if (pages->lru_last != NONE) pages->page[pages->lru_last].lru_next = at;
+    else pages->lru_first = at;
     pages->lru_last = at;
     pages->stats.cached++;
 }
@@ -84,14 +82,10 @@ static void lru_append(struct gw_kv_pages *pages, int32_t at)
 static void lru_remove(struct gw_kv_pages *pages, int32_t at)
 {
     struct page *p = &pages->page[at];
-    if (p->lru_prev != NONE)
-        pages->page[p->lru_prev].lru_next = p->lru_next;
-    else
-        pages->lru_first = p->lru_next;
-    if (p->lru_next != NONE)
-        pages->page[p->lru_next].lru_prev = p->lru_prev;
-    else
-        pages->lru_last = p->lru_prev;
+    if (p->lru_prev != NONE) pages->page[p->lru_prev].lru_next = p->lru_next;
+    else pages->lru_first = p->lru_next;
+    if (p->lru_next != NONE) pages->page[p->lru_next].lru_prev = p->lru_prev;
+    else pages->lru_last = p->lru_prev;
     p->lru_prev = p->lru_next = NONE;
     pages->stats.cached--;
 }
@@ -118,10 +112,8 @@ static void child_remove(struct gw_kv_pages *pages, int32_t at)
 {
     struct page *p = &pages->page[at];
     if (p->sibling_next != NONE) pages->page[p->sibling_next].sibling_prev = p->sibling_prev;
-    if (p->sibling_prev != NONE)
-        pages->page[p->sibling_prev].sibling_next = p->sibling_next;
-    else if (p->parent != NONE)
-        pages->page[p->parent].child_first = p->sibling_next;
+    if (p->sibling_prev != NONE) pages->page[p->sibling_prev].sibling_next = p->sibling_next;
+    else if (p->parent != NONE) pages->page[p->parent].child_first = p->sibling_next;
     p->parent = p->sibling_prev = p->sibling_next = NONE;
 }
 
@@ -260,10 +252,8 @@ void gw_kv_pages_unref(struct gw_kv_pages *pages, int page)
     GW_ASSERT(p->refs > 0);
     if (--p->refs) return;
     pages->stats.used--;
-    if (p->id)
-        lru_append(pages, page);
-    else
-        free_push(pages, page);
+    if (p->id) lru_append(pages, page);
+    else free_push(pages, page);
 }
 
 void gw_kv_pages_unref_chain(struct gw_kv_pages *pages, const int32_t *chain, int count)

@@ -333,8 +333,10 @@ gw_err gw_sample(const struct gw_kernels *kernels, struct gw_sampler *sampler, c
     int best = kernels->argmax(logits, vocab);
     float raw_max = logits[best];
     if (raw_max == -INFINITY)
-        FAIL(GW_ERR_BUG, "no finite logit among %d: the model file is damaged or a kernel is wrong"
-                         " (GODWIT_KERNELS=ref tells which)", vocab);
+        FAIL(GW_ERR_BUG,
+             "no finite logit among %d: the model file is damaged or a kernel is wrong"
+             " (GODWIT_KERNELS=ref tells which)",
+             vocab);
     double ln_z = 0;
     if (logprobs >= 0) {
         kernels->exp_chunks(logits, vocab, 1.0f, raw_max, sampler->w, sampler->chunk_sum);
@@ -350,9 +352,8 @@ gw_err gw_sample(const struct gw_kernels *kernels, struct gw_sampler *sampler, c
         l = sampler->w;
         best = kernels->argmax(l, vocab);
     }
-    result->token = params->temperature < GREEDY_BELOW
-                        ? best
-                        : draw(kernels, sampler, params, l, vocab, l[best], index);
+    result->token = params->temperature < GREEDY_BELOW ? best
+                                                       : draw(kernels, sampler, params, l, vocab, l[best], index);
     if (logprobs >= 0) result->logprob = log_probability(logits[result->token], raw_max, ln_z);
 out:
     return rc;

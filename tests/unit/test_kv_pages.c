@@ -50,7 +50,8 @@ static int model_find(struct model *m, int parent, const int32_t *tokens)
     uint64_t parent_id = parent < 0 ? 0 : m->page[parent].id;
     if (parent >= 0 && !parent_id) return -1;
     for (int i = 0; i < m->count; i++)
-        if (m->page[i].id && m->page[i].parent_id == parent_id && !memcmp(m->page[i].tokens, tokens, sizeof m->page[i].tokens))
+        if (m->page[i].id && m->page[i].parent_id == parent_id &&
+            !memcmp(m->page[i].tokens, tokens, sizeof m->page[i].tokens))
             return i;
     return -1;
 }

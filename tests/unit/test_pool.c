@@ -1,6 +1,5 @@
 /* The thread pool: every thread runs once a dispatch, barriers order phases, nothing is lost while waiters sleep or spin.
  * Meant to run under the thread sanitizer too: the phases below use plain (not atomic) memory on purpose. */
-#define _GNU_SOURCE
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/pool.h"
@@ -18,7 +17,7 @@
 
 struct work {
     struct gw_pool *pool;
-    int runs[MAX_THREADS];          /* dispatches thread i took part in */
+    int runs[MAX_THREADS];             /* dispatches thread i took part in */
     int cell[PHASES + 1][MAX_THREADS]; /* phase p of thread i = phase p-1 of its neighbour + 1 */
     int wrong;
     atomic_int wrong_threads;

@@ -43,14 +43,13 @@ static void find_tables(void)
 {
     static const char *const names[] = {"ref", "avx2", "avx512"};
     for (int i = 0; i < 3; i++) {
-        if (gw_kernels_by_name(names[i], &tables[table_count]) == GW_OK)
-            table_count++;
-        else
-            printf("not run here: %s\n", names[i]);
+        if (gw_kernels_by_name(names[i], &tables[table_count]) == GW_OK) table_count++;
+        else printf("not run here: %s\n", names[i]);
     }
 }
 
-static const struct gw_sample_params plain = {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = 7, .stream = 9};
+static const struct gw_sample_params plain = {
+    .temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = 7, .stream = 9};
 
 /* ---- the contract, spelled out naively --------------------------------------------------------------------------- */
 
@@ -110,8 +109,8 @@ static int naive_walk(const float *w, const float *chunk_sum, int n, double targ
     return pick;
 }
 
-static int naive_sample(const struct gw_sample_params *p, const float *logits, int n, const int32_t *history, int history_count,
-                        uint64_t index)
+static int naive_sample(const struct gw_sample_params *p, const float *logits, int n, const int32_t *history,
+                        int history_count, uint64_t index)
 {
     static float l[MAX_VOCAB], w[MAX_VOCAB], chunk_sum[MAX_VOCAB / 64 + 1];
     static struct entry sorted[MAX_VOCAB];
@@ -216,14 +215,17 @@ static void test_against_naive(void)
             struct gw_sample_result result;
             memcpy(row, logits, (size_t)n * sizeof *row);
             int logprobs = next_int(3) - 1; /* must not matter to the token */
-            CU_ASSERT_EQUAL_FATAL(gw_sample(tables[t], &sampler, &params, row, n, history, history_count, index, logprobs, &result), GW_OK);
+            CU_ASSERT_EQUAL_FATAL(gw_sample(tables[t], &sampler, &params, row, n, history, history_count, index,
+                                            logprobs, &result),
+                                  GW_OK);
             if (t == 0) first = result;
             differing += result.token != first.token;
         }
         int want = naive_sample(&params, logits, n, history, history_count, index);
         if (first.token != want && wrong++ < 5)
-            printf("\nround %d: shape %d vocab %d t %g top_p %g min_p %g top_k %d: token %d, naive %d\n", round, round % SHAPES,
-                   n, (double)params.temperature, (double)params.top_p, (double)params.min_p, params.top_k, first.token, want);
+            printf("\nround %d: shape %d vocab %d t %g top_p %g min_p %g top_k %d: token %d, naive %d\n", round,
+                   round % SHAPES, n, (double)params.temperature, (double)params.top_p, (double)params.min_p,
+                   params.top_k, first.token, want);
     }
     printf("(%d rows, %d tables) ", rounds, table_count);
     CU_ASSERT_EQUAL(wrong, 0);
@@ -278,7 +280,8 @@ static void test_logprobs(void)
         struct gw_sample_result result;
         int asked = next_int(GW_MAX_LOGPROBS + 1);
         memcpy(row, logits, sizeof row);
-        CU_ASSERT_EQUAL_FATAL(gw_sample(tables[round % table_count], &sampler, &params, row, N, history, 3, 1, asked, &result), GW_OK);
+        CU_ASSERT_EQUAL_FATAL(
+            gw_sample(tables[round % table_count], &sampler, &params, row, N, history, 3, 1, asked, &result), GW_OK);
         wrong += memcmp(row, logits, sizeof row) != 0;
         wrong += fabs((double)result.logprob - ((double)logits[result.token] - max - log(sum))) > 2e-6;
         wrong += result.alternatives != asked;
@@ -348,9 +351,11 @@ static void test_frequencies(void)
         const char *name;
         float temperature, top_p, min_p;
         int top_k;
-    } cases[] = {{"plain", 1, 1, 0, 0},         {"hot", 3, 1, 0, 0},          {"cold", 0.3f, 1, 0, 0},
-                 {"min_p", 1, 1, 0.1f, 0},      {"top_k", 1, 1, 0, 7},        {"top_p", 1, 0.8f, 0, 0},
-                 {"k and p", 1, 0.7f, 0, 12},   {"min_p and p", 1, 0.9f, 0.05f, 0}, {"all", 1.5f, 0.9f, 0.02f, 20}};
+    } cases[] = {{"plain", 1, 1, 0, 0},         {"hot", 3, 1, 0, 0},
+                 {"cold", 0.3f, 1, 0, 0},       {"min_p", 1, 1, 0.1f, 0},
+                 {"top_k", 1, 1, 0, 7},         {"top_p", 1, 0.8f, 0, 0},
+                 {"k and p", 1, 0.7f, 0, 12},   {"min_p and p", 1, 0.9f, 0.05f, 0},
+                 {"all", 1.5f, 0.9f, 0.02f, 20}};
     enum { N = 40, DRAWS = 60000 };
     float logits[N];
     struct gw_sampler sampler;
@@ -403,8 +408,10 @@ static void test_cost(void)
         params.top_k = c == 2 ? 50 : 0;
         double t0 = gw_clock_now_s();
         for (uint64_t i = 0; i < ROUNDS; i++)
-            CU_ASSERT_EQUAL(gw_sample(tables[table_count - 1], &sampler, &params, logits, N, NULL, 0, i, -1, &result), GW_OK);
-        printf("(top_p %.2f top_k %d: %.0f us) ", (double)params.top_p, params.top_k, (gw_clock_now_s() - t0) / ROUNDS * 1e6);
+            CU_ASSERT_EQUAL(gw_sample(tables[table_count - 1], &sampler, &params, logits, N, NULL, 0, i, -1, &result),
+                            GW_OK);
+        printf("(top_p %.2f top_k %d: %.0f us) ", (double)params.top_p, params.top_k,
+               (gw_clock_now_s() - t0) / ROUNDS * 1e6);
     }
     gw_sampler_close(&sampler);
     free(logits);
