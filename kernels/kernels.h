@@ -8,7 +8,7 @@
  *  - Row independence: a row's result never depends on other rows, their number, or how work is split over threads.
  *  - 16 lanes: a sum over i ("lane sum") keeps 16 accumulators, element i goes to lane i%16, ascending i; lanes then fold
  *    as a tree: s[j]+s[j+8], then +4, +2, +1.
- *  - exp is gw_exp (kernels/elementary.h): the same fmaf polynomial on every path, exp(0) == 1 exactly.
+ *  - exp is gw_expf (kernels/elementary.h): the same fmaf polynomial on every path, exp(0) == 1 exactly.
  *  - Quantized GEMM, activations in int8 blocks of 32 (struct gw_act), weights in blocks of 32 along k:
  *        acc = fmaf((float)dot, scale_w * scale_a, acc)             blocks ascending, acc starts at +0
  *        acc = fmaf(min_w, sum_a, acc)                              right after, where the type has a min term
@@ -81,7 +81,8 @@ float gw_packed_get(const struct gw_packed *packed, int n, int k);
 /* ---- activations ----------------------------------------------------------------------------------------------- */
 
 /* Rows of activations in the form GEMM reads: float32 and, when quantized, int8 blocks of 32:
- *    amax = max |x| over the block; scale = amax / 127; q = rint(x * (127 / amax)) (0 when amax is 0 or below 1e-30)
+ *    amax = max |x| over the block; scale = amax / 127; q = rint(x * (127 / amax)) (0 when amax is below 1e-30 or not finite:
+ *    a NaN or infinity then shows in scale, and so in every output of the row)
  *    isum[h] = sum of q over half h; sum = scale * (float)(isum[0] + isum[1]) */
 struct gw_act {
     int k;          /* row length; a multiple of GW_BLOCK when quantized */
