@@ -18,8 +18,8 @@
 enum {
     MAX_LAYERS = 1024,
     MAX_HEAD_DIM = 256,
-    MAX_SIZE = 1 << 24,         /* of any dimension: keeps products of two in 64 bits and row sizes in int */
-    MAX_CONTEXT = 1 << 22,      /* gw_sincos_f64's range at one radian per token */
+    MAX_SIZE = 1 << 24,    /* of any dimension: keeps products of two in 64 bits and row sizes in int */
+    MAX_CONTEXT = 1 << 22, /* gw_sincos_f64's range at one radian per token */
     FINGERPRINT_WINDOWS = 64,
     FINGERPRINT_WINDOW_BYTES = 64 << 10,
 };
@@ -53,9 +53,9 @@ struct gw_model {
     struct gw_gguf *gguf;
     const struct arch *arch;
     struct gw_model_info info;
-    const struct gw_gguf_tensor *own[GW_TENSOR_ATTN_NORM];                /* [role] of the model */
-    const struct gw_gguf_tensor *(*layers)[GW_TENSOR_ROLE_COUNT];         /* [layer][role] */
-    bool *claimed;                                                        /* [tensor of the file] while opening */
+    const struct gw_gguf_tensor *own[GW_TENSOR_ATTN_NORM];        /* [role] of the model */
+    const struct gw_gguf_tensor *(*layers)[GW_TENSOR_ROLE_COUNT]; /* [layer][role] */
+    bool *claimed;                                                /* [tensor of the file] while opening */
 };
 
 /* ---- metadata -------------------------------------------------------------------------------------------------- */
@@ -92,28 +92,34 @@ static gw_err read_int(const struct gw_model *m, const char *what, int least, in
     *value = fallback;
     if (!has_key(m, key.text)) {
         if (fallback >= 0) return GW_OK;
-        return gw_fail(GW_ERR_FORMAT, "%s: metadata key %s is missing; convert the model again with a current llama.cpp", PATH(m),
+        return gw_fail(GW_ERR_FORMAT,
+                       "%s: metadata key %s is missing; convert the model again with a current llama.cpp", PATH(m),
                        key.text);
     }
     if (!gw_gguf_get_u64(m->gguf, key.text, &number))
-        return gw_fail(GW_ERR_UNSUPPORTED, "%s: metadata key %s is not one whole number; godwit needs the same value in all layers",
+        return gw_fail(GW_ERR_UNSUPPORTED,
+                       "%s: metadata key %s is not one whole number; godwit needs the same value in all layers",
                        PATH(m), key.text);
     if (number < (uint64_t)least || number > (uint64_t)most)
-        return gw_fail(GW_ERR_UNSUPPORTED, "%s: %s is %" PRIu64 "; godwit takes %d to %d", PATH(m), key.text, number, least, most);
+        return gw_fail(GW_ERR_UNSUPPORTED, "%s: %s is %" PRIu64 "; godwit takes %d to %d", PATH(m), key.text, number,
+                       least, most);
     *value = (int)number;
     return GW_OK;
 }
 
 /* A number in [least, most]; `fallback` when absent. */
-static gw_err read_real(const struct gw_model *m, const char *what, double least, double most, double fallback, double *value)
+static gw_err read_real(const struct gw_model *m, const char *what, double least, double most, double fallback,
+                        double *value)
 {
     struct key_name key = arch_key(m, what);
     *value = fallback;
     if (!has_key(m, key.text)) return GW_OK;
     if (!gw_gguf_get_f64(m->gguf, key.text, value))
-        return gw_fail(GW_ERR_FORMAT, "%s: metadata key %s is not a number: corrupt, fetch it again", PATH(m), key.text);
+        return gw_fail(GW_ERR_FORMAT, "%s: metadata key %s is not a number: corrupt, fetch it again", PATH(m),
+                       key.text);
     if (!(*value >= least && *value <= most))
-        return gw_fail(GW_ERR_FORMAT, "%s: %s is %g; values from %g to %g make sense", PATH(m), key.text, *value, least, most);
+        return gw_fail(GW_ERR_FORMAT, "%s: %s is %g; values from %g to %g make sense", PATH(m), key.text, *value, least,
+                       most);
     return GW_OK;
 }
 
@@ -122,7 +128,8 @@ static gw_err find_arch(struct gw_model *m)
     struct gw_str name;
     char shown[GW_SHOW_BYTES], known[128] = "";
     if (!gw_gguf_get_str(m->gguf, "general.architecture", &name))
-        return gw_fail(GW_ERR_FORMAT, "%s: metadata key general.architecture is missing: not a language model in GGUF", PATH(m));
+        return gw_fail(GW_ERR_FORMAT, "%s: metadata key general.architecture is missing: not a language model in GGUF",
+                       PATH(m));
     for (size_t i = 0; i < sizeof archs / sizeof *archs; i++) {
         if (name.bytes == strlen(archs[i].name) && memcmp(name.data, archs[i].name, name.bytes) == 0) {
             m->arch = &archs[i];
@@ -132,8 +139,8 @@ static gw_err find_arch(struct gw_model *m)
         size_t used = strlen(known);
         snprintf(known + used, sizeof known - used, "%s%s", used ? ", " : "", archs[i].name);
     }
-    return gw_fail(GW_ERR_UNSUPPORTED, "%s: architecture '%s' is not supported; godwit runs: %s", PATH(m), gw_str_show(name, shown),
-                   known);
+    return gw_fail(GW_ERR_UNSUPPORTED, "%s: architecture '%s' is not supported; godwit runs: %s", PATH(m),
+                   gw_str_show(name, shown), known);
 }
 
 /* What would change the results but that godwit does not compute. */
@@ -141,13 +148,16 @@ static gw_err refuse_variants(const struct gw_model *m)
 {
     uint64_t number;
     if (gw_gguf_get_u64(m->gguf, "split.count", &number) && number > 1)
-        return gw_fail(GW_ERR_UNSUPPORTED, "%s is one of %" PRIu64 " parts of a model; join them first (llama-gguf-split --merge)",
-                       PATH(m), number);
+        return gw_fail(GW_ERR_UNSUPPORTED,
+                       "%s is one of %" PRIu64 " parts of a model; join them first (llama-gguf-split --merge)", PATH(m),
+                       number);
     if (gw_gguf_get_u64(m->gguf, arch_key(m, "expert_count").text, &number) && number > 0)
-        return gw_fail(GW_ERR_UNSUPPORTED, "%s: a mixture of %" PRIu64 " experts; godwit runs dense models only", PATH(m), number);
+        return gw_fail(GW_ERR_UNSUPPORTED, "%s: a mixture of %" PRIu64 " experts; godwit runs dense models only",
+                       PATH(m), number);
     bool causal;
     if (gw_gguf_get_bool(m->gguf, arch_key(m, "attention.causal").text, &causal) && !causal)
-        return gw_fail(GW_ERR_UNSUPPORTED, "%s: attention is not causal (an encoder); godwit runs generating models only", PATH(m));
+        return gw_fail(GW_ERR_UNSUPPORTED,
+                       "%s: attention is not causal (an encoder); godwit runs generating models only", PATH(m));
     return GW_OK;
 }
 
@@ -168,27 +178,29 @@ static gw_err read_sizes(struct gw_model *m)
     TRY(read_real(m, "attention.layer_norm_rms_epsilon", 0, 1, -1, &eps));
     info->norm_eps = (float)eps;
     if (eps < 0)
-        FAIL(GW_ERR_FORMAT, "%s: metadata key %s.attention.layer_norm_rms_epsilon is missing; convert the model again", PATH(m),
-             m->arch->name);
+        FAIL(GW_ERR_FORMAT, "%s: metadata key %s.attention.layer_norm_rms_epsilon is missing; convert the model again",
+             PATH(m), m->arch->name);
     if (info->heads % info->kv_heads)
-        FAIL(GW_ERR_FORMAT, "%s: %d attention heads cannot share %d KV heads evenly: corrupt, fetch it again", PATH(m), info->heads,
-             info->kv_heads);
+        FAIL(GW_ERR_FORMAT, "%s: %d attention heads cannot share %d KV heads evenly: corrupt, fetch it again", PATH(m),
+             info->heads, info->kv_heads);
     if (!has_key(m, arch_key(m, "attention.key_length").text) && info->d_model % info->heads)
-        FAIL(GW_ERR_FORMAT, "%s: embedding_length %d is not a multiple of %d heads, and there is no attention.key_length", PATH(m),
+        FAIL(GW_ERR_FORMAT,
+             "%s: embedding_length %d is not a multiple of %d heads, and there is no attention.key_length", PATH(m),
              info->d_model, info->heads);
     if (value_dim != info->head_dim)
-        FAIL(GW_ERR_UNSUPPORTED, "%s: keys of %d and values of %d dimensions; godwit needs them equal", PATH(m), info->head_dim,
-             value_dim);
+        FAIL(GW_ERR_UNSUPPORTED, "%s: keys of %d and values of %d dimensions; godwit needs them equal", PATH(m),
+             info->head_dim, value_dim);
     if (info->head_dim % 2 || info->head_dim > MAX_HEAD_DIM)
-        FAIL(GW_ERR_UNSUPPORTED, "%s: heads of %d dimensions; godwit takes even sizes up to %d", PATH(m), info->head_dim,
-             MAX_HEAD_DIM);
+        FAIL(GW_ERR_UNSUPPORTED, "%s: heads of %d dimensions; godwit takes even sizes up to %d", PATH(m),
+             info->head_dim, MAX_HEAD_DIM);
     int64_t group_dim = (int64_t)(info->heads / info->kv_heads) * info->head_dim;
     if (group_dim * info->kv_heads > MAX_SIZE)
         FAIL(GW_ERR_UNSUPPORTED, "%s: %d heads of %d dimensions are too many", PATH(m), info->heads, info->head_dim);
     /* Activations are quantized, and sums over shards are cut, in blocks of 32. */
     if (info->d_model % GW_BLOCK || info->ffn % GW_BLOCK || group_dim % GW_BLOCK)
-        FAIL(GW_ERR_UNSUPPORTED, "%s: d_model %d, ffn %d and %" PRId64 " (heads / kv heads * head size) must be multiples of %d",
-             PATH(m), info->d_model, info->ffn, group_dim, GW_BLOCK);
+        FAIL(GW_ERR_UNSUPPORTED,
+             "%s: d_model %d, ffn %d and %" PRId64 " (heads / kv heads * head size) must be multiples of %d", PATH(m),
+             info->d_model, info->ffn, group_dim, GW_BLOCK);
 out:
     return rc;
 }
@@ -208,20 +220,22 @@ static gw_err read_rope(struct gw_model *m)
     rope->style = m->arch->rope_style;
     TRY(read_int(m, "rope.dimension_count", 2, MAX_HEAD_DIM, m->info.head_dim, &rope->dims));
     if (rope->dims % 2 || rope->dims > m->info.head_dim)
-        FAIL(GW_ERR_FORMAT, "%s: %s.rope.dimension_count is %d; it must be even and no more than the head size %d", PATH(m),
-             m->arch->name, rope->dims, m->info.head_dim);
+        FAIL(GW_ERR_FORMAT, "%s: %s.rope.dimension_count is %d; it must be even and no more than the head size %d",
+             PATH(m), m->arch->name, rope->dims, m->info.head_dim);
     TRY(read_real(m, "rope.freq_base", 1.5, 1e15, 10000.0, &rope->base));
     /* A file without a type but with a factor means linear scaling; rope.scale_linear is its older spelling. */
     struct key_name key = arch_key(m, "rope.scaling.type");
     bool typed = gw_gguf_get_str(m->gguf, key.text, &type);
-    if (!typed && has_key(m, key.text)) FAIL(GW_ERR_FORMAT, "%s: %s is not a text: corrupt, fetch it again", PATH(m), key.text);
+    if (!typed && has_key(m, key.text))
+        FAIL(GW_ERR_FORMAT, "%s: %s is not a text: corrupt, fetch it again", PATH(m), key.text);
     TRY(read_real(m, "rope.scale_linear", 0, 1e6, 0, &other));
     TRY(read_real(m, "rope.scaling.factor", 0, 1e6, other, &rope->factor));
     if (rope->factor == 0) rope->factor = 1; /* as llama.cpp reads it */
     TRY(read_real(m, "rope.scaling.attn_factor", 0.01, 100, 1, &rope->attn_factor));
     if (!typed && rope->factor != 1) type = (struct gw_str){"linear", 6};
     if (rope->factor < 1)
-        FAIL(GW_ERR_UNSUPPORTED, "%s: %s.rope.scaling.factor is %g; godwit takes 1 or more", PATH(m), m->arch->name, rope->factor);
+        FAIL(GW_ERR_UNSUPPORTED, "%s: %s.rope.scaling.factor is %g; godwit takes 1 or more", PATH(m), m->arch->name,
+             rope->factor);
     if (str_is(type, "none")) {
         rope->scaling = GW_ROPE_SCALING_NONE;
         rope->factor = 1;
@@ -229,7 +243,8 @@ static gw_err read_rope(struct gw_model *m)
         rope->scaling = rope->factor == 1 ? GW_ROPE_SCALING_NONE : GW_ROPE_SCALING_LINEAR;
     } else if (str_is(type, "yarn")) {
         rope->scaling = GW_ROPE_SCALING_YARN;
-        TRY(read_int(m, "rope.scaling.original_context_length", 1, MAX_CONTEXT, m->info.context, &rope->original_context));
+        TRY(read_int(m, "rope.scaling.original_context_length", 1, MAX_CONTEXT, m->info.context,
+                     &rope->original_context));
         TRY(read_real(m, "rope.scaling.yarn_beta_fast", 1e-3, 1e6, 32, &rope->beta_fast));
         TRY(read_real(m, "rope.scaling.yarn_beta_slow", 1e-3, 1e6, 1, &rope->beta_slow));
         TRY(read_real(m, "rope.scaling.yarn_attn_factor", 0.01, 100, rope->attn_factor, &rope->attn_factor));
@@ -237,14 +252,17 @@ static gw_err read_rope(struct gw_model *m)
         double log_multiplier;
         TRY(read_real(m, "rope.scaling.yarn_log_multiplier", -1e6, 1e6, 0, &log_multiplier));
         if ((other != 1 && other >= 0) || log_multiplier != 0)
-            FAIL(GW_ERR_UNSUPPORTED, "%s: this variant of yarn rope scaling (ext factor %g, log multiplier %g) is not supported",
-                 PATH(m), other, log_multiplier);
+            FAIL(GW_ERR_UNSUPPORTED,
+                 "%s: this variant of yarn rope scaling (ext factor %g, log multiplier %g) is not supported", PATH(m),
+                 other, log_multiplier);
     } else {
-        FAIL(GW_ERR_UNSUPPORTED, "%s: rope scaling '%s' is not supported; godwit knows none, linear, yarn and rope_freqs (Llama 3)",
+        FAIL(GW_ERR_UNSUPPORTED,
+             "%s: rope scaling '%s' is not supported; godwit knows none, linear, yarn and rope_freqs (Llama 3)",
              PATH(m), gw_str_show(type, shown));
     }
     if (rope->scaling != GW_ROPE_SCALING_YARN && rope->attn_factor != 1)
-        FAIL(GW_ERR_UNSUPPORTED, "%s: %s.rope.scaling.attn_factor without yarn scaling is not supported", PATH(m), m->arch->name);
+        FAIL(GW_ERR_UNSUPPORTED, "%s: %s.rope.scaling.attn_factor without yarn scaling is not supported", PATH(m),
+             m->arch->name);
 out:
     return rc;
 }
@@ -254,38 +272,33 @@ out:
 static bool is_vector(enum gw_tensor_role role)
 {
     return role == GW_TENSOR_OUTPUT_NORM || role == GW_TENSOR_ROPE_FREQS || role == GW_TENSOR_ATTN_NORM ||
-           role == GW_TENSOR_FFN_NORM || role == GW_TENSOR_Q_BIAS || role == GW_TENSOR_K_BIAS || role == GW_TENSOR_V_BIAS;
+           role == GW_TENSOR_FFN_NORM || role == GW_TENSOR_Q_BIAS || role == GW_TENSOR_K_BIAS ||
+           role == GW_TENSOR_V_BIAS;
 }
 
 /* Row length and rows that a role needs; rows 1 for vectors, 0 for "any" (the embedding says the vocabulary). */
 static void wanted_shape(const struct gw_model_info *info, enum gw_tensor_role role, uint64_t *length, uint64_t *rows)
 {
     uint64_t d = (uint64_t)info->d_model, ffn = (uint64_t)info->ffn;
-    uint64_t q = (uint64_t)info->heads * (uint64_t)info->head_dim, kv = (uint64_t)info->kv_heads * (uint64_t)info->head_dim;
+    uint64_t q = (uint64_t)info->heads * (uint64_t)info->head_dim,
+             kv = (uint64_t)info->kv_heads * (uint64_t)info->head_dim;
     uint64_t shapes[GW_TENSOR_ROLE_COUNT][2] = {
-        [GW_TENSOR_EMBED] = {d, 0},
-        [GW_TENSOR_OUTPUT] = {d, (uint64_t)info->vocab},
-        [GW_TENSOR_OUTPUT_NORM] = {d, 1},
-        [GW_TENSOR_ROPE_FREQS] = {(uint64_t)info->rope.dims / 2, 1},
-        [GW_TENSOR_ATTN_NORM] = {d, 1},
-        [GW_TENSOR_Q] = {d, q},
-        [GW_TENSOR_K] = {d, kv},
-        [GW_TENSOR_V] = {d, kv},
-        [GW_TENSOR_Q_BIAS] = {q, 1},
-        [GW_TENSOR_K_BIAS] = {kv, 1},
-        [GW_TENSOR_V_BIAS] = {kv, 1},
-        [GW_TENSOR_ATTN_OUT] = {q, d},
-        [GW_TENSOR_FFN_NORM] = {d, 1},
-        [GW_TENSOR_GATE] = {d, ffn},
-        [GW_TENSOR_UP] = {d, ffn},
-        [GW_TENSOR_DOWN] = {ffn, d},
+        [GW_TENSOR_EMBED] = {d, 0},       [GW_TENSOR_OUTPUT] = {d, (uint64_t)info->vocab},
+        [GW_TENSOR_OUTPUT_NORM] = {d, 1}, [GW_TENSOR_ROPE_FREQS] = {(uint64_t)info->rope.dims / 2, 1},
+        [GW_TENSOR_ATTN_NORM] = {d, 1},   [GW_TENSOR_Q] = {d, q},
+        [GW_TENSOR_K] = {d, kv},          [GW_TENSOR_V] = {d, kv},
+        [GW_TENSOR_Q_BIAS] = {q, 1},      [GW_TENSOR_K_BIAS] = {kv, 1},
+        [GW_TENSOR_V_BIAS] = {kv, 1},     [GW_TENSOR_ATTN_OUT] = {q, d},
+        [GW_TENSOR_FFN_NORM] = {d, 1},    [GW_TENSOR_GATE] = {d, ffn},
+        [GW_TENSOR_UP] = {d, ffn},        [GW_TENSOR_DOWN] = {ffn, d},
     };
     *length = shapes[role][0];
     *rows = shapes[role][1];
 }
 
 /* Looks a role's tensor up and checks it. *found is NULL for an absent one that is not `needed`. */
-static gw_err resolve(struct gw_model *m, enum gw_tensor_role role, int layer, bool needed, const struct gw_gguf_tensor **found)
+static gw_err resolve(struct gw_model *m, enum gw_tensor_role role, int layer, bool needed,
+                      const struct gw_gguf_tensor **found)
 {
     char name[64];
     uint64_t length, rows;
@@ -293,17 +306,20 @@ static gw_err resolve(struct gw_model *m, enum gw_tensor_role role, int layer, b
     const struct gw_gguf_tensor *t = *found = gw_gguf_tensor_find(m->gguf, name);
     if (!t) {
         if (!needed) return GW_OK;
-        return gw_fail(GW_ERR_FORMAT, "%s: tensor %s is missing: truncated or of another architecture than it says (%s)", PATH(m),
+        return gw_fail(GW_ERR_FORMAT,
+                       "%s: tensor %s is missing: truncated or of another architecture than it says (%s)", PATH(m),
                        name, m->arch->name);
     }
     m->claimed[t - gw_gguf_tensor_at(m->gguf, 0)] = true;
     wanted_shape(&m->info, role, &length, &rows);
     if (t->dims > 2 || t->shape[0] != length || (rows && t->shape[1] != rows))
-        return gw_fail(GW_ERR_FORMAT, "%s: tensor %s is %" PRIu64 " x %" PRIu64 ", but the metadata asks for %" PRIu64 " x %" PRIu64,
+        return gw_fail(GW_ERR_FORMAT,
+                       "%s: tensor %s is %" PRIu64 " x %" PRIu64 ", but the metadata asks for %" PRIu64 " x %" PRIu64,
                        PATH(m), name, t->shape[0], t->shape[1], length, rows ? rows : t->shape[1]);
     if (is_vector(role) && t->type->type != GW_TYPE_F32)
-        return gw_fail(GW_ERR_UNSUPPORTED, "%s: tensor %s is %s; godwit needs norms and biases in F32 (llama.cpp writes them so)",
-                       PATH(m), name, t->type->name);
+        return gw_fail(GW_ERR_UNSUPPORTED,
+                       "%s: tensor %s is %s; godwit needs norms and biases in F32 (llama.cpp writes them so)", PATH(m),
+                       name, t->type->name);
     return GW_OK;
 }
 
@@ -312,14 +328,15 @@ static gw_err check_rope_freqs(struct gw_model *m)
     const struct gw_gguf_tensor *t = m->own[GW_TENSOR_ROPE_FREQS];
     if (!t) return GW_OK;
     if (m->info.rope.scaling != GW_ROPE_SCALING_NONE)
-        return gw_fail(GW_ERR_UNSUPPORTED, "%s: both rope_freqs.weight and another rope scaling; godwit takes one of them", PATH(m));
+        return gw_fail(GW_ERR_UNSUPPORTED,
+                       "%s: both rope_freqs.weight and another rope scaling; godwit takes one of them", PATH(m));
     m->info.rope.scaling = GW_ROPE_SCALING_LLAMA3;
     for (int pair = 0; pair < m->info.rope.dims / 2; pair++) {
         float divisor;
         memcpy(&divisor, t->data + sizeof divisor * (size_t)pair, sizeof divisor);
         if (!(divisor >= 1 && divisor <= 1e6f))
-            return gw_fail(GW_ERR_FORMAT, "%s: rope_freqs.weight[%d] is %g; values of 1 and more make sense", PATH(m), pair,
-                           (double)divisor);
+            return gw_fail(GW_ERR_FORMAT, "%s: rope_freqs.weight[%d] is %g; values of 1 and more make sense", PATH(m),
+                           pair, (double)divisor);
     }
     return GW_OK;
 }
@@ -332,10 +349,12 @@ static gw_err resolve_own(struct gw_model *m)
     TRY(resolve(m, GW_TENSOR_EMBED, 0, true, &m->own[GW_TENSOR_EMBED]));
     uint64_t vocab = m->own[GW_TENSOR_EMBED]->shape[1];
     if (vocab < 2 || vocab > MAX_SIZE)
-        FAIL(GW_ERR_UNSUPPORTED, "%s: a vocabulary of %" PRIu64 " tokens; godwit takes 2 to %d", PATH(m), vocab, MAX_SIZE);
+        FAIL(GW_ERR_UNSUPPORTED, "%s: a vocabulary of %" PRIu64 " tokens; godwit takes 2 to %d", PATH(m), vocab,
+             MAX_SIZE);
     m->info.vocab = (int)vocab;
     if (gw_gguf_get_array(m->gguf, "tokenizer.ggml.tokens", &kind, &tokens) && tokens > vocab)
-        FAIL(GW_ERR_FORMAT, "%s: the tokenizer has %" PRIu64 " tokens, the embedding only %" PRIu64 ": corrupt, fetch it again",
+        FAIL(GW_ERR_FORMAT,
+             "%s: the tokenizer has %" PRIu64 " tokens, the embedding only %" PRIu64 ": corrupt, fetch it again",
              PATH(m), tokens, vocab);
     TRY(resolve(m, GW_TENSOR_OUTPUT, 0, false, &m->own[GW_TENSOR_OUTPUT]));
     m->info.tied = !m->own[GW_TENSOR_OUTPUT];
@@ -352,8 +371,8 @@ static gw_err resolve_layers(struct gw_model *m)
     gw_err rc = GW_OK;
     char name[64];
     snprintf(name, sizeof name, m->arch->tensors[GW_TENSOR_Q_BIAS], 0);
-    m->info.qkv_bias =
-        m->arch->qkv_bias == NEEDED || (m->arch->qkv_bias == OPTIONAL && gw_gguf_tensor_find(m->gguf, name) != NULL);
+    m->info.qkv_bias = m->arch->qkv_bias == NEEDED ||
+                       (m->arch->qkv_bias == OPTIONAL && gw_gguf_tensor_find(m->gguf, name) != NULL);
     m->layers = gw_alloc((size_t)m->info.layers, sizeof *m->layers);
     for (int layer = 0; layer < m->info.layers; layer++)
         for (int role = GW_TENSOR_ATTN_NORM; role < GW_TENSOR_ROLE_COUNT; role++) {
@@ -372,8 +391,10 @@ static gw_err refuse_unclaimed(struct gw_model *m)
     for (size_t i = 0; i < gw_gguf_tensor_count(m->gguf); i++) {
         const struct gw_gguf_tensor *t = gw_gguf_tensor_at(m->gguf, i);
         if (!m->claimed[i])
-            return gw_fail(GW_ERR_UNSUPPORTED, "%s: tensor '%s' is not part of architecture %s as godwit computes it, so results would be wrong",
-                           PATH(m), gw_str_show(t->name, shown), m->arch->name);
+            return gw_fail(
+                GW_ERR_UNSUPPORTED,
+                "%s: tensor '%s' is not part of architecture %s as godwit computes it, so results would be wrong",
+                PATH(m), gw_str_show(t->name, shown), m->arch->name);
         uint64_t elements = t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
         if (t != m->own[GW_TENSOR_ROPE_FREQS]) m->info.parameters += elements;
     }
@@ -385,10 +406,11 @@ static gw_err refuse_unclaimed(struct gw_model *m)
 const char *gw_file_type_text(uint64_t file_type)
 {
     static const char *const texts[] = {
-        [0] = "all F32",        [1] = "mostly F16",     [2] = "mostly Q4_0",    [3] = "mostly Q4_1",    [7] = "mostly Q8_0",
-        [8] = "mostly Q5_0",    [9] = "mostly Q5_1",    [10] = "mostly Q2_K",   [11] = "mostly Q3_K_S", [12] = "mostly Q3_K_M",
-        [13] = "mostly Q3_K_L", [14] = "mostly Q4_K_S", [15] = "mostly Q4_K_M", [16] = "mostly Q5_K_S", [17] = "mostly Q5_K_M",
-        [18] = "mostly Q6_K",   [32] = "mostly BF16",
+        [0] = "all F32",        [1] = "mostly F16",     [2] = "mostly Q4_0",    [3] = "mostly Q4_1",
+        [7] = "mostly Q8_0",    [8] = "mostly Q5_0",    [9] = "mostly Q5_1",    [10] = "mostly Q2_K",
+        [11] = "mostly Q3_K_S", [12] = "mostly Q3_K_M", [13] = "mostly Q3_K_L", [14] = "mostly Q4_K_S",
+        [15] = "mostly Q4_K_M", [16] = "mostly Q5_K_S", [17] = "mostly Q5_K_M", [18] = "mostly Q6_K",
+        [32] = "mostly BF16",
     };
     file_type &= ~(uint64_t)1024; /* llama.cpp's flag for "guessed" */
     return file_type < sizeof texts / sizeof *texts ? texts[file_type] : NULL;
@@ -491,7 +513,8 @@ void gw_model_fingerprint(const struct gw_model *m, char hex[65])
     } else {
         uint64_t last = section - FINGERPRINT_WINDOW_BYTES;
         for (uint64_t i = 0; i < FINGERPRINT_WINDOWS; i++) {
-            uint64_t begin = last / (FINGERPRINT_WINDOWS - 1) * i + last % (FINGERPRINT_WINDOWS - 1) * i / (FINGERPRINT_WINDOWS - 1);
+            uint64_t begin = last / (FINGERPRINT_WINDOWS - 1) * i +
+                             last % (FINGERPRINT_WINDOWS - 1) * i / (FINGERPRINT_WINDOWS - 1);
             gw_sha256_add(sha, data + offset + begin, FINGERPRINT_WINDOW_BYTES);
         }
     }

@@ -24,14 +24,14 @@ enum gw_tensor_role {
     GW_TENSOR_Q,           /* [d_model, heads * head_dim] */
     GW_TENSOR_K,           /* [d_model, kv_heads * head_dim] */
     GW_TENSOR_V,
-    GW_TENSOR_Q_BIAS,      /* [heads * head_dim], NULL when absent */
-    GW_TENSOR_K_BIAS,      /* [kv_heads * head_dim], NULL when absent */
+    GW_TENSOR_Q_BIAS, /* [heads * head_dim], NULL when absent */
+    GW_TENSOR_K_BIAS, /* [kv_heads * head_dim], NULL when absent */
     GW_TENSOR_V_BIAS,
-    GW_TENSOR_ATTN_OUT,    /* [heads * head_dim, d_model] */
-    GW_TENSOR_FFN_NORM,    /* [d_model] */
-    GW_TENSOR_GATE,        /* [d_model, ffn] */
+    GW_TENSOR_ATTN_OUT, /* [heads * head_dim, d_model] */
+    GW_TENSOR_FFN_NORM, /* [d_model] */
+    GW_TENSOR_GATE,     /* [d_model, ffn] */
     GW_TENSOR_UP,
-    GW_TENSOR_DOWN,        /* [ffn, d_model] */
+    GW_TENSOR_DOWN, /* [ffn, d_model] */
     GW_TENSOR_ROLE_COUNT
 };
 
@@ -47,21 +47,21 @@ struct gw_rope {
     double base;
     int dims; /* rotated dimensions of a head; even, <= head_dim */
     enum gw_rope_scaling scaling;
-    double factor;                /* 1 without linear or yarn scaling */
-    int original_context;         /* yarn: tokens the model was first trained on */
-    double beta_fast, beta_slow;  /* yarn: rotations over the original context that bound the ramp */
-    double attn_factor;           /* yarn: extra factor on cos and sin, 1 by default */
+    double factor;               /* 1 without linear or yarn scaling */
+    int original_context;        /* yarn: tokens the model was first trained on */
+    double beta_fast, beta_slow; /* yarn: rotations over the original context that bound the ramp */
+    double attn_factor;          /* yarn: extra factor on cos and sin, 1 by default */
 };
 
 struct gw_model_info {
-    const char *arch; /* "llama" */
-    const char *name; /* general.name, "" when the file has none */
+    const char *arch;      /* "llama" */
+    const char *name;      /* general.name, "" when the file has none */
     const char *file_type; /* "mostly Q4_1", "" when the file does not say */
     int layers, d_model, ffn, heads, kv_heads, head_dim, vocab;
     int context; /* tokens that the model was trained for */
     float norm_eps;
     struct gw_rope rope;
-    bool tied;     /* output is the embedding */
+    bool tied; /* output is the embedding */
     bool qkv_bias;
     uint64_t parameters;
 };

@@ -14,14 +14,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "weights are read in place, so the host must be little endian");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "weights are read in place, so the host must be little endian");
 
 enum {
     DEFAULT_ALIGNMENT = 32,
     MAX_ALIGNMENT = 1 << 20,
     MAX_KEYS = 1 << 16,
     MAX_TENSORS = 1 << 16,
-    MAX_KEY_BYTES = 65535,   /* the format's limit */
+    MAX_KEY_BYTES = 65535,       /* the format's limit */
     MAX_TENSOR_NAME_BYTES = 127, /* the format says 64; some tools write longer ones */
     MIN_KEY_RECORD_BYTES = 8 + 1 + 4 + 1,
     MIN_TENSOR_RECORD_BYTES = 8 + 1 + 4 + 8 + 4 + 8,
@@ -53,9 +54,9 @@ struct gw_gguf {
 };
 
 static const uint8_t kind_bytes[] = {
-    [GW_GGUF_U8] = 1,  [GW_GGUF_I8] = 1,  [GW_GGUF_U16] = 2,  [GW_GGUF_I16] = 2, [GW_GGUF_U32] = 4, [GW_GGUF_I32] = 4,
-    [GW_GGUF_F32] = 4, [GW_GGUF_BOOL] = 1, [GW_GGUF_STRING] = 0, [GW_GGUF_ARRAY] = 0, [GW_GGUF_U64] = 8, [GW_GGUF_I64] = 8,
-    [GW_GGUF_F64] = 8,
+    [GW_GGUF_U8] = 1,  [GW_GGUF_I8] = 1,  [GW_GGUF_U16] = 2,  [GW_GGUF_I16] = 2,    [GW_GGUF_U32] = 4,
+    [GW_GGUF_I32] = 4, [GW_GGUF_F32] = 4, [GW_GGUF_BOOL] = 1, [GW_GGUF_STRING] = 0, [GW_GGUF_ARRAY] = 0,
+    [GW_GGUF_U64] = 8, [GW_GGUF_I64] = 8, [GW_GGUF_F64] = 8,
 };
 enum { KIND_COUNT = sizeof kind_bytes };
 
@@ -64,9 +65,9 @@ static const struct {
     uint32_t type;
     const char *name;
 } foreign_types[] = {
-    {9, "Q8_1"},     {10, "Q2_K"},   {11, "Q3_K"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"},
-    {19, "IQ1_S"},   {20, "IQ4_NL"}, {21, "IQ3_S"},  {22, "IQ2_S"}, {23, "IQ4_XS"},  {24, "I8"},     {25, "I16"},
-    {26, "I32"},     {27, "I64"},    {28, "F64"},    {29, "IQ1_M"}, {34, "TQ1_0"},   {35, "TQ2_0"},  {39, "MXFP4"},
+    {9, "Q8_1"},   {10, "Q2_K"},   {11, "Q3_K"},  {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"},
+    {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"}, {23, "IQ4_XS"},  {24, "I8"},     {25, "I16"},
+    {26, "I32"},   {27, "I64"},    {28, "F64"},   {29, "IQ1_M"}, {34, "TQ1_0"},   {35, "TQ2_0"},  {39, "MXFP4"},
 };
 
 const char *gw_str_show(struct gw_str text, char buf[GW_SHOW_BYTES])
@@ -92,8 +93,9 @@ static size_t left(const struct gw_reader *in)
 
 static gw_err truncated(const struct gw_gguf *g, const struct gw_reader *in, const char *what)
 {
-    return gw_fail(GW_ERR_FORMAT, "%s: the file ends inside %s (at byte %zu of %zu): truncated or corrupt, fetch it again",
-                   g->path, what, in->at, in->bytes);
+    return gw_fail(GW_ERR_FORMAT,
+                   "%s: the file ends inside %s (at byte %zu of %zu): truncated or corrupt, fetch it again", g->path,
+                   what, in->at, in->bytes);
 }
 
 static gw_err read_u32(const struct gw_gguf *g, struct gw_reader *in, const char *what, uint32_t *value)
@@ -125,25 +127,28 @@ static gw_err read_header(struct gw_gguf *g, struct gw_reader *in, uint64_t *ten
     gw_err rc = GW_OK;
     uint32_t version;
     if (g->bytes < 4 || memcmp(g->data, "GGUF", 4) != 0)
-        FAIL(GW_ERR_FORMAT, "%s is not a GGUF file (it does not begin with 'GGUF'); godwit reads models in GGUF format only",
-             g->path);
+        FAIL(GW_ERR_FORMAT,
+             "%s is not a GGUF file (it does not begin with 'GGUF'); godwit reads models in GGUF format only", g->path);
     in->at = 4;
     TRY(read_u32(g, in, "the version", &version));
     if ((version & 0xffff) == 0 && version != 0)
-        FAIL(GW_ERR_UNSUPPORTED, "%s: a big-endian GGUF file; convert it to little endian (gguf-py: gguf-convert-endian)",
-             g->path);
+        FAIL(GW_ERR_UNSUPPORTED,
+             "%s: a big-endian GGUF file; convert it to little endian (gguf-py: gguf-convert-endian)", g->path);
     if (version == 1)
-        FAIL(GW_ERR_UNSUPPORTED, "%s: GGUF version 1 is too old; convert the model again with a current llama.cpp", g->path);
+        FAIL(GW_ERR_UNSUPPORTED, "%s: GGUF version 1 is too old; convert the model again with a current llama.cpp",
+             g->path);
     if (version != 2 && version != 3)
         FAIL(GW_ERR_UNSUPPORTED, "%s: GGUF version %u; godwit reads versions 2 and 3", g->path, version);
     g->version = version;
     TRY(read_u64(g, in, "the tensor count", tensors));
     TRY(read_u64(g, in, "the key count", keys));
     if (*keys > MAX_KEYS || *keys > left(in) / MIN_KEY_RECORD_BYTES)
-        FAIL(GW_ERR_FORMAT, "%s: claims %llu metadata keys, more than the file can hold: corrupt, fetch it again", g->path,
-             (unsigned long long)*keys);
+        FAIL(GW_ERR_FORMAT,
+             "%s: claims %llu metadata keys, more than the file can hold: truncated or corrupt, fetch it again",
+             g->path, (unsigned long long)*keys);
     if (*tensors > MAX_TENSORS || *tensors > left(in) / MIN_TENSOR_RECORD_BYTES)
-        FAIL(GW_ERR_FORMAT, "%s: claims %llu tensors, more than the file can hold: corrupt, fetch it again", g->path,
+        FAIL(GW_ERR_FORMAT,
+             "%s: claims %llu tensors, more than the file can hold: truncated or corrupt, fetch it again", g->path,
              (unsigned long long)*tensors);
 out:
     return rc;
@@ -153,8 +158,8 @@ static gw_err check_bools(const struct gw_gguf *g, const struct value *v, const 
 {
     for (uint64_t i = 0; i < v->count; i++)
         if (v->data[i] > 1)
-            return gw_fail(GW_ERR_FORMAT, "%s: %s holds %d where a boolean (0 or 1) belongs: corrupt, fetch it again", g->path,
-                           what, v->data[i]);
+            return gw_fail(GW_ERR_FORMAT, "%s: %s holds %d where a boolean (0 or 1) belongs: corrupt, fetch it again",
+                           g->path, what, v->data[i]);
     return GW_OK;
 }
 
@@ -168,8 +173,9 @@ static gw_err read_array(struct gw_gguf *g, struct gw_reader *in, const char *wh
         FAIL(GW_ERR_FORMAT, "%s: %s is an array of unknown kind %u: corrupt, fetch it again", g->path, what, element);
     v->element = (enum gw_gguf_kind)element;
     if (v->element == GW_GGUF_ARRAY)
-        FAIL(GW_ERR_UNSUPPORTED, "%s: %s is an array of arrays, which godwit does not read; remove the key (gguf-new-metadata)",
-             g->path, what);
+        FAIL(GW_ERR_UNSUPPORTED,
+             "%s: %s is an array of arrays, which godwit does not read; remove the key (gguf-new-metadata)", g->path,
+             what);
     size_t least_bytes = v->element == GW_GGUF_STRING ? sizeof(uint64_t) : kind_bytes[element];
     if (v->count > left(in) / least_bytes) return truncated(g, in, what);
     if (v->element != GW_GGUF_STRING) {
@@ -225,14 +231,16 @@ static gw_err size_tensor(const struct gw_gguf *g, struct gw_gguf_tensor *t, con
     uint64_t elements = 1, rows = 1;
     for (int i = 0; i < t->dims; i++) {
         if (t->shape[i] == 0)
-            return gw_fail(GW_ERR_FORMAT, "%s: tensor '%s' has a dimension of 0: corrupt, fetch it again", g->path, shown);
+            return gw_fail(GW_ERR_FORMAT, "%s: tensor '%s' has a dimension of 0: corrupt, fetch it again", g->path,
+                           shown);
         if (__builtin_mul_overflow(elements, t->shape[i], &elements) || elements > INT64_MAX)
             return gw_fail(GW_ERR_FORMAT, "%s: tensor '%s' is absurdly large: corrupt, fetch it again", g->path, shown);
         if (i > 0) rows *= t->shape[i]; /* a factor of `elements`, so it fits */
     }
     uint64_t block = (uint64_t)t->type->block_elements;
     if (t->shape[0] % block)
-        return gw_fail(GW_ERR_FORMAT, "%s: tensor '%s' has rows of %llu elements, not a multiple of %s's %d: corrupt, fetch it again",
+        return gw_fail(GW_ERR_FORMAT,
+                       "%s: tensor '%s' has rows of %llu elements, not a multiple of %s's %d: corrupt, fetch it again",
                        g->path, shown, (unsigned long long)t->shape[0], t->type->name, t->type->block_elements);
     if (__builtin_mul_overflow(t->shape[0] / block, (uint64_t)t->type->block_bytes, &t->row_bytes) ||
         __builtin_mul_overflow(t->row_bytes, rows, &t->bytes))
@@ -251,7 +259,8 @@ static gw_err read_tensor(struct gw_gguf *g, struct gw_reader *in, struct gw_ggu
         FAIL(GW_ERR_FORMAT, "%s: a tensor name of %zu bytes: corrupt, fetch it again", g->path, t->name.bytes);
     TRY(read_u32(g, in, what, &dims));
     if (dims < 1 || dims > 4)
-        FAIL(GW_ERR_FORMAT, "%s: %s has %u dimensions (1 to 4 are possible): corrupt, fetch it again", g->path, what, dims);
+        FAIL(GW_ERR_FORMAT, "%s: %s has %u dimensions (1 to 4 are possible): corrupt, fetch it again", g->path, what,
+             dims);
     t->dims = (int)dims;
     for (int i = 0; i < 4; i++) {
         t->shape[i] = 1;
@@ -286,12 +295,14 @@ static int compare_values(const void *a, const void *b)
 
 static int compare_tensors(const void *a, const void *b)
 {
-    return compare_str((*(const struct gw_gguf_tensor *const *)a)->name, (*(const struct gw_gguf_tensor *const *)b)->name);
+    return compare_str((*(const struct gw_gguf_tensor *const *)a)->name,
+                       (*(const struct gw_gguf_tensor *const *)b)->name);
 }
 
 static int compare_places(const void *a, const void *b)
 {
-    const uint8_t *x = (*(const struct gw_gguf_tensor *const *)a)->data, *y = (*(const struct gw_gguf_tensor *const *)b)->data;
+    const uint8_t *x = (*(const struct gw_gguf_tensor *const *)a)->data,
+                  *y = (*(const struct gw_gguf_tensor *const *)b)->data;
     return (x > y) - (x < y);
 }
 
@@ -336,7 +347,8 @@ static const struct value *find_value(const struct gw_gguf *g, const char *key)
     struct value wanted = {.key = {key, strlen(key)}};
     const struct value *at = &wanted;
     if (g->value_count == 0) return NULL;
-    const struct value **found = bsearch(&at, g->values_sorted, g->value_count, sizeof *g->values_sorted, compare_values);
+    const struct value **found = bsearch(&at, g->values_sorted, g->value_count, sizeof *g->values_sorted,
+                                         compare_values);
     return found ? *found : NULL;
 }
 
@@ -347,7 +359,8 @@ static gw_err read_alignment(struct gw_gguf *g)
     uint64_t alignment = DEFAULT_ALIGNMENT;
     if (find_value(g, "general.alignment") && !gw_gguf_get_u64(g, "general.alignment", &alignment)) alignment = 0;
     if (alignment < 8 || alignment > MAX_ALIGNMENT || (alignment & (alignment - 1)))
-        return gw_fail(GW_ERR_FORMAT, "%s: general.alignment is not a power of two from 8 to %d: corrupt, fetch it again", g->path,
+        return gw_fail(GW_ERR_FORMAT,
+                       "%s: general.alignment is not a power of two from 8 to %d: corrupt, fetch it again", g->path,
                        MAX_ALIGNMENT);
     g->alignment = (uint32_t)alignment;
     return GW_OK;
@@ -364,14 +377,17 @@ static gw_err place_tensors(struct gw_gguf *g, uint64_t table_end)
         struct gw_gguf_tensor *t = &g->tensors[i];
         uint64_t offset = g->tensor_offsets[i];
         if (offset % g->alignment)
-            return gw_fail(GW_ERR_FORMAT, "%s: tensor '%s' begins at %llu, not a multiple of the alignment %u: corrupt, fetch it again",
-                           g->path, gw_str_show(t->name, shown), (unsigned long long)offset, g->alignment);
+            return gw_fail(
+                GW_ERR_FORMAT,
+                "%s: tensor '%s' begins at %llu, not a multiple of the alignment %u: corrupt, fetch it again", g->path,
+                gw_str_show(t->name, shown), (unsigned long long)offset, g->alignment);
         if (offset > section_bytes || t->bytes > section_bytes - offset)
-            return gw_fail(GW_ERR_FORMAT,
-                           "%s: tensor '%s' reaches past the end of the file (%llu bytes at %llu of %llu): truncated or corrupt, "
-                           "fetch it again",
-                           g->path, gw_str_show(t->name, shown), (unsigned long long)t->bytes, (unsigned long long)offset,
-                           (unsigned long long)section_bytes);
+            return gw_fail(
+                GW_ERR_FORMAT,
+                "%s: tensor '%s' reaches past the end of the file (%llu bytes at %llu of %llu): truncated or corrupt, "
+                "fetch it again",
+                g->path, gw_str_show(t->name, shown), (unsigned long long)t->bytes, (unsigned long long)offset,
+                (unsigned long long)section_bytes);
         t->data = g->data + g->data_offset + offset;
     }
     return GW_OK;
@@ -490,7 +506,15 @@ static struct number signed_number(int64_t value)
 static bool load_number(enum gw_gguf_kind kind, const uint8_t *data, struct number *number)
 {
     union {
-        int8_t i8; uint16_t u16; int16_t i16; uint32_t u32; int32_t i32; uint64_t u64; int64_t i64; float f32; double f64;
+        int8_t i8;
+        uint16_t u16;
+        int16_t i16;
+        uint32_t u32;
+        int32_t i32;
+        uint64_t u64;
+        int64_t i64;
+        float f32;
+        double f64;
     } raw;
     if (kind_bytes[kind] == 0) return false;
     memcpy(&raw, data, kind_bytes[kind]);
@@ -621,7 +645,7 @@ const struct gw_gguf_tensor *gw_gguf_tensor_find(const struct gw_gguf *g, const 
     struct gw_gguf_tensor wanted = {.name = {name, strlen(name)}};
     const struct gw_gguf_tensor *at = &wanted;
     if (g->tensor_count == 0) return NULL;
-    const struct gw_gguf_tensor **found =
-        bsearch(&at, g->tensors_sorted, g->tensor_count, sizeof *g->tensors_sorted, compare_tensors);
+    const struct gw_gguf_tensor **found = bsearch(&at, g->tensors_sorted, g->tensor_count, sizeof *g->tensors_sorted,
+                                                  compare_tensors);
     return found ? *found : NULL;
 }

@@ -15,8 +15,19 @@
 struct gw_gguf; /* opaque */
 
 enum gw_gguf_kind {
-    GW_GGUF_U8, GW_GGUF_I8, GW_GGUF_U16, GW_GGUF_I16, GW_GGUF_U32, GW_GGUF_I32, GW_GGUF_F32, GW_GGUF_BOOL,
-    GW_GGUF_STRING, GW_GGUF_ARRAY, GW_GGUF_U64, GW_GGUF_I64, GW_GGUF_F64
+    GW_GGUF_U8,
+    GW_GGUF_I8,
+    GW_GGUF_U16,
+    GW_GGUF_I16,
+    GW_GGUF_U32,
+    GW_GGUF_I32,
+    GW_GGUF_F32,
+    GW_GGUF_BOOL,
+    GW_GGUF_STRING,
+    GW_GGUF_ARRAY,
+    GW_GGUF_U64,
+    GW_GGUF_I64,
+    GW_GGUF_F64
 };
 
 struct gw_str {

@@ -7,19 +7,45 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ARCH = 1, TYPE, EMBED_TYPE, DOWN_TYPE, LAYERS, D_MODEL, FFN, HEADS, KV_HEADS, HEAD_DIM, VOCAB, CONTEXT, UNTIED, SEED, ROPE,
-       ROPE_FACTOR, HELP };
+enum {
+    ARCH = 1,
+    TYPE,
+    EMBED_TYPE,
+    DOWN_TYPE,
+    LAYERS,
+    D_MODEL,
+    FFN,
+    HEADS,
+    KV_HEADS,
+    HEAD_DIM,
+    VOCAB,
+    CONTEXT,
+    UNTIED,
+    SEED,
+    ROPE,
+    ROPE_FACTOR,
+    HELP
+};
 
 static const struct option options[] = {
-    {"arch", required_argument, NULL, ARCH},         {"type", required_argument, NULL, TYPE},
-    {"embed-type", required_argument, NULL, EMBED_TYPE}, {"down-type", required_argument, NULL, DOWN_TYPE},
-    {"layers", required_argument, NULL, LAYERS},     {"d", required_argument, NULL, D_MODEL},
-    {"ffn", required_argument, NULL, FFN},           {"heads", required_argument, NULL, HEADS},
-    {"kv-heads", required_argument, NULL, KV_HEADS}, {"head-dim", required_argument, NULL, HEAD_DIM},
-    {"vocab", required_argument, NULL, VOCAB},       {"context", required_argument, NULL, CONTEXT},
-    {"untied", no_argument, NULL, UNTIED},           {"seed", required_argument, NULL, SEED},
-    {"rope", required_argument, NULL, ROPE},         {"rope-factor", required_argument, NULL, ROPE_FACTOR},
-    {"help", no_argument, NULL, HELP},               {NULL, 0, NULL, 0},
+    {"arch", required_argument, NULL, ARCH},
+    {"type", required_argument, NULL, TYPE},
+    {"embed-type", required_argument, NULL, EMBED_TYPE},
+    {"down-type", required_argument, NULL, DOWN_TYPE},
+    {"layers", required_argument, NULL, LAYERS},
+    {"d", required_argument, NULL, D_MODEL},
+    {"ffn", required_argument, NULL, FFN},
+    {"heads", required_argument, NULL, HEADS},
+    {"kv-heads", required_argument, NULL, KV_HEADS},
+    {"head-dim", required_argument, NULL, HEAD_DIM},
+    {"vocab", required_argument, NULL, VOCAB},
+    {"context", required_argument, NULL, CONTEXT},
+    {"untied", no_argument, NULL, UNTIED},
+    {"seed", required_argument, NULL, SEED},
+    {"rope", required_argument, NULL, ROPE},
+    {"rope-factor", required_argument, NULL, ROPE_FACTOR},
+    {"help", no_argument, NULL, HELP},
+    {NULL, 0, NULL, 0},
 };
 
 static const char usage[] =

@@ -9,24 +9,39 @@
 #include <string.h>
 
 const char gw_tiny_text[] =
-    "The bar-tailed godwit is a large wading bird. It breeds on the coasts and tundra of the north, and spends the winter on the "
-    "shores of the south. No other bird flies as far without a stop: one of them was followed by satellite from Alaska to Tasmania, "
-    "eleven thousand kilometres in eleven days and nights, over the open water of the Pacific Ocean, where there is nothing to "
+    "The bar-tailed godwit is a large wading bird. It breeds on the coasts and tundra of the north, and spends the "
+    "winter on the "
+    "shores of the south. No other bird flies as far without a stop: one of them was followed by satellite from Alaska "
+    "to Tasmania, "
+    "eleven thousand kilometres in eleven days and nights, over the open water of the Pacific Ocean, where there is "
+    "nothing to "
     "eat and nowhere to land.\n"
-    "Before the journey the birds eat until half of their weight is fat. Their stomachs and livers shrink, because they will not be "
-    "needed on the way. Then they wait for the right wind. When a storm has passed and the wind blows from behind, whole flocks "
-    "rise in the evening and set out over the sea. They fly at night and by day; they sleep, if they sleep at all, with one half of the "
-    "brain at a time. When the wind changes, they change their height to find a better one, and when it is against them, they "
+    "Before the journey the birds eat until half of their weight is fat. Their stomachs and livers shrink, because "
+    "they will not be "
+    "needed on the way. Then they wait for the right wind. When a storm has passed and the wind blows from behind, "
+    "whole flocks "
+    "rise in the evening and set out over the sea. They fly at night and by day; they sleep, if they sleep at all, "
+    "with one half of the "
+    "brain at a time. When the wind changes, they change their height to find a better one, and when it is against "
+    "them, they "
     "keep on flying.\n"
-    "What can we learn from the bird? That a long journey does not need to be fast everywhere, but that it must never have to begin "
-    "again. That it is better to know the weather than to fight it. That those who travel together arrive, even when some of them "
-    "are lost. A computer that works for days on a large problem is in the same position: machines fail, and other people need them. "
-    "If each interruption throws away what has been done, then the work may never end. If the work is kept in small and safe "
+    "What can we learn from the bird? That a long journey does not need to be fast everywhere, but that it must never "
+    "have to begin "
+    "again. That it is better to know the weather than to fight it. That those who travel together arrive, even when "
+    "some of them "
+    "are lost. A computer that works for days on a large problem is in the same position: machines fail, and other "
+    "people need them. "
+    "If each interruption throws away what has been done, then the work may never end. If the work is kept in small "
+    "and safe "
     "steps, then an interruption costs only a few seconds, and the answer is the same as if nothing had happened.\n"
-    "How does one write such a program? First one has to know what was done, and what was not. A list on the disk says it, one line "
-    "for each step, and a line is only added when the step is complete. Second, every step must give the same result wherever it is "
-    "computed: on one machine or on ten, today or tomorrow. Third, somebody must notice when a machine goes away, and somebody else must "
-    "take over its part of the work. The rest is patience, and testing: you pull the plug again and again, and you look whether the "
+    "How does one write such a program? First one has to know what was done, and what was not. A list on the disk says "
+    "it, one line "
+    "for each step, and a line is only added when the step is complete. Second, every step must give the same result "
+    "wherever it is "
+    "computed: on one machine or on ten, today or tomorrow. Third, somebody must notice when a machine goes away, and "
+    "somebody else must "
+    "take over its part of the work. The rest is patience, and testing: you pull the plug again and again, and you "
+    "look whether the "
     "answer is still right. It should be, because numbers do not care about the weather.\n"
     "for (int i = 0; i < count; i++) { sum = sum + value[i]; } return sum;\n"
     "def main(): print(\"Hello, world!\") if __name__ == \"__main__\": main()\n";
@@ -66,10 +81,10 @@ static void add_word(struct words *words, const char *text, size_t bytes)
     words->items[words->count++] = (struct word){ids, (int)bytes, 1};
 }
 
-/* The most frequent pair of ids below `ids`; false when no pair occurs twice. */
+/* The most frequent pair of ids below `ids`; false when no pair is left. */
 static bool best_pair(const struct words *words, int ids, int pair[2])
 {
-    int best = 1;
+    int best = 0;
     int *counts = gw_alloc((size_t)ids * (size_t)ids, sizeof *counts); /* [left][right] */
     for (int w = 0; w < words->count; w++) {
         const struct word *word = &words->items[w];
@@ -82,7 +97,7 @@ static bool best_pair(const struct words *words, int ids, int pair[2])
             pair[1] = at % ids;
         }
     free(counts);
-    return best > 1;
+    return best > 0;
 }
 
 static void apply(struct words *words, const int pair[2], int merged)

@@ -7,7 +7,7 @@
 #define GW_TINY_SPECIALS 3 /* tokens before the 256 bytes */
 
 struct gw_tiny_bpe {
-    int merge_count; /* what could be learned, at most what was asked for */
+    int merge_count;  /* what could be learned, at most what was asked for */
     int (*merges)[2]; /* [merge] ids of left and right; merge i makes id GW_TINY_SPECIALS + 256 + i */
 };
 

@@ -46,9 +46,22 @@ struct gw_tiny_spec gw_tiny_default(enum gw_type type)
 {
     bool wide = gw_type_info(type)->block_elements > 32;
     return (struct gw_tiny_spec){
-        .arch = "llama", .type = type, .embed_type = GW_TYPE_Q8_0, .down_type = type, .layers = 6, .d_model = wide ? 256 : 192,
-        .ffn = 768, .heads = wide ? 8 : 6, .kv_heads = wide ? 4 : 3, .head_dim = 32, .vocab = 600, .context = 1024, .tied = true,
-        .seed = 1, .rope_scaling = GW_ROPE_SCALING_NONE, .rope_factor = 4,
+        .arch = "llama",
+        .type = type,
+        .embed_type = GW_TYPE_Q8_0,
+        .down_type = type,
+        .layers = 6,
+        .d_model = wide ? 256 : 192,
+        .ffn = 768,
+        .heads = wide ? 8 : 6,
+        .kv_heads = wide ? 4 : 3,
+        .head_dim = 32,
+        .vocab = 600,
+        .context = 1024,
+        .tied = true,
+        .seed = 1,
+        .rope_scaling = GW_ROPE_SCALING_NONE,
+        .rope_factor = 4,
     };
 }
 
@@ -171,7 +184,8 @@ static void put_tokenizer(struct writer *w)
     key_u32(w, "tokenizer.ggml.padding_token_id", 0);
     key_bool(w, "tokenizer.ggml.add_bos_token", false);
     key_str(w, "tokenizer.chat_template",
-            "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}"
+            "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+            "'<|im_end|>' + '\\n'}}"
             "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}");
     gw_buf_free(&text);
     gw_tiny_bpe_free(&bpe);
@@ -183,7 +197,8 @@ static void put_tokenizer(struct writer *w)
 static float draw(const struct writer *w, uint64_t stream, uint64_t index)
 {
     uint32_t key[2] = {(uint32_t)w->spec->seed, (uint32_t)(w->spec->seed >> 32)};
-    uint32_t counter[4] = {(uint32_t)index, (uint32_t)(index >> 32), (uint32_t)stream, (uint32_t)(stream >> 32)}, out[4];
+    uint32_t counter[4] = {(uint32_t)index, (uint32_t)(index >> 32), (uint32_t)stream, (uint32_t)(stream >> 32)},
+             out[4];
     gw_philox4x32(key, counter, out);
     double sum = ((double)out[0] + out[1] + out[2] + out[3]) / 4294967296.0;
     return (float)((sum - 2) * 1.7320508075688772);
@@ -191,7 +206,8 @@ static float draw(const struct writer *w, uint64_t stream, uint64_t index)
 
 /* Values mean + deviation * (noise), the deviation varying by block of 32 and each block with an offset of its own, so that the scales
  * and minima of quantized types vary as they do in trained models. */
-static gw_err put_tensor(struct writer *w, const char *name, enum gw_type type, int k, int n, float mean, float deviation)
+static gw_err put_tensor(struct writer *w, const char *name, enum gw_type type, int k, int n, float mean,
+                         float deviation)
 {
     const struct gw_type_info *info = gw_type_info(type);
     if (k < 1 || n < 1 || k % info->block_elements)
@@ -308,7 +324,8 @@ gw_err gw_tiny_build(const struct gw_tiny_spec *spec, struct gw_buf *file)
     gw_err rc = GW_OK;
     struct writer w = {.spec = spec};
     if (spec->vocab < GW_TINY_MIN_VOCAB)
-        FAIL(GW_ERR_USAGE, "tiny model: a vocabulary of %d is too small (the least is %d)", spec->vocab, GW_TINY_MIN_VOCAB);
+        FAIL(GW_ERR_USAGE, "tiny model: a vocabulary of %d is too small (the least is %d)", spec->vocab,
+             GW_TINY_MIN_VOCAB);
     put_sizes(&w);
     put_tokenizer(&w);
     if (!spec->vocab_only) TRY(put_tensors(&w));

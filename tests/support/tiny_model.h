@@ -14,15 +14,15 @@
 #include "model/arch.h"
 
 struct gw_tiny_spec {
-    const char *arch;         /* "llama" or "qwen2" (with QKV bias and NEOX rope) */
-    enum gw_type type;        /* of the layers' matrices */
-    enum gw_type embed_type;  /* of token_embd and output */
-    enum gw_type down_type;   /* of attn_v and ffn_down, as mixed files have it */
+    const char *arch;        /* "llama" or "qwen2" (with QKV bias and NEOX rope) */
+    enum gw_type type;       /* of the layers' matrices */
+    enum gw_type embed_type; /* of token_embd and output */
+    enum gw_type down_type;  /* of attn_v and ffn_down, as mixed files have it */
     int layers, d_model, ffn, heads, kv_heads, head_dim;
     int vocab; /* exact; at least GW_TINY_MIN_VOCAB; what merges do not fill is unused tokens */
     int context;
     bool tied;
-    bool vocab_only;  /* metadata without any tensor */
+    bool vocab_only; /* metadata without any tensor */
     uint64_t seed;
     enum gw_rope_scaling rope_scaling;
     double rope_factor; /* of linear and yarn, and the largest divisor of llama3 */

@@ -149,8 +149,7 @@ void gw_tiny_quantize(enum gw_type type, const float *x, size_t count, struct gw
 {
     size_t block = (size_t)gw_type_info(type)->block_elements;
     GW_ASSERT(count % block == 0);
-    for (size_t i = 0; i < count; i += block)
-        switch (type) {
+    for (size_t i = 0; i < count; i += block) switch (type) {
         case GW_TYPE_F32: gw_buf_add(out, &x[i], sizeof x[i]); break;
         case GW_TYPE_F16: put_half(out, x[i]); break;
         case GW_TYPE_BF16: put_bf16(out, x[i]); break;
