@@ -249,7 +249,7 @@ gw_err gw_cmd_run(int argc, char **argv)
     pid_t child = -1;
     TRY(gw_job_options_parse(argc, argv, &options, &help));
     if (help) return GW_OK;
-    if (getenv("OMPI_COMM_WORLD_SIZE")) { /* started by mpirun or srun already: be one of its ranks */
+    if (getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMIX_RANK")) { /* started by mpirun or srun already: be one of its ranks */
         TRY(gw_rank_run(&options));
         return GW_OK;
     }

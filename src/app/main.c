@@ -18,6 +18,7 @@ static const struct {
     {"run", gw_cmd_run, "start a batch, or carry on where its OUTDIR stands"},
     {"status", gw_cmd_status, "how a job is doing (--watch)"},
     {"verify", gw_cmd_verify, "each input answered exactly once? prints the output digest"},
+    {"inspect", gw_cmd_inspect, "what a model file holds"},
     {"tokenize", gw_cmd_tokenize, "text on stdin to token ids, and back"},
     {"perplexity", gw_cmd_perplexity, "perplexity of a text under a model"},
     {"bench", gw_cmd_bench, "tokens/s of prefill and decode"},
@@ -36,6 +37,7 @@ static void print_help(FILE *to)
 
 int main(int argc, char **argv)
 {
+    (void)gw_log_get_level(); /* reads GODWIT_LOG while there is one thread */
     setlocale(LC_ALL, "C"); /* numbers in files never depend on the user's locale */
     if (argc < 2) {
         print_help(stderr);

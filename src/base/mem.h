@@ -25,6 +25,12 @@ char *gw_asprintf(const char *fmt, ...) GW_PRINTF(1, 2);
 GW_CHECK gw_err gw_alloc_large(size_t bytes, const char *what, void **memory);
 void gw_free_large(void *memory, size_t bytes);
 
+/* A string that knows its length. */
+struct gw_text {
+    char *data; /* heap, NUL-terminated; may hold NULs of its own */
+    size_t bytes;
+};
+
 /* Growable array of bytes. Zero-initialise to start; gw_buf_free() to end. */
 struct gw_buf {
     uint8_t *data;

@@ -10,6 +10,7 @@
 #define GW_BATCH_REQUEST_H
 
 #include "base/error.h"
+#include "base/mem.h"
 #include "model/chat.h"
 
 #include <stdint.h>
@@ -43,11 +44,6 @@ GW_CHECK gw_err gw_sampling_check(const struct gw_sampling *sampling);
 struct gw_request_defaults {
     struct gw_sampling sampling;
     size_t max_line_bytes; /* a longer line is an error line; 0: GW_REQUEST_MAX_LINE_BYTES */
-};
-
-struct gw_text {
-    char *data; /* heap, NUL-terminated; may hold NULs of its own */
-    size_t bytes;
 };
 
 struct gw_request {

@@ -19,14 +19,14 @@ enum gw_msg_kind {
     GW_MSG_WANT,      /* head -> leader: how many requests it can take */
     GW_MSG_ASSIGN,    /* leader -> head: requests */
     GW_MSG_RESULT,    /* head -> leader: a finished request */
-    GW_MSG_STOP,      /* leader -> heads -> executors: end of the job */
-    GW_MSG_STEP,      /* head -> executors: a step to compute */
+    GW_MSG_STOP,      /* leader -> heads -> workers: end of the job */
+    GW_MSG_BYE,       /* head -> leader: its last message */
+    GW_MSG_STEP,      /* head -> workers: a step to compute */
     GW_MSG_HIDDEN,    /* stage -> next stage: hidden rows of a step */
     GW_MSG_LOGITS,    /* shard -> sampling shard: its vocabulary's logits */
     GW_MSG_DRAWN,     /* last stage -> head: the step's tokens */
     GW_MSG_NODES,     /* shard -> shard: partial sums */
     GW_MSG_SUM,       /* shard -> shard: reduced rows */
-    GW_MSG_PLAN,      /* leader -> all: layout and KV budget */
     GW_MSG_KINDS
 };
 

@@ -1,7 +1,6 @@
 /* See stop.h. */
 #include "engine/stop.h"
 
-#include "batch/request.h"
 
 #include <string.h>
 

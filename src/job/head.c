@@ -31,7 +31,7 @@ struct gw_head {
     struct gw_head_report report;
     int32_t reported_wants;
     double reported_at_s;
-    bool stopped;
+    bool stopping, stopped;
 };
 
 gw_err gw_head_create(const struct gw_head_config *config, struct gw_head **out)
@@ -285,32 +285,52 @@ out:
     return rc;
 }
 
+/* Plans and launches the step of one slot that has none in flight. */
+static gw_err launch_next(struct gw_head *head, bool *busy)
+{
+    for (int i = 0; i < head->slot_count; i++) {
+        int number = (head->next_slot + i) % head->slot_count;
+        struct slot *slot = &head->slots[number];
+        if (slot->in_flight || !gw_sched_plan(head->sched, number, &slot->step)) continue;
+        head->next_slot = (number + 1) % head->slot_count;
+        *busy = true;
+        return launch(head, slot);
+    }
+    return GW_OK;
+}
+
+/* Once no step is in flight, all that was sent has been received: the replica can end without a message left behind. */
+static gw_err end_replica(struct gw_head *head)
+{
+    gw_err rc = GW_OK;
+    for (int s = 0; s < head->slot_count; s++)
+        if (head->slots[s].in_flight) return GW_OK;
+    TRY(tell_replica(head, GW_MSG_STOP, 0, NULL, 0));
+    TRY(gw_comm_send(head->config.comm, head->config.leader, GW_MSG_BYE, 0, NULL, 0));
+    head->stopped = true;
+out:
+    return rc;
+}
+
 gw_err gw_head_poll(struct gw_head *head, bool *busy, bool *stopped)
 {
     gw_err rc = GW_OK;
     struct gw_msg msg = {0};
     bool stop = false;
     *busy = false;
-    *stopped = head->stopped;
-    if (head->stopped) return GW_OK;
+    if (head->stopped) goto out;
     TRY(gw_comm_poll(head->config.comm, head->config.leader, GW_MSG_STOP, &msg, &stop));
     gw_msg_free(&msg);
-    if (stop) {
-        TRY(tell_replica(head, GW_MSG_STOP, 0, NULL, 0));
-        head->stopped = *stopped = *busy = true;
-        return GW_OK;
-    }
+    head->stopping |= stop;
     TRY(take_requests(head, busy));
     TRY(collect(head, busy));
-    for (int i = 0; i < head->slot_count; i++) {
-        struct slot *slot = &head->slots[(head->next_slot + i) % head->slot_count];
-        if (slot->in_flight || !gw_sched_plan(head->sched, (head->next_slot + i) % head->slot_count, &slot->step)) continue;
-        head->next_slot = (head->next_slot + i + 1) % head->slot_count;
-        *busy = true;
-        TRY(launch(head, slot));
-        break;
+    if (head->stopping) {
+        TRY(end_replica(head));
+    } else {
+        TRY(launch_next(head, busy));
+        TRY(report(head));
     }
-    TRY(report(head));
 out:
+    *stopped = head->stopped;
     return rc;
 }

@@ -27,8 +27,8 @@ struct gw_head_config {
 GW_CHECK gw_err gw_head_create(const struct gw_head_config *config, struct gw_head **head);
 void gw_head_destroy(struct gw_head *head);
 
-/* Does what there is to do, at most one step of its own; *busy says whether anything was done. *stopped: the leader has ended the job
- * and the replica's other ranks have been told. */
+/* Does what there is to do, at most one step of its own; *busy says whether anything was done. *stopped: the leader has ended the job,
+ * no step is in flight, and the replica's other ranks have been told. */
 GW_CHECK gw_err gw_head_poll(struct gw_head *head, bool *busy, bool *stopped);
 
 #endif

@@ -45,6 +45,7 @@ struct gw_leader {
     int64_t active;        /* with the heads now */
     int64_t prompt_tokens, completion_tokens; /* of requests finished in this run */
     bool input_ended, told, stopped;
+    int byes; /* heads that have sent their last message */
     double started_s, started_wall_s, synced_s, status_s;
     bool unsynced;
     struct gw_buf line, message;
@@ -347,26 +348,40 @@ out:
     return rc;
 }
 
+/* The heads' last messages: what they sent before is there by then, since messages of one sender do not overtake. */
+static gw_err take_byes(struct gw_leader *leader, bool *busy)
+{
+    gw_err rc = GW_OK;
+    struct gw_msg msg = {0};
+    for (bool got = true; got;) {
+        TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_BYE, &msg, &got));
+        leader->byes += got;
+        *busy |= got;
+        gw_msg_free(&msg);
+    }
+out:
+    return rc;
+}
+
 gw_err gw_leader_poll(struct gw_leader *leader, bool stop, bool *busy, bool *finished)
 {
     gw_err rc = GW_OK;
-    *finished = leader->told;
-    if (leader->told) return GW_OK;
+    TRY(take_byes(leader, busy));
+    *finished = leader->byes == leader->head_count;
     TRY(take_results(leader, busy));
     TRY(take_reports(leader));
     /* Rounds over the heads, so that none takes all of what is left because it asked first. */
-    for (bool any = true; any && !leader->input_ended && !stop;) {
+    for (bool any = true; any && !leader->input_ended && !stop && !leader->told;) {
         any = false;
         for (int h = 0; h < leader->head_count && !leader->input_ended; h++)
             if (leader->heads[h].wants > 0) TRY(grant(leader, &leader->heads[h], &any));
         *busy |= any;
     }
     TRY(housekeeping(leader));
-    if (stop || (leader->input_ended && leader->active == 0)) {
-        leader->stopped = stop && !(leader->input_ended && leader->active == 0);
+    if (!leader->told && (stop || (leader->input_ended && leader->active == 0))) {
         for (int h = 0; h < leader->head_count; h++)
             TRY(gw_comm_send(leader->config.comm, leader->heads[h].rank, GW_MSG_STOP, 0, NULL, 0));
-        leader->told = *finished = true;
+        leader->told = true;
     }
 out:
     return rc;
@@ -377,6 +392,7 @@ gw_err gw_leader_finish(struct gw_leader *leader)
     gw_err rc = GW_OK;
     struct gw_output *output = leader->output;
     leader->output = NULL;
+    leader->stopped = !leader->input_ended || leader->active > 0;
     TRY(gw_output_close(output));
     TRY(write_status(leader, leader->stopped ? "stopped" : "done"));
     if (leader->stopped)

@@ -23,7 +23,7 @@ struct gw_leader_config {
 GW_CHECK gw_err gw_leader_create(const struct gw_leader_config *config, struct gw_leader **leader);
 void gw_leader_destroy(struct gw_leader *leader);
 
-/* `stop`: someone asked for an early end. *finished: all is answered (or stopped) and the heads have been told to end. */
+/* `stop`: someone asked for an early end. *finished: all is answered (or stopped) and every head has said its last word. */
 GW_CHECK gw_err gw_leader_poll(struct gw_leader *leader, bool stop, bool *busy, bool *finished);
 
 /* At the end: makes the output durable, closes it, writes the last status.json. GW_ERR_STOPPED when requests are left. */

@@ -162,12 +162,12 @@ out:
 static gw_err play(struct rank *rank)
 {
     gw_err rc = GW_OK;
-    bool stopped = false;
-    while (!stopped) {
-        bool busy = false, leader_busy = false, finished = false;
-        if (rank->leader) TRY(gw_leader_poll(rank->leader, stop_asked, &leader_busy, &finished));
+    bool stopped = false, finished = !rank->leader;
+    while (!stopped || !finished) {
+        bool busy = false, leader_busy = false;
+        if (!finished) TRY(gw_leader_poll(rank->leader, stop_asked, &leader_busy, &finished));
         if (rank->head) TRY(gw_head_poll(rank->head, &busy, &stopped));
-        else TRY(gw_worker_poll(rank->worker, &busy, &stopped));
+        else if (!stopped) TRY(gw_worker_poll(rank->worker, &busy, &stopped));
         gw_comm_idle(rank->comm, busy || leader_busy);
     }
     if (rank->leader) TRY(gw_leader_finish(rank->leader));
