@@ -49,9 +49,11 @@ static const struct variant {
 #ifdef GW_X86
     {"avx512", &gw_kernels_avx512, has_avx512},
     {"avx2", &gw_kernels_avx2, has_avx2},
+    {"ref-fma", &gw_kernels_ref_fma, has_avx2},
 #else
     {"avx512", NULL, NULL},
     {"avx2", NULL, NULL},
+    {"ref-fma", NULL, NULL},
 #endif
     {"ref", &gw_kernels_ref, NULL},
 };
@@ -70,7 +72,7 @@ gw_err gw_kernels_by_name(const char *name, const struct gw_kernels **kernels)
         *kernels = variants[i].table;
         return GW_OK;
     }
-    return gw_fail(GW_ERR_USAGE, "there are no kernels '%s': use ref, avx2 or avx512", name);
+    return gw_fail(GW_ERR_USAGE, "there are no kernels '%s': use ref, ref-fma, avx2 or avx512", name);
 }
 
 gw_err gw_kernels_get(const struct gw_kernels **kernels)

@@ -62,7 +62,7 @@ static void quantize(struct gw_act *act, int row_begin, int row_end)
 
 /* ---- GEMM ------------------------------------------------------------------------------------------------------- */
 
-#define ROWS 8 /* rows that share a block's unpacked form: for speed alone */
+#define ROWS 32 /* rows that share a block's unpacked form: for speed alone */
 
 /* One packed block of 32 by 16 outputs, taken apart. */
 struct block {
@@ -347,8 +347,13 @@ static void attention(const struct gw_attention *a)
             attend_heads(a, row, head, a->group - head < HEADS ? a->group - head : HEADS);
 }
 
-const struct gw_kernels gw_kernels_ref = {
-    .name = "ref",
+#ifndef GW_REF_TABLE /* ref_fma.c names another */
+#define GW_REF_TABLE gw_kernels_ref
+#define GW_REF_NAME "ref"
+#endif
+
+const struct gw_kernels GW_REF_TABLE = {
+    .name = GW_REF_NAME,
     .quantize = quantize,
     .gemm = {gemm, gemm, gemm, gemm, gemm, gemm},
     .rmsnorm = rmsnorm,

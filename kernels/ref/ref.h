@@ -5,5 +5,7 @@
 #include "kernels/kernels.h"
 
 extern const struct gw_kernels gw_kernels_ref;
+/* The same source compiled with FMA (ref_fma.c): for long comparisons, where a library call per fmaf would take hours. */
+extern const struct gw_kernels gw_kernels_ref_fma;
 
 #endif
