@@ -1,4 +1,5 @@
-/* godwit verify: each input line answered exactly once, nothing torn, nothing doubled; prints counts and the output digest. */
+/* godwit verify: each input line answered exactly once, nothing torn, nothing doubled; prints counts and the output
+ * digest. */
 #include "app/commands.h"
 #include "batch/io/digest.h"
 
@@ -12,8 +13,10 @@ static const char help[] =
     "Usage: godwit verify [-i INPUT] OUTDIR\n"
     "\n"
     "Checks a job's output: every line of the input has exactly one answer in OUTDIR/output.jsonl or one error in\n"
-    "OUTDIR/errors.jsonl, every line of the two is whole and valid JSON, and nothing is there that the input did not ask for.\n"
-    "Prints counts and the output digest: the SHA-256 of output.jsonl's lines sorted by custom_id. The digest depends on\n"
+    "OUTDIR/errors.jsonl, every line of the two is whole and valid JSON, and nothing is there that the input did not "
+    "ask for.\n"
+    "Prints counts and the output digest: the SHA-256 of output.jsonl's lines sorted by custom_id. The digest depends "
+    "on\n"
     "model, input and sampling options alone, so two runs of one job can be compared by it.\n"
     "\n"
     "  -i, --input=INPUT  the batch file; default: where OUTDIR/manifest.json says it was\n"
@@ -39,8 +42,9 @@ static void print_counts(const char *hex, const struct gw_digest_counts *counts)
 
 gw_err gw_cmd_verify(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"input", required_argument, NULL, 'i'}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"input", required_argument, NULL, 'i'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {NULL, 0, NULL, 0}};
     const char *input = NULL;
     optind = 1;
     for (int option; (option = getopt_long(argc, argv, ":i:h", options, NULL)) != -1;) {

@@ -1,9 +1,9 @@
 /* See ledger.h.
  *
- * Two structures. Lines are kept in chunks, so that a million of them leave no slack and are never copied. The table maps a
- * hash to a slot; a slot holds 0 (free), a line (index + 1) or a noted answer (NOTED | number + 1). A line that meets its
- * noted answer takes over the slot. The table holds nothing that lines and notes do not, so it grows by being thrown away and
- * filled again.
+ * Two structures. Lines are kept in chunks, so that a million of them leave no slack and are never copied. The table
+ * maps a hash to a slot; a slot holds 0 (free), a line (index + 1) or a noted answer (NOTED | number + 1). A line that
+ * meets its noted answer takes over the slot. The table holds nothing that lines and notes do not, so it grows by being
+ * thrown away and filled again.
  */
 #include "batch/ledger.h"
 
@@ -77,9 +77,10 @@ static gw_err check_unchanged(const struct gw_ledger *ledger)
     if (fstat(ledger->fd, &now)) return gw_fail(GW_ERR_IO, "cannot stat %s: %s", ledger->path, strerror(errno));
     if (now.st_size != ledger->opened.st_size || now.st_mtim.tv_sec != ledger->opened.st_mtim.tv_sec ||
         now.st_mtim.tv_nsec != ledger->opened.st_mtim.tv_nsec)
-        return gw_fail(GW_ERR_MISMATCH,
-                       "%s changed while the job was reading it; restore it and run again, or start a new output folder",
-                       ledger->path);
+        return gw_fail(
+            GW_ERR_MISMATCH,
+            "%s changed while the job was reading it; restore it and run again, or start a new output folder",
+            ledger->path);
     return GW_OK;
 }
 
@@ -123,7 +124,8 @@ gw_err gw_ledger_open(const char *path, const struct gw_request_defaults *defaul
         FAIL(errno == ENOENT ? GW_ERR_NOT_FOUND : GW_ERR_IO, "cannot open %s: %s", path, strerror(errno));
     if (fstat(ledger->fd, &ledger->opened)) FAIL(GW_ERR_IO, "cannot stat %s: %s", path, strerror(errno));
     if (!S_ISREG(ledger->opened.st_mode))
-        FAIL(GW_ERR_INPUT, "%s is not a regular file; lines are read more than once, so save a pipe to a file first", path);
+        FAIL(GW_ERR_INPUT, "%s is not a regular file; lines are read more than once, so save a pipe to a file first",
+             path);
     TRY(refuse_utf16(ledger));
     ledger->buffer_capacity = READ_BYTES;
     ledger->buffer = gw_alloc(ledger->buffer_capacity, 1);
@@ -317,8 +319,8 @@ static bool claim_error(struct gw_ledger *ledger, int64_t index)
 
 /* ---- reading --------------------------------------------------------------------------------------------------- */
 
-/* Makes the buffer hold the line that starts at `read_at` up to its newline, the end of the file, or one byte more than the
- * longest line allowed. *line_bytes is without the newline. */
+/* Makes the buffer hold the line that starts at `read_at` up to its newline, the end of the file, or one byte more than
+ * the longest line allowed. *line_bytes is without the newline. */
 static gw_err buffer_line(struct gw_ledger *ledger, size_t *line_bytes, bool *newline)
 {
     size_t limit = ledger->defaults.max_line_bytes;
@@ -406,7 +408,8 @@ out:
 
 /* ---- going forward --------------------------------------------------------------------------------------------- */
 
-/* Enters the last line's custom_id into the table. *duplicate_of is the line that has it already, or -1; *answered: noted. */
+/* Enters the last line's custom_id into the table. *duplicate_of is the line that has it already, or -1; *answered:
+ * noted. */
 static gw_err claim_id(struct gw_ledger *ledger, const char *custom_id, int64_t *duplicate_of, bool *answered)
 {
     *duplicate_of = -1;
@@ -454,7 +457,7 @@ static bool is_blank(const uint8_t *line, size_t bytes)
     return true;
 }
 
-/* Takes the line of `bytes` bytes at read_at: enters it and says what to do with it. *wanted: the caller shall see it. */
+/* Takes the line of `bytes` bytes at read_at: enters it, says what to do with it. *wanted: the caller shall see it. */
 static gw_err take_line(struct gw_ledger *ledger, size_t bytes, struct gw_request *out, struct gw_request_error *bad,
                         bool *wanted)
 {
@@ -463,7 +466,8 @@ static gw_err take_line(struct gw_ledger *ledger, size_t bytes, struct gw_reques
     const uint8_t *data = ledger->buffer + (ledger->read_at - ledger->buffer_at);
     *wanted = false;
     bool bom = index == 0 && bytes >= 3 && memcmp(data, "\xef\xbb\xbf", 3) == 0;
-    if (is_blank(data + (bom ? 3 : 0), bytes - (bom ? 3 : 0))) return add_line(ledger, ledger->read_at, GW_LINE_SKIPPED);
+    if (is_blank(data + (bom ? 3 : 0), bytes - (bom ? 3 : 0)))
+        return add_line(ledger, ledger->read_at, GW_LINE_SKIPPED);
 
     TRY(add_line(ledger, ledger->read_at, GW_LINE_ACTIVE));
     TRY(gw_request_parse((const char *)data, bytes, index, &ledger->defaults, out, bad));

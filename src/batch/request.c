@@ -1,8 +1,8 @@
 /* See request.h.
  *
- * jansson reads the JSON (strict UTF-8, no lone surrogates, no duplicate keys, nesting bounded by its own limit); what is here is
- * the meaning of fields. Every helper that returns bool gives false after filling *bad, and the parse ends there: the first
- * problem of a line is the one reported.
+ * jansson reads the JSON (strict UTF-8, no lone surrogates, no duplicate keys, nesting bounded by its own limit); what
+ * is here is the meaning of fields. Every helper that returns bool gives false after filling *bad, and the parse ends
+ * there: the first problem of a line is the one reported.
  */
 #include "batch/request.h"
 
@@ -68,8 +68,7 @@ static bool take_id(struct gw_fields *f, const char *name, const json_t *id, boo
         f->out->custom_id = gw_asprintf("%lld", (long long)json_integer_value(id));
         return true;
     }
-    if (!json_is_string(id))
-        return gw_fields_type(f, name, id, integers ? "a string or an integer" : "a string");
+    if (!json_is_string(id)) return gw_fields_type(f, name, id, integers ? "a string or an integer" : "a string");
     const char *text = json_string_value(id);
     size_t bytes = json_string_length(id);
     if (bytes == 0) return gw_fields_bad(f, GW_REQUEST_MISSING_ID, name, "%s is empty", name);
@@ -158,10 +157,13 @@ static bool read_parts(struct gw_fields *f, const char *name, const json_t *part
         if (i) gw_buf_add_text(&buf, "\n");
         if (json_is_string(part)) gw_buf_add(&buf, json_string_value(part), json_string_length(part));
         else if (!json_is_object(part)) good = gw_fields_type(f, where, part, "a part {\"type\":\"text\",\"text\":..}");
-        else if (!json_is_string(type)) good = gw_fields_bad(f, GW_REQUEST_INVALID_TYPE, where, "%s%s has no type", f->prefix, where);
+        else if (!json_is_string(type))
+            good = gw_fields_bad(f, GW_REQUEST_INVALID_TYPE, where, "%s%s has no type", f->prefix, where);
         else if (strcmp(json_string_value(type), "text") != 0)
-            good = gw_fields_value(f, GW_REQUEST_UNSUPPORTED, where, type, "a part of type \"text\" (text is all godwit reads)");
-        else if (!json_is_string(text)) good = gw_fields_bad(f, GW_REQUEST_INVALID_TYPE, where, "%s%s.text is not a string", f->prefix, where);
+            good = gw_fields_value(f, GW_REQUEST_UNSUPPORTED, where, type,
+                                   "a part of type \"text\" (text is all godwit reads)");
+        else if (!json_is_string(text))
+            good = gw_fields_bad(f, GW_REQUEST_INVALID_TYPE, where, "%s%s.text is not a string", f->prefix, where);
         else gw_buf_add(&buf, json_string_value(text), json_string_length(text));
     }
     if (good) *content = (struct gw_text){gw_strndup(buf.data ? (char *)buf.data : "", buf.bytes), buf.bytes};
@@ -177,7 +179,8 @@ static bool read_message(struct gw_fields *f, size_t at, const json_t *item, str
     static const char *const refused[] = {"tool_calls", "function_call", "audio", "refusal"};
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         if (!gw_fields_is_empty(gw_fields_get(item, refused[i])))
-            return gw_fields_bad(f, GW_REQUEST_UNSUPPORTED, name, "%s%s.%s is not supported", f->prefix, name, refused[i]);
+            return gw_fields_bad(f, GW_REQUEST_UNSUPPORTED, name, "%s%s.%s is not supported", f->prefix, name,
+                                 refused[i]);
 
     snprintf(name, sizeof name, "messages[%zu].role", at);
     const json_t *role = gw_fields_get(item, "role");

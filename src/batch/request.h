@@ -1,10 +1,10 @@
 /* One generation request: a line of batch.jsonl after parsing, with every field checked and every default applied.
  *
- * Three spellings are read (docs/formats.md): OpenAI's batch line {custom_id, method, url, body}, and the plain form with
- * `prompt` or `messages` at top level. A bad line is an expected trouble: gw_request_parse() returns GW_OK and says what is
- * wrong in gw_request_error, so that the batch goes on with one error line. No byte sequence makes it crash or read past the
- * line. A field that would change the answer and that godwit does not implement is refused, never ignored.
- * The parse is a pure function of the line and the run-wide defaults. Local.
+ * Two spellings are read (docs/formats.md): OpenAI's batch line {custom_id, method, url, body}, and the plain form with
+ * `prompt` or `messages` at top level. A bad line is an expected trouble: gw_request_parse() returns GW_OK and says
+ * what is wrong in gw_request_error, so that the batch goes on with one error line. No byte sequence makes it crash or
+ * read past the line. A field that would change the answer and that godwit does not implement is refused, never
+ * ignored. The parse is a pure function of the line and the run-wide defaults. Local.
  */
 #ifndef GW_BATCH_REQUEST_H
 #define GW_BATCH_REQUEST_H
@@ -52,8 +52,8 @@ struct gw_request {
     enum gw_endpoint endpoint;
     char *model; /* body's `model`, NULL if silent; not compared with anything here */
 
-    /* CHAT: at least one message. Roles: "system", "user", "assistant", "developer", "tool" (static strings). Contents are owned
-     * by the request; array contents are their text parts joined by a newline. Ready for gw_chat_encode(). */
+    /* CHAT: at least one message. Roles: "system", "user", "assistant", "developer", "tool" (static strings). Contents
+     * are owned by the request; array contents are their text parts joined by a newline. Ready for gw_chat_encode(). */
     struct gw_message *messages;
     size_t message_count;
 
@@ -92,8 +92,8 @@ void gw_request_error_set(struct gw_request_error *bad, const char *code, const 
     GW_PRINTF(4, 5);
 
 /* Parses one line (without its newline; a trailing CR is white space). `defaults` may be NULL.
- * GW_OK always, unless the machinery itself fails. bad->code is NULL for a good line; for a bad one *out holds index and, when it
- * could be read, custom_id. *out is the caller's in both cases: gw_request_free(). */
+ * GW_OK always, unless the machinery itself fails. bad->code is NULL for a good line; for a bad one *out holds index
+ * and, when it could be read, custom_id. *out is the caller's in both cases: gw_request_free(). */
 GW_CHECK gw_err gw_request_parse(const char *line, size_t bytes, int64_t index,
                                  const struct gw_request_defaults *defaults, struct gw_request *out,
                                  struct gw_request_error *bad);

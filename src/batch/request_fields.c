@@ -1,4 +1,5 @@
-/* See request_fields.h. Ranges follow OpenAI's API reference and, for top_k, min_p and repetition_penalty, vLLM's sampling parameters. */
+/* See request_fields.h. Ranges follow OpenAI's API reference and, for top_k, min_p and repetition_penalty, vLLM's
+ * sampling parameters. */
 #include "batch/request_fields.h"
 
 #include "base/mem.h"
@@ -20,7 +21,8 @@ json_t *gw_fields_get(const json_t *object, const char *name)
 
 bool gw_fields_is_empty(const json_t *value)
 {
-    return !value || json_is_null(value) || json_is_false(value) || (json_is_number(value) && json_number_value(value) == 0) ||
+    return !value || json_is_null(value) || json_is_false(value) ||
+           (json_is_number(value) && json_number_value(value) == 0) ||
            (json_is_string(value) && json_string_length(value) == 0) ||
            (json_is_array(value) && json_array_size(value) == 0) ||
            (json_is_object(value) && json_object_size(value) == 0);
@@ -117,7 +119,8 @@ gw_err gw_sampling_check(const struct gw_sampling *sampling)
     }
     if (sampling->top_k < 0) return gw_fail(GW_ERR_USAGE, "top_k is %d; expected 0 (off) or more", sampling->top_k);
     if (sampling->max_tokens < 0)
-        return gw_fail(GW_ERR_USAGE, "max_tokens is %d; expected 1 or more (0: up to the context)", sampling->max_tokens);
+        return gw_fail(GW_ERR_USAGE, "max_tokens is %d; expected 1 or more (0: up to the context)",
+                       sampling->max_tokens);
     if (sampling->logprobs < -1 || sampling->logprobs > GW_REQUEST_MAX_LOGPROBS)
         return gw_fail(GW_ERR_USAGE, "logprobs is %d; expected -1 (none) to %d", sampling->logprobs,
                        GW_REQUEST_MAX_LOGPROBS);
@@ -172,7 +175,8 @@ static bool read_chat_logprobs(struct gw_fields *f, const json_t *body)
     bool wanted = f->out->sampling.logprobs >= 0, found;
     int64_t top = f->out->sampling.logprobs > 0 ? f->out->sampling.logprobs : 0;
     if (!read_bool(f, body, "logprobs", &wanted)) return false;
-    if (!read_integer(f, body, "top_logprobs", 0, GW_REQUEST_MAX_LOGPROBS, "an integer from 0 to 20", &top, &found)) return false;
+    if (!read_integer(f, body, "top_logprobs", 0, GW_REQUEST_MAX_LOGPROBS, "an integer from 0 to 20", &top, &found))
+        return false;
     if (found && top > 0 && !wanted)
         return gw_fields_bad(f, GW_REQUEST_INVALID_VALUE, "top_logprobs", "%stop_logprobs needs \"logprobs\": true",
                              f->prefix);
@@ -186,7 +190,8 @@ bool gw_fields_read_sampling(struct gw_fields *f, const json_t *body)
     int64_t value = 0;
     bool found;
     if (!read_floats(f, body)) return false;
-    if (!read_integer(f, body, "top_k", -1, INT_MAX, "an integer from 1, or 0 or -1 for off", &value, &found)) return false;
+    if (!read_integer(f, body, "top_k", -1, INT_MAX, "an integer from 1, or 0 or -1 for off", &value, &found))
+        return false;
     if (found) s->top_k = value > 0 ? (int)value : 0;
     if (!read_integer(f, body, "seed", INT64_MIN, INT64_MAX, "an integer", &value, &found)) return false;
     if (found) {
@@ -201,7 +206,8 @@ bool gw_fields_read_sampling(struct gw_fields *f, const json_t *body)
     }
     if (!read_bool(f, body, "ignore_eos", &s->ignore_eos)) return false;
     if (f->out->endpoint == GW_ENDPOINT_CHAT) return read_chat_logprobs(f, body);
-    if (!read_integer(f, body, "logprobs", 0, GW_REQUEST_MAX_LOGPROBS, "an integer from 0 to 20", &value, &found)) return false;
+    if (!read_integer(f, body, "logprobs", 0, GW_REQUEST_MAX_LOGPROBS, "an integer from 0 to 20", &value, &found))
+        return false;
     if (found) s->logprobs = (int)value;
     return true;
 }
@@ -312,8 +318,8 @@ static bool refuse_words(struct gw_fields *f, const json_t *body)
     }
     const json_t *modalities = gw_fields_get(body, "modalities");
     if (modalities && (json_array_size(modalities) != 1 || strcmp(word_of(json_array_get(modalities, 0)), "text") != 0))
-        return gw_fields_bad(f, GW_REQUEST_UNSUPPORTED, "modalities", "%smodalities is not supported, except [\"text\"]",
-                             f->prefix);
+        return gw_fields_bad(f, GW_REQUEST_UNSUPPORTED, "modalities",
+                             "%smodalities is not supported, except [\"text\"]", f->prefix);
     return true;
 }
 

@@ -1,4 +1,4 @@
-/* Fields of a request's body: getters, sampling, stops, and the table of what is refused. Internal to request.c. Local. */
+/* Fields of a request's body: getters, sampling, stops, the table of what is refused. Internal to request.c. Local. */
 #ifndef GW_BATCH_REQUEST_FIELDS_H
 #define GW_BATCH_REQUEST_FIELDS_H
 

@@ -1,5 +1,6 @@
-/* What a line of input costs: `bench_ledger [LINES] [FILE]` writes LINES (default 1,000,000) chat requests to FILE (default a temporary
- * one in the current folder), walks over them fresh and as a job that carries on, and prints memory and speed. Not a test. */
+/* What a line of input costs: `bench_ledger [LINES] [FILE]` writes LINES (default 1,000,000) chat requests to FILE
+ * (default a temporary one in the current folder), walks over them fresh and as a job that carries on, and prints
+ * memory and speed. Not a test. */
 #include "base/clock.h"
 #include "batch/ledger.h"
 
@@ -13,9 +14,14 @@ static gw_err write_input(const char *path, long lines)
     FILE *file = fopen(path, "w");
     if (!file) return gw_fail(GW_ERR_IO, "cannot create %s", path);
     for (long i = 0; i < lines; i++)
-        fprintf(file, "{\"custom_id\":\"request-%ld\",\"method\":\"POST\",\"url\":\"/v1/chat/completions\",\"body\":{\"model\":\"m\",\"messages\":["
-                      "{\"role\":\"system\",\"content\":\"You are a helpful assistant.\"},{\"role\":\"user\",\"content\":\"What is %ld plus %ld? "
-                      "Answer with the number alone, and then explain in one sentence how you got it.\"}],\"max_tokens\":64}}\n", i, i, i + 1);
+        fprintf(
+            file,
+            "{\"custom_id\":\"request-%ld\",\"method\":\"POST\",\"url\":\"/v1/chat/"
+            "completions\",\"body\":{\"model\":\"m\",\"messages\":["
+            "{\"role\":\"system\",\"content\":\"You are a helpful assistant.\"},{\"role\":\"user\",\"content\":\"What "
+            "is %ld plus %ld? "
+            "Answer with the number alone, and then explain in one sentence how you got it.\"}],\"max_tokens\":64}}\n",
+            i, i, i + 1);
     return fclose(file) ? gw_fail(GW_ERR_IO, "cannot write %s", path) : GW_OK;
 }
 
@@ -57,8 +63,8 @@ static gw_err walk(const char *path, long answered)
         if ((double)gw_ledger_bytes(ledger) > peak) peak = (double)gw_ledger_bytes(ledger);
     }
     double lines = (double)gw_ledger_lines(ledger), bytes = (double)gw_ledger_bytes(ledger);
-    printf("%ld answered before: %ld requests of %.0f lines in %.2f s, %.2f s of CPU (%.1f us a line)\n", answered, requests, lines,
-           gw_clock_now_s() - start_s, cpu_s() - start_cpu_s, 1e6 * (cpu_s() - start_cpu_s) / lines);
+    printf("%ld answered before: %ld requests of %.0f lines in %.2f s, %.2f s of CPU (%.1f us a line)\n", answered,
+           requests, lines, gw_clock_now_s() - start_s, cpu_s() - start_cpu_s, 1e6 * (cpu_s() - start_cpu_s) / lines);
     printf("  index %.2f bytes a line, at most %.2f; read buffer %zu KiB; process %.1f MiB so far\n", bytes / lines,
            (peak > bytes ? peak : bytes) / lines, gw_ledger_buffer_bytes(ledger) >> 10, resident_mib());
 out:

@@ -1,5 +1,5 @@
-/* Any bytes as a line of input: parsing must not crash, must fill either a request within its ranges or a complete error, and what is
- * then written about the line must be valid JSON that tells its custom_id back. */
+/* Any bytes as a line of input: parsing must not crash, must fill either a request within its ranges or a complete
+ * error, and what is then written about the line must be valid JSON that tells its custom_id back. */
 #include "batch/io/lines.h"
 #include "batch/io/output.h"
 
@@ -32,12 +32,19 @@ static void check_good(const struct gw_request *request, struct gw_buf *line)
     if (request->endpoint == GW_ENDPOINT_CHAT) GW_ASSERT(request->message_count && !request->prompt.data);
     else GW_ASSERT((request->prompt.data != NULL) != (request->prompt_tokens != NULL));
     for (size_t i = 0; i < request->message_count; i++)
-        GW_ASSERT(request->messages[i].role && strlen(request->messages[i].content) <= request->messages[i].content_bytes);
-    const char *text = request->prompt.data ? request->prompt.data : request->message_count ? request->messages[0].content : "";
+        GW_ASSERT(request->messages[i].role &&
+                  strlen(request->messages[i].content) <= request->messages[i].content_bytes);
+    const char *text = request->prompt.data     ? request->prompt.data
+                       : request->message_count ? request->messages[0].content
+                                                : "";
     struct gw_position_logprobs position = {.chosen = {text, strlen(text), -0.5f}};
-    struct gw_completion completion = {.custom_id = request->custom_id, .endpoint = request->endpoint,
-                                       .model = request->model ? request->model : "m", .text = text, .text_bytes = strlen(text),
-                                       .logprobs = &position, .logprob_count = 1};
+    struct gw_completion completion = {.custom_id = request->custom_id,
+                                       .endpoint = request->endpoint,
+                                       .model = request->model ? request->model : "m",
+                                       .text = text,
+                                       .text_bytes = strlen(text),
+                                       .logprobs = &position,
+                                       .logprob_count = 1};
     gw_output_format_completion(&completion, line);
     check_line(line, false, request->custom_id, -1);
 }

@@ -1,5 +1,6 @@
-/* Runs a fuzz target over files, without a fuzzer: `fuzz_x FILE..`, or every file of its corpus (tests/fuzz/corpus/x under GW_SRCDIR,
- * else under the current folder), which is what `make check` does. Exits 77 (skip) when there is no corpus. */
+/* Runs a fuzz target over files, without a fuzzer: `fuzz_x FILE..`, or every file of its corpus (tests/fuzz/corpus/x
+ * under GW_SRCDIR, else under the current folder), which is what `make check` does. Exits 77 (skip) when there is no
+ * corpus. */
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>

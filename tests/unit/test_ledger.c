@@ -1,4 +1,5 @@
-/* The ledger: order, duplicates (also among colliding hashes), carry-on, re-reading, long lines, and an input that changes. */
+/* The ledger: order, duplicates (also among colliding hashes), carry-on, re-reading, long lines, and an input that
+ * changes. */
 #include "base/mem.h"
 #include "batch/ledger.h"
 
@@ -131,7 +132,7 @@ static void test_carry_on(void)
     gw_ledger_close(ledger);
 }
 
-/* Many ids in two rounds, so that half of the lines are duplicates; `bits` of hash, so that collisions are everywhere. */
+/* Many ids in two rounds, so that half of the lines are duplicates; `bits` of hash, so that there are collisions. */
 static void check_duplicates(int ids, int bits, bool carry_on)
 {
     struct gw_buf text = {0};

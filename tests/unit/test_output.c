@@ -1,4 +1,4 @@
-/* Output: exact bytes of every kind of line, torn and damaged files, a full disk, the manifest, the digest and verify. */
+/* Output: exact bytes of every kind of line, torn and damaged files, a full disk, manifest, digest and verify. */
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -52,7 +52,8 @@ static void check_string(const char *text, size_t bytes, const char *expected)
     gw_json_add_string(&buf, text, bytes);
     CU_ASSERT_TRUE(buf.bytes == strlen(expected) && memcmp(buf.data, expected, buf.bytes) == 0);
     CU_ASSERT_EQUAL(gw_json_read_string((char *)buf.data, buf.bytes, &back), buf.bytes);
-    if (!strstr(expected, "\xef\xbf\xbd")) CU_ASSERT_TRUE(back.bytes == bytes && (!bytes || memcmp(back.data, text, bytes) == 0));
+    if (!strstr(expected, "\xef\xbf\xbd"))
+        CU_ASSERT_TRUE(back.bytes == bytes && (!bytes || memcmp(back.data, text, bytes) == 0));
     gw_buf_free(&buf);
     gw_buf_free(&back);
 }
@@ -64,7 +65,11 @@ static void test_strings(void)
     check_string("a\"b\\c/\b\f\n\r\t", 11, "\"a\\\"b\\\\c/\\b\\f\\n\\r\\t\"");
     check_string("\0\x01\x1f\x7f", 4, "\"\\u0000\\u0001\\u001f\x7f\"");
     check_string("\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", 9, "\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\"");
-    check_string("a\xff" "b", 3, "\"a\xef\xbf\xbd" "b\"");
+    check_string("a\xff"
+                 "b",
+                 3,
+                 "\"a\xef\xbf\xbd"
+                 "b\"");
     check_string("\xe2\x82", 2, "\"\xef\xbf\xbd\"");                             /* cut short: one replacement */
     check_string("\xc0\xaf", 2, "\"\xef\xbf\xbd\xef\xbf\xbd\"");                 /* overlong */
     check_string("\xed\xa0\x80", 3, "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\""); /* a surrogate */
@@ -74,7 +79,8 @@ static void test_strings(void)
     const char *text = "\"\\u00e9\\ud83d\\uDE00\\/\" tail";
     CU_ASSERT_EQUAL(gw_json_read_string(text, strlen(text), &back), 22);
     CU_ASSERT_STRING_EQUAL((char *)back.data, "\xc3\xa9\xf0\x9f\x98\x80/");
-    static const char *const wrong[] = {"x", "\"", "\"abc", "\"\\\"", "\"\\u12\"", "\"\\ud83d\"", "\"\\ude00\"", "\"\\x\"", "\"\n\"", "\"\xff\""};
+    static const char *const wrong[] = {"x",           "\"",          "\"abc",   "\"\\\"", "\"\\u12\"",
+                                        "\"\\ud83d\"", "\"\\ude00\"", "\"\\x\"", "\"\n\"", "\"\xff\""};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
         CU_ASSERT_EQUAL(gw_json_read_string(wrong[i], strlen(wrong[i]), &back), 0);
     gw_buf_free(&back);
@@ -118,8 +124,14 @@ static void test_floats(void)
 
 static struct gw_completion completion(const char *id, enum gw_endpoint endpoint, const char *text)
 {
-    return (struct gw_completion){.custom_id = id, .endpoint = endpoint, .model = "m", .text = text, .text_bytes = strlen(text),
-                                  .prompt_tokens = 3, .completion_tokens = 2, .finish = GW_FINISH_STOP};
+    return (struct gw_completion){.custom_id = id,
+                                  .endpoint = endpoint,
+                                  .model = "m",
+                                  .text = text,
+                                  .text_bytes = strlen(text),
+                                  .prompt_tokens = 3,
+                                  .completion_tokens = 2,
+                                  .finish = GW_FINISH_STOP};
 }
 
 static void check_line(const struct gw_completion *c, const char *expected)
@@ -135,7 +147,9 @@ static void check_line(const struct gw_completion *c, const char *expected)
     gw_buf_free(&line);
 }
 
-#define HEAD_ABC "{\"id\":\"batch_req_78af5f94892f3950\",\"custom_id\":\"abc\",\"response\":{\"status_code\":200,\"request_id\":\"@1\",\"body\":"
+#define HEAD_ABC                                                                                                       \
+    "{\"id\":\"batch_req_78af5f94892f3950\",\"custom_id\":\"abc\",\"response\":{\"status_code\":200,\"request_id\":"   \
+    "\"@1\",\"body\":"
 #define USAGE "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}},\"error\":null}\n"
 
 /* Puts the two seeded hashes of "abc" where the golden text has @1 and @2. */
@@ -153,15 +167,19 @@ static char *with_hashes(const char *text)
 static void test_answers(void)
 {
     struct gw_completion c = completion("abc", GW_ENDPOINT_CHAT, "Hi \"you\"\n\xf0\x9f\x98\x80");
-    char *expected = with_hashes(HEAD_ABC "{\"id\":\"chatcmpl-@2\",\"object\":\"chat.completion\",\"created\":7,\"model\":\"m\",\"choices\":[{\"index\":0,"
-                                 "\"message\":{\"role\":\"assistant\",\"content\":\"Hi \\\"you\\\"\\n\xf0\x9f\x98\x80\"},\"logprobs\":null,\"finish_reason\":\"stop\"}]," USAGE);
+    char *expected = with_hashes(
+        HEAD_ABC "{\"id\":\"chatcmpl-@2\",\"object\":\"chat.completion\",\"created\":7,\"model\":\"m\",\"choices\":[{"
+                 "\"index\":0,"
+                 "\"message\":{\"role\":\"assistant\",\"content\":\"Hi "
+                 "\\\"you\\\"\\n\xf0\x9f\x98\x80\"},\"logprobs\":null,\"finish_reason\":\"stop\"}]," USAGE);
     c.created = 7;
     check_line(&c, expected);
     free(expected);
     c = completion("abc", GW_ENDPOINT_COMPLETION, "t");
     c.finish = GW_FINISH_LENGTH;
-    expected = with_hashes(HEAD_ABC "{\"id\":\"cmpl-@2\",\"object\":\"text_completion\",\"created\":0,\"model\":\"m\",\"choices\":[{\"index\":0,\"text\":\"t\","
-                           "\"logprobs\":null,\"finish_reason\":\"length\"}]," USAGE);
+    expected = with_hashes(HEAD_ABC "{\"id\":\"cmpl-@2\",\"object\":\"text_completion\",\"created\":0,\"model\":\"m\","
+                                    "\"choices\":[{\"index\":0,\"text\":\"t\","
+                                    "\"logprobs\":null,\"finish_reason\":\"length\"}]," USAGE);
     check_line(&c, expected);
     free(expected);
 }
@@ -170,23 +188,39 @@ static void test_logprobs(void)
 {
     /* Two tokens that share a character, and alternatives of which two have one spelling. */
     const struct gw_token_logprob top[] = {{"a", 1, -0.5f}, {"\xe2\x82", 2, -1}, {"a", 1, -3}, {"", 0, -INFINITY}};
-    const struct gw_position_logprobs positions[] = {{{"\xe2\x82", 2, -1}, top, 4}, {{"\xac" "b", 2, -0.25f}, NULL, 0}};
-    struct gw_completion c = completion("abc", GW_ENDPOINT_CHAT, "\xe2\x82\xac" "b");
+    const struct gw_position_logprobs positions[] = {{{"\xe2\x82", 2, -1}, top, 4},
+                                                     {{"\xac"
+                                                       "b",
+                                                       2, -0.25f},
+                                                      NULL,
+                                                      0}};
+    struct gw_completion c = completion("abc", GW_ENDPOINT_CHAT,
+                                        "\xe2\x82\xac"
+                                        "b");
     c.logprobs = positions;
     c.logprob_count = 2;
     char *expected = with_hashes(
-        HEAD_ABC "{\"id\":\"chatcmpl-@2\",\"object\":\"chat.completion\",\"created\":0,\"model\":\"m\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\","
-        "\"content\":\"\xe2\x82\xac" "b\"},\"logprobs\":{\"content\":[{\"token\":\"\xef\xbf\xbd\",\"logprob\":-1,\"bytes\":[226,130],\"top_logprobs\":["
-        "{\"token\":\"a\",\"logprob\":-0.5,\"bytes\":[97]},{\"token\":\"\xef\xbf\xbd\",\"logprob\":-1,\"bytes\":[226,130]},"
-        "{\"token\":\"a\",\"logprob\":-3,\"bytes\":[97]},{\"token\":\"\",\"logprob\":-9999,\"bytes\":[]}]},"
-        "{\"token\":\"\xef\xbf\xbd" "b\",\"logprob\":-0.25,\"bytes\":[172,98],\"top_logprobs\":[]}],\"refusal\":null},\"finish_reason\":\"stop\"}]," USAGE);
+        HEAD_ABC "{\"id\":\"chatcmpl-@2\",\"object\":\"chat.completion\",\"created\":0,\"model\":\"m\",\"choices\":[{"
+                 "\"index\":0,\"message\":{\"role\":\"assistant\","
+                 "\"content\":\"\xe2\x82\xac"
+                 "b\"},\"logprobs\":{\"content\":[{\"token\":\"\xef\xbf\xbd\",\"logprob\":-1,\"bytes\":[226,130],\"top_"
+                 "logprobs\":["
+                 "{\"token\":\"a\",\"logprob\":-0.5,\"bytes\":[97]},{\"token\":\"\xef\xbf\xbd\",\"logprob\":-1,"
+                 "\"bytes\":[226,130]},"
+                 "{\"token\":\"a\",\"logprob\":-3,\"bytes\":[97]},{\"token\":\"\",\"logprob\":-9999,\"bytes\":[]}]},"
+                 "{\"token\":\"\xef\xbf\xbd"
+                 "b\",\"logprob\":-0.25,\"bytes\":[172,98],\"top_logprobs\":[]}],\"refusal\":null},\"finish_reason\":"
+                 "\"stop\"}]," USAGE);
     check_line(&c, expected);
     free(expected);
     c.endpoint = GW_ENDPOINT_COMPLETION;
-    expected = with_hashes(
-        HEAD_ABC "{\"id\":\"cmpl-@2\",\"object\":\"text_completion\",\"created\":0,\"model\":\"m\",\"choices\":[{\"index\":0,\"text\":\"\xe2\x82\xac" "b\","
-        "\"logprobs\":{\"text_offset\":[0,1],\"token_logprobs\":[-1,-0.25],\"tokens\":[\"bytes:\\\\xe2\\\\x82\",\"bytes:\\\\xac\\\\x62\"],"
-        "\"top_logprobs\":[{\"a\":-0.5,\"bytes:\\\\xe2\\\\x82\":-1,\"\":-9999},{}]},\"finish_reason\":\"stop\"}]," USAGE);
+    expected = with_hashes(HEAD_ABC "{\"id\":\"cmpl-@2\",\"object\":\"text_completion\",\"created\":0,\"model\":\"m\","
+                                    "\"choices\":[{\"index\":0,\"text\":\"\xe2\x82\xac"
+                                    "b\","
+                                    "\"logprobs\":{\"text_offset\":[0,1],\"token_logprobs\":[-1,-0.25],\"tokens\":["
+                                    "\"bytes:\\\\xe2\\\\x82\",\"bytes:\\\\xac\\\\x62\"],"
+                                    "\"top_logprobs\":[{\"a\":-0.5,\"bytes:\\\\xe2\\\\x82\":-1,\"\":-9999},{}]},"
+                                    "\"finish_reason\":\"stop\"}]," USAGE);
     check_line(&c, expected);
     free(expected);
 }
@@ -200,7 +234,8 @@ static void test_errors(void)
     gw_request_error_set(&bad, GW_REQUEST_INVALID_JSON, NULL, "no");
     gw_output_format_error(NULL, 0, &bad, &line);
     gw_buf_add(&line, "", 1);
-    const char *first = "{\"id\":\"batch_req_78af5f94892f3950\",\"custom_id\":\"abc\",\"response\":null,\"error\":{\"code\":\"invalid_value\","
+    const char *first = "{\"id\":\"batch_req_78af5f94892f3950\",\"custom_id\":\"abc\",\"response\":null,\"error\":{"
+                        "\"code\":\"invalid_value\","
                         "\"message\":\"line 17: body.temperature is 9\",\"param\":\"body.temperature\",\"line\":17}}\n";
     CU_ASSERT_EQUAL(strncmp((char *)line.data, first, strlen(first)), 0);
     const char *second = strchr((char *)line.data, '\n') + 1;
@@ -400,8 +435,9 @@ static void test_manifest(void)
 
 /* ---- digest and verify ----------------------------------------------------------------------------------------- */
 
-static const char input_text[] = "{\"id\":\"b\",\"prompt\":\"p\"}\n\n{\"id\":\"a\",\"prompt\":\"p\"}\nbad\n{\"id\":\"a\",\"prompt\":\"p\"}\n"
-                                 "{\"id\":\"long\",\"prompt\":\"p\"}\n";
+static const char input_text[] =
+    "{\"id\":\"b\",\"prompt\":\"p\"}\n\n{\"id\":\"a\",\"prompt\":\"p\"}\nbad\n{\"id\":\"a\",\"prompt\":\"p\"}\n"
+    "{\"id\":\"long\",\"prompt\":\"p\"}\n";
 
 /* A finished job: answers b, a; errors for lines 4 (bad), 5 (duplicate) and 6 (failed later). */
 static void finish_job(void)

@@ -33,12 +33,17 @@ static void expect_bad(const char *line, const char *code, const char *word)
 {
     parse(line);
     bool same = bad.code && strcmp(bad.code, code) == 0 && strstr(bad.message, word);
-    if (!same) printf("\n  %s\n  -> %s: %s\n  expected %s: ..%s..\n", line, bad.code ? bad.code : "good", bad.message, code, word);
+    if (!same)
+        printf("\n  %s\n  -> %s: %s\n  expected %s: ..%s..\n", line, bad.code ? bad.code : "good", bad.message, code,
+               word);
     CU_ASSERT_TRUE(same);
 }
 
-#define CHAT(body) "{\"custom_id\":\"a\",\"method\":\"POST\",\"url\":\"/v1/chat/completions\",\"body\":{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]" body "}}"
-#define COMPLETION(body) "{\"custom_id\":\"a\",\"method\":\"POST\",\"url\":\"/v1/completions\",\"body\":{\"prompt\":\"hi\"" body "}}"
+#define CHAT(body)                                                                                                     \
+    "{\"custom_id\":\"a\",\"method\":\"POST\",\"url\":\"/v1/chat/"                                                     \
+    "completions\",\"body\":{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]" body "}}"
+#define COMPLETION(body)                                                                                               \
+    "{\"custom_id\":\"a\",\"method\":\"POST\",\"url\":\"/v1/completions\",\"body\":{\"prompt\":\"hi\"" body "}}"
 
 static void test_defaults(void)
 {
@@ -63,11 +68,12 @@ static void test_defaults(void)
 
 static void test_fields(void)
 {
-    expect_good(CHAT(",\"model\":\"m\",\"temperature\":0.5,\"top_p\":0.9,\"min_p\":0.1,\"repetition_penalty\":1.1,\"top_k\":40,"
-                     "\"seed\":-7,\"max_tokens\":5,\"max_completion_tokens\":9,\"ignore_eos\":true,\"logprobs\":true,"
-                     "\"top_logprobs\":3,\"stop\":[\"x\",\"\\n\"],\"user\":\"u\",\"metadata\":{\"k\":1},\"store\":true,"
-                     "\"n\":1,\"stream\":false,\"presence_penalty\":0,\"frequency_penalty\":0.0,\"logit_bias\":{},\"tools\":[],"
-                     "\"tool_choice\":\"none\",\"response_format\":{\"type\":\"text\"},\"service_tier\":\"auto\""));
+    expect_good(
+        CHAT(",\"model\":\"m\",\"temperature\":0.5,\"top_p\":0.9,\"min_p\":0.1,\"repetition_penalty\":1.1,\"top_k\":40,"
+             "\"seed\":-7,\"max_tokens\":5,\"max_completion_tokens\":9,\"ignore_eos\":true,\"logprobs\":true,"
+             "\"top_logprobs\":3,\"stop\":[\"x\",\"\\n\"],\"user\":\"u\",\"metadata\":{\"k\":1},\"store\":true,"
+             "\"n\":1,\"stream\":false,\"presence_penalty\":0,\"frequency_penalty\":0.0,\"logit_bias\":{},\"tools\":[],"
+             "\"tool_choice\":\"none\",\"response_format\":{\"type\":\"text\"},\"service_tier\":\"auto\""));
     const struct gw_sampling *s = &request.sampling;
     CU_ASSERT_STRING_EQUAL(request.model, "m");
     CU_ASSERT_TRUE(s->temperature == 0.5f && s->top_p == 0.9f && s->min_p == 0.1f && s->repetition_penalty == 1.1f);
@@ -121,7 +127,8 @@ static void test_plain_form(void)
     expect_good("{\"id\":42,\"prompt\":\"p\",\"temperature\":0}\r");
     CU_ASSERT_STRING_EQUAL(request.custom_id, "42");
     CU_ASSERT_TRUE(request.sampling.temperature == 0);
-    expect_good("{\"id\":\"x\",\"messages\":[{\"role\":\"system\",\"content\":\"s\"},{\"role\":\"user\",\"content\":\"c\"}]}");
+    expect_good(
+        "{\"id\":\"x\",\"messages\":[{\"role\":\"system\",\"content\":\"s\"},{\"role\":\"user\",\"content\":\"c\"}]}");
     CU_ASSERT_STRING_EQUAL(request.custom_id, "x");
     CU_ASSERT_EQUAL(request.endpoint, GW_ENDPOINT_CHAT);
     expect_good("{\"custom_id\":\"y\",\"prompt\":\"p\"}");
@@ -134,8 +141,10 @@ static void test_plain_form(void)
 
 static void test_contents(void)
 {
-    expect_good("{\"messages\":[{\"role\":\"developer\",\"content\":[{\"type\":\"text\",\"text\":\"one\"},{\"type\":\"text\",\"text\":\"two\"}]},"
-                "{\"role\":\"tool\",\"content\":\"\"},{\"role\":\"assistant\",\"content\":\"\\u0000z\",\"tool_calls\":[]}]}");
+    expect_good(
+        "{\"messages\":[{\"role\":\"developer\",\"content\":[{\"type\":\"text\",\"text\":\"one\"},{\"type\":\"text\","
+        "\"text\":\"two\"}]},"
+        "{\"role\":\"tool\",\"content\":\"\"},{\"role\":\"assistant\",\"content\":\"\\u0000z\",\"tool_calls\":[]}]}");
     CU_ASSERT_EQUAL_FATAL(request.message_count, 3);
     CU_ASSERT_STRING_EQUAL(request.messages[0].content, "one\ntwo");
     CU_ASSERT_EQUAL(request.messages[1].content_bytes, 0);
@@ -155,11 +164,26 @@ static void test_contents(void)
 
 static void test_bad_json(void)
 {
-    static const char *const lines[] = {
-        "", "x", "{", "{\"prompt\":\"p\"", "[1,2]", "7", "null", "{\"prompt\":\"p\"} trailing", "{\"prompt\":\"p\",\"prompt\":\"q\"}",
-        "{\"prompt\":\"p\",\"x\":{\"a\":1,\"a\":2}}", "{\"prompt\":\"\\ud800\"}", "{\"prompt\":\"\xff\"}", "{\"prompt\":\"\xc0\xaf\"}",
-        "{\"prompt\":\"p\",\"seed\":99999999999999999999999}", "{\"prompt\":\"p\",\"temperature\":1e999}", "{'prompt':'p'}",
-        "{\"prompt\":\"p\",}", "{\"prompt\":NaN}", "\xef\xbb\xbf{\"prompt\":\"p\"}", "{\"a\\u0000b\":1,\"prompt\":\"p\"}"};
+    static const char *const lines[] = {"",
+                                        "x",
+                                        "{",
+                                        "{\"prompt\":\"p\"",
+                                        "[1,2]",
+                                        "7",
+                                        "null",
+                                        "{\"prompt\":\"p\"} trailing",
+                                        "{\"prompt\":\"p\",\"prompt\":\"q\"}",
+                                        "{\"prompt\":\"p\",\"x\":{\"a\":1,\"a\":2}}",
+                                        "{\"prompt\":\"\\ud800\"}",
+                                        "{\"prompt\":\"\xff\"}",
+                                        "{\"prompt\":\"\xc0\xaf\"}",
+                                        "{\"prompt\":\"p\",\"seed\":99999999999999999999999}",
+                                        "{\"prompt\":\"p\",\"temperature\":1e999}",
+                                        "{'prompt':'p'}",
+                                        "{\"prompt\":\"p\",}",
+                                        "{\"prompt\":NaN}",
+                                        "\xef\xbb\xbf{\"prompt\":\"p\"}",
+                                        "{\"a\\u0000b\":1,\"prompt\":\"p\"}"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) expect_bad(lines[i], GW_REQUEST_INVALID_JSON, "");
     const char nul[] = "{\"prompt\":\"p\0q\"}";
     parse_bytes(nul, sizeof nul - 1, 0, NULL);
@@ -190,10 +214,12 @@ static void test_bad_envelope(void)
     CU_ASSERT_STRING_EQUAL(request.custom_id, "a"); /* known, so the error line can name it */
     CU_ASSERT_STRING_EQUAL(bad.param, "url");
     expect_bad(WITH("\"custom_id\":\"a\",\"url\":3"), GW_REQUEST_INVALID_TYPE, "url is 3");
-    expect_bad(WITH("\"custom_id\":\"a\",\"method\":\"GET\",\"url\":\"/v1/completions\""), GW_REQUEST_INVALID_METHOD, "GET");
+    expect_bad(WITH("\"custom_id\":\"a\",\"method\":\"GET\",\"url\":\"/v1/completions\""), GW_REQUEST_INVALID_METHOD,
+               "GET");
     expect_bad(WITH("\"custom_id\":\"a\",\"method\":1,\"url\":\"/v1/completions\""), GW_REQUEST_INVALID_TYPE, "method");
     expect_bad("{\"custom_id\":\"a\",\"url\":\"/v1/completions\"}", GW_REQUEST_MISSING_FIELD, "body is missing");
-    expect_bad("{\"custom_id\":\"a\",\"url\":\"/v1/completions\",\"body\":\"x\"}", GW_REQUEST_INVALID_TYPE, "body is \"x\"");
+    expect_bad("{\"custom_id\":\"a\",\"url\":\"/v1/completions\",\"body\":\"x\"}", GW_REQUEST_INVALID_TYPE,
+               "body is \"x\"");
     char *wide = gw_asprintf(WITH("\"custom_id\":\"%0513d\",\"url\":\"/v1/chat/completions\""), 0);
     expect_bad(wide, GW_REQUEST_INVALID_ID, "513 bytes");
     free(wide);
@@ -216,12 +242,16 @@ static void test_bad_contents(void)
     expect_bad(MESSAGES("[{\"role\":\"alien\",\"content\":\"c\"}]"), GW_REQUEST_INVALID_VALUE, "alien");
     expect_bad(MESSAGES("[{\"role\":7,\"content\":\"c\"}]"), GW_REQUEST_INVALID_TYPE, "role is 7");
     expect_bad(MESSAGES("[{\"role\":\"user\",\"content\":7}]"), GW_REQUEST_INVALID_TYPE, "content is 7");
-    expect_bad(MESSAGES("[{\"role\":\"user\",\"content\":\"c\"},{\"role\":\"user\",\"content\":{}}]"), GW_REQUEST_INVALID_TYPE, "messages[1].content");
-    expect_bad(MESSAGES("[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{}}]}]"), GW_REQUEST_UNSUPPORTED, "image_url");
-    expect_bad(MESSAGES("[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]"), GW_REQUEST_INVALID_TYPE, "text is not a string");
+    expect_bad(MESSAGES("[{\"role\":\"user\",\"content\":\"c\"},{\"role\":\"user\",\"content\":{}}]"),
+               GW_REQUEST_INVALID_TYPE, "messages[1].content");
+    expect_bad(MESSAGES("[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{}}]}]"),
+               GW_REQUEST_UNSUPPORTED, "image_url");
+    expect_bad(MESSAGES("[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]"), GW_REQUEST_INVALID_TYPE,
+               "text is not a string");
     expect_bad(MESSAGES("[{\"role\":\"user\",\"content\":[{\"text\":\"t\"}]}]"), GW_REQUEST_INVALID_TYPE, "no type");
     expect_bad(MESSAGES("[{\"role\":\"user\",\"content\":[7]}]"), GW_REQUEST_INVALID_TYPE, "content[0] is 7");
-    expect_bad(MESSAGES("[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{}]}]"), GW_REQUEST_UNSUPPORTED, "tool_calls");
+    expect_bad(MESSAGES("[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{}]}]"), GW_REQUEST_UNSUPPORTED,
+               "tool_calls");
     expect_bad(PROMPT("null,\"messages\":[]"), GW_REQUEST_MISSING_FIELD, "belong to /v1/chat");
     expect_bad(PROMPT("\"\""), GW_REQUEST_INVALID_VALUE, "empty");
     expect_bad(PROMPT("[]"), GW_REQUEST_INVALID_VALUE, "empty");
@@ -234,31 +264,62 @@ static void test_bad_contents(void)
 
 static void test_bad_sampling(void)
 {
-    static const struct { const char *field; const char *code; } cases[] = {
-        {"\"temperature\":-0.1", GW_REQUEST_INVALID_VALUE}, {"\"temperature\":2.01", GW_REQUEST_INVALID_VALUE},
-        {"\"temperature\":\"hot\"", GW_REQUEST_INVALID_TYPE}, {"\"temperature\":true", GW_REQUEST_INVALID_TYPE},
-        {"\"top_p\":0", GW_REQUEST_INVALID_VALUE}, {"\"top_p\":1.1", GW_REQUEST_INVALID_VALUE}, {"\"top_p\":1e-60", GW_REQUEST_INVALID_VALUE},
-        {"\"min_p\":-1", GW_REQUEST_INVALID_VALUE}, {"\"min_p\":1.5", GW_REQUEST_INVALID_VALUE},
-        {"\"repetition_penalty\":0", GW_REQUEST_INVALID_VALUE}, {"\"repetition_penalty\":1e300", GW_REQUEST_INVALID_VALUE},
-        {"\"top_k\":-2", GW_REQUEST_INVALID_VALUE}, {"\"top_k\":1.5", GW_REQUEST_INVALID_TYPE}, {"\"top_k\":9999999999", GW_REQUEST_INVALID_VALUE},
-        {"\"seed\":\"1\"", GW_REQUEST_INVALID_TYPE}, {"\"seed\":0.5", GW_REQUEST_INVALID_TYPE},
-        {"\"max_tokens\":0", GW_REQUEST_INVALID_VALUE}, {"\"max_tokens\":-5", GW_REQUEST_INVALID_VALUE},
-        {"\"max_completion_tokens\":0", GW_REQUEST_INVALID_VALUE}, {"\"max_tokens\":\"5\"", GW_REQUEST_INVALID_TYPE},
-        {"\"max_tokens\":1e18", GW_REQUEST_INVALID_TYPE}, {"\"ignore_eos\":1", GW_REQUEST_INVALID_TYPE},
-        {"\"stop\":5", GW_REQUEST_INVALID_TYPE}, {"\"stop\":[5]", GW_REQUEST_INVALID_TYPE}, {"\"stop\":\"\"", GW_REQUEST_INVALID_VALUE},
-        {"\"stop\":[\"a\",\"\"]", GW_REQUEST_INVALID_VALUE},
-        {"\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\",\"11\",\"12\",\"13\",\"14\",\"15\",\"16\",\"17\"]", GW_REQUEST_INVALID_VALUE},
-        {"\"model\":5", GW_REQUEST_INVALID_TYPE}, {"\"n\":2", GW_REQUEST_UNSUPPORTED}, {"\"n\":0", GW_REQUEST_UNSUPPORTED},
-        {"\"stream\":true", GW_REQUEST_UNSUPPORTED}, {"\"best_of\":2", GW_REQUEST_UNSUPPORTED}, {"\"echo\":true", GW_REQUEST_UNSUPPORTED},
-        {"\"suffix\":\"s\"", GW_REQUEST_UNSUPPORTED}, {"\"tools\":[{}]", GW_REQUEST_UNSUPPORTED}, {"\"functions\":[{}]", GW_REQUEST_UNSUPPORTED},
-        {"\"tool_choice\":\"required\"", GW_REQUEST_UNSUPPORTED}, {"\"tool_choice\":{}", GW_REQUEST_UNSUPPORTED},
-        {"\"response_format\":{\"type\":\"json_object\"}", GW_REQUEST_UNSUPPORTED}, {"\"response_format\":\"text\"", GW_REQUEST_UNSUPPORTED},
-        {"\"logit_bias\":{\"5\":1}", GW_REQUEST_UNSUPPORTED}, {"\"presence_penalty\":0.1", GW_REQUEST_UNSUPPORTED},
-        {"\"frequency_penalty\":-1", GW_REQUEST_UNSUPPORTED}, {"\"modalities\":[\"audio\"]", GW_REQUEST_UNSUPPORTED},
-        {"\"guided_json\":{\"a\":1}", GW_REQUEST_UNSUPPORTED}, {"\"min_tokens\":3", GW_REQUEST_UNSUPPORTED},
-        {"\"skip_special_tokens\":false", GW_REQUEST_UNSUPPORTED}, {"\"reasoning_effort\":\"low\"", GW_REQUEST_UNSUPPORTED}};
+    static const struct {
+        const char *field;
+        const char *code;
+    } cases[] = {{"\"temperature\":-0.1", GW_REQUEST_INVALID_VALUE},
+                 {"\"temperature\":2.01", GW_REQUEST_INVALID_VALUE},
+                 {"\"temperature\":\"hot\"", GW_REQUEST_INVALID_TYPE},
+                 {"\"temperature\":true", GW_REQUEST_INVALID_TYPE},
+                 {"\"top_p\":0", GW_REQUEST_INVALID_VALUE},
+                 {"\"top_p\":1.1", GW_REQUEST_INVALID_VALUE},
+                 {"\"top_p\":1e-60", GW_REQUEST_INVALID_VALUE},
+                 {"\"min_p\":-1", GW_REQUEST_INVALID_VALUE},
+                 {"\"min_p\":1.5", GW_REQUEST_INVALID_VALUE},
+                 {"\"repetition_penalty\":0", GW_REQUEST_INVALID_VALUE},
+                 {"\"repetition_penalty\":1e300", GW_REQUEST_INVALID_VALUE},
+                 {"\"top_k\":-2", GW_REQUEST_INVALID_VALUE},
+                 {"\"top_k\":1.5", GW_REQUEST_INVALID_TYPE},
+                 {"\"top_k\":9999999999", GW_REQUEST_INVALID_VALUE},
+                 {"\"seed\":\"1\"", GW_REQUEST_INVALID_TYPE},
+                 {"\"seed\":0.5", GW_REQUEST_INVALID_TYPE},
+                 {"\"max_tokens\":0", GW_REQUEST_INVALID_VALUE},
+                 {"\"max_tokens\":-5", GW_REQUEST_INVALID_VALUE},
+                 {"\"max_completion_tokens\":0", GW_REQUEST_INVALID_VALUE},
+                 {"\"max_tokens\":\"5\"", GW_REQUEST_INVALID_TYPE},
+                 {"\"max_tokens\":1e18", GW_REQUEST_INVALID_TYPE},
+                 {"\"ignore_eos\":1", GW_REQUEST_INVALID_TYPE},
+                 {"\"stop\":5", GW_REQUEST_INVALID_TYPE},
+                 {"\"stop\":[5]", GW_REQUEST_INVALID_TYPE},
+                 {"\"stop\":\"\"", GW_REQUEST_INVALID_VALUE},
+                 {"\"stop\":[\"a\",\"\"]", GW_REQUEST_INVALID_VALUE},
+                 {"\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\",\"11\",\"12\",\"13\",\"14\","
+                  "\"15\",\"16\",\"17\"]",
+                  GW_REQUEST_INVALID_VALUE},
+                 {"\"model\":5", GW_REQUEST_INVALID_TYPE},
+                 {"\"n\":2", GW_REQUEST_UNSUPPORTED},
+                 {"\"n\":0", GW_REQUEST_UNSUPPORTED},
+                 {"\"stream\":true", GW_REQUEST_UNSUPPORTED},
+                 {"\"best_of\":2", GW_REQUEST_UNSUPPORTED},
+                 {"\"echo\":true", GW_REQUEST_UNSUPPORTED},
+                 {"\"suffix\":\"s\"", GW_REQUEST_UNSUPPORTED},
+                 {"\"tools\":[{}]", GW_REQUEST_UNSUPPORTED},
+                 {"\"functions\":[{}]", GW_REQUEST_UNSUPPORTED},
+                 {"\"tool_choice\":\"required\"", GW_REQUEST_UNSUPPORTED},
+                 {"\"tool_choice\":{}", GW_REQUEST_UNSUPPORTED},
+                 {"\"response_format\":{\"type\":\"json_object\"}", GW_REQUEST_UNSUPPORTED},
+                 {"\"response_format\":\"text\"", GW_REQUEST_UNSUPPORTED},
+                 {"\"logit_bias\":{\"5\":1}", GW_REQUEST_UNSUPPORTED},
+                 {"\"presence_penalty\":0.1", GW_REQUEST_UNSUPPORTED},
+                 {"\"frequency_penalty\":-1", GW_REQUEST_UNSUPPORTED},
+                 {"\"modalities\":[\"audio\"]", GW_REQUEST_UNSUPPORTED},
+                 {"\"guided_json\":{\"a\":1}", GW_REQUEST_UNSUPPORTED},
+                 {"\"min_tokens\":3", GW_REQUEST_UNSUPPORTED},
+                 {"\"skip_special_tokens\":false", GW_REQUEST_UNSUPPORTED},
+                 {"\"reasoning_effort\":\"low\"", GW_REQUEST_UNSUPPORTED}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char *chat = gw_asprintf(CHAT(",%s"), cases[i].field), *completion = gw_asprintf(COMPLETION(",%s"), cases[i].field);
+        char *chat = gw_asprintf(CHAT(",%s"), cases[i].field),
+             *completion = gw_asprintf(COMPLETION(",%s"), cases[i].field);
         char name[64] = "body.";
         snprintf(name, sizeof name, "body.%.*s", (int)strcspn(cases[i].field + 1, "\""), cases[i].field + 1);
         expect_bad(chat, cases[i].code, name);

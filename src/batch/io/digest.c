@@ -1,7 +1,8 @@
 /* See digest.h.
  *
- * Both functions index output.jsonl line by line (offset, length, custom_id), sort the index and read the lines again in that
- * order. The verification adds a real JSON parser to each line, and walks the input with the same ledger that a run uses.
+ * Both functions index output.jsonl line by line (offset, length, custom_id), sort the index and read the lines again
+ * in that order. The verification adds a real JSON parser to each line, and walks the input with the same ledger that a
+ * run uses.
  */
 #include "batch/io/digest.h"
 
@@ -32,13 +33,13 @@ struct answer {
 
 /* One line of errors.jsonl. */
 struct failure {
-    int64_t index; /* of the input line */
+    int64_t index;  /* of the input line */
     const char *id; /* NULL: the line says null */
     bool claimed;
 };
 
 struct index {
-    char *path;        /* of output.jsonl */
+    char *path; /* of output.jsonl */
     char *errors_path;
     int fd;
     int errors_fd; /* -1: there is none, which is as good as empty */
@@ -78,8 +79,9 @@ static void add_answer(struct index *index, uint64_t offset, size_t bytes, const
         index->answer_capacity += index->answer_capacity / 2 + 1024;
         index->answers = gw_realloc(index->answers, index->answer_capacity, sizeof *index->answers);
     }
-    index->answers[index->answer_count++] =
-        (struct answer){.offset = offset, .id = keep_id(index, id), .bytes = (uint32_t)bytes};
+    index->answers[index->answer_count++] = (struct answer){.offset = offset,
+                                                            .id = keep_id(index, id),
+                                                            .bytes = (uint32_t)bytes};
 }
 
 static void add_failure(struct index *index, const struct gw_line_identity *identity)
@@ -88,8 +90,8 @@ static void add_failure(struct index *index, const struct gw_line_identity *iden
         index->failure_capacity += index->failure_capacity / 2 + 256;
         index->failures = gw_realloc(index->failures, index->failure_capacity, sizeof *index->failures);
     }
-    index->failures[index->failure_count++] =
-        (struct failure){.index = identity->index, .id = identity->has_id ? keep_id(index, &identity->id) : NULL};
+    index->failures[index->failure_count++] = (struct failure){
+        .index = identity->index, .id = identity->has_id ? keep_id(index, &identity->id) : NULL};
 }
 
 /* A problem: told and counted while verifying, an error when only the digest is wanted. */
@@ -116,9 +118,11 @@ static const char *inspect_answer(const char *line, size_t bytes, struct gw_dige
     json_t *root = json_loadb(line, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
     if (!root) return "is not valid JSON";
     if (json_unpack(root, "{s:{s:I,s:{s:o,s:{s:I,s:I,s:I}}}}", "response", "status_code", &status, "body", "choices",
-                    &choices, "usage", "prompt_tokens", &prompt, "completion_tokens", &completion, "total_tokens", &total))
+                    &choices, "usage", "prompt_tokens", &prompt, "completion_tokens", &completion, "total_tokens",
+                    &total))
         wrong = "has no complete response";
-    else if (status != 200 || json_array_size(choices) != 1 || prompt < 0 || completion < 0 || total != prompt + completion)
+    else if (status != 200 || json_array_size(choices) != 1 || prompt < 0 || completion < 0 ||
+             total != prompt + completion)
         wrong = "has a response that does not add up";
     counts->prompt_tokens += wrong ? 0 : (int64_t)prompt;
     counts->completion_tokens += wrong ? 0 : (int64_t)completion;
@@ -155,7 +159,8 @@ static gw_err index_file(struct index *index, bool errors)
         if (!whole) wrong = "is torn: it has no newline";
         else if (bytes >= UINT32_MAX) wrong = "is longer than 4 GiB";
         else if (!gw_lines_identify(line, bytes, errors, &identity)) wrong = "is not a line that godwit wrote";
-        else if (index->report) wrong = errors ? inspect_error(line, bytes) : inspect_answer(line, bytes, index->counts);
+        else if (index->report)
+            wrong = errors ? inspect_error(line, bytes) : inspect_answer(line, bytes, index->counts);
         if (wrong) TRY(problem(index, "%s: line %lld %s", path, number, wrong));
         else if (errors) add_failure(index, &identity);
         else add_answer(index, lines.at, bytes + 1, &identity.id);
@@ -233,7 +238,8 @@ static gw_err hash_answers(const struct index *index, char hex[65])
                                 (off_t)(answer->offset + line.bytes));
             if (got < 0 && errno == EINTR) continue;
             if (got <= 0)
-                FAIL(GW_ERR_IO, "cannot read %s: %s", index->path, got < 0 ? strerror(errno) : "it shrank while being read");
+                FAIL(GW_ERR_IO, "cannot read %s: %s", index->path,
+                     got < 0 ? strerror(errno) : "it shrank while being read");
             line.bytes += (size_t)got;
         }
         gw_sha256_add(sha, line.data, line.bytes);
@@ -293,7 +299,8 @@ static gw_err check_line(struct index *index, const struct gw_request *request, 
     if (answer && failure)
         TRY(problem(index, "input line %lld (custom_id \"%s\") has both an answer and an error line", number, id));
     if (failure && failure->id && request->custom_id && strcmp(failure->id, id) != 0)
-        TRY(problem(index, "the error line of input line %lld names custom_id \"%s\", the input \"%s\"", number, failure->id, id));
+        TRY(problem(index, "the error line of input line %lld names custom_id \"%s\", the input \"%s\"", number,
+                    failure->id, id));
     if (!answer && !failure) {
         index->counts->unanswered++;
         if (bad->code) TRY(problem(index, "input line %lld is bad (%s) and has no error line", number, bad->code));
@@ -321,7 +328,8 @@ static gw_err walk_input(struct index *index, const char *input, const struct gw
     for (size_t i = 0; i < index->answer_count; i++)
         /* A doubled answer was reported as such; only its first copy is ever claimed. */
         if (!index->answers[i].claimed && (i == 0 || strcmp(index->answers[i - 1].id, index->answers[i].id) != 0))
-            TRY(problem(index, "%s: custom_id \"%s\" is not one of the input's good lines", index->path, index->answers[i].id));
+            TRY(problem(index, "%s: custom_id \"%s\" is not one of the input's good lines", index->path,
+                        index->answers[i].id));
     for (size_t i = 0; i < index->failure_count; i++)
         if (!index->failures[i].claimed && (i == 0 || index->failures[i - 1].index != index->failures[i].index))
             TRY(problem(index, "%s: input line %lld is blank or does not exist", index->errors_path,
@@ -333,7 +341,8 @@ out:
 }
 
 /* Opens the manifest and checks that `input` is what the output was made from. *same tells. */
-static gw_err check_input(struct index *index, const char *dir, const struct gw_manifest *manifest, const char *input, bool *same)
+static gw_err check_input(struct index *index, const char *dir, const struct gw_manifest *manifest, const char *input,
+                          bool *same)
 {
     gw_err rc = GW_OK;
     char hex[65];
@@ -345,17 +354,22 @@ static gw_err check_input(struct index *index, const char *dir, const struct gw_
     if (rc != GW_OK) return rc;
     *same = strcmp(hex, manifest->input_hash) == 0;
     if (*same) return GW_OK;
-    return problem(index, "%s is not the input that %s was made from (SHA-256 %.16s.., the manifest has %.16s..)", input, dir, hex,
-                   manifest->input_hash);
+    return problem(index, "%s is not the input that %s was made from (SHA-256 %.16s.., the manifest has %.16s..)",
+                   input, dir, hex, manifest->input_hash);
 }
 
-gw_err gw_digest_verify(const char *dir, const char *input, int64_t max_problems, gw_digest_report report, void *context,
-                        char hex[65], struct gw_digest_counts *counts)
+gw_err gw_digest_verify(const char *dir, const char *input, int64_t max_problems, gw_digest_report report,
+                        void *context, char hex[65], struct gw_digest_counts *counts)
 {
     gw_err rc = GW_OK;
     struct gw_manifest manifest = {0};
     struct gw_request_defaults defaults = {.sampling = gw_sampling_default()};
-    struct index index = {.fd = -1, .errors_fd = -1, .report = report, .context = context, .max_problems = max_problems, .counts = counts};
+    struct index index = {.fd = -1,
+                          .errors_fd = -1,
+                          .report = report,
+                          .context = context,
+                          .max_problems = max_problems,
+                          .counts = counts};
     bool same;
     *counts = (struct gw_digest_counts){0};
     hex[0] = 0;
@@ -371,8 +385,8 @@ gw_err gw_digest_verify(const char *dir, const char *input, int64_t max_problems
     TRY(check_input(&index, dir, &manifest, input, &same));
     if (same) TRY(walk_input(&index, input, &defaults));
     if (counts->problems)
-        FAIL(GW_ERR_VERIFY, "%s: %lld problem%s found (%lld input lines not answered)%s", dir, (long long)counts->problems,
-             counts->problems == 1 ? "" : "s", (long long)counts->unanswered,
+        FAIL(GW_ERR_VERIFY, "%s: %lld problem%s found (%lld input lines not answered)%s", dir,
+             (long long)counts->problems, counts->problems == 1 ? "" : "s", (long long)counts->unanswered,
              counts->unanswered == counts->problems ? "; run the job again, it goes on where it stopped" : "");
 out:
     close_index(&index);

@@ -43,7 +43,7 @@ static void add_escape(struct gw_buf *buf, unsigned char c)
 void gw_json_add_string(struct gw_buf *buf, const char *text, size_t bytes)
 {
     const unsigned char *data = (const unsigned char *)(text ? text : ""); /* an empty gw_buf has no data */
-    size_t at = 0, plain = 0; /* [plain, at) goes out as it is */
+    size_t at = 0, plain = 0;                                              /* [plain, at) goes out as it is */
     gw_buf_reserve(buf, bytes + 2);
     gw_buf_add(buf, "\"", 1);
     while (at < bytes) {
@@ -98,7 +98,10 @@ static bool read_hex4(const char *text, size_t bytes, uint32_t *value)
     if (bytes < 4) return false;
     for (int i = 0; i < 4; i++) {
         char c = text[i];
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        int digit = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                           : -1;
         if (digit < 0) return false;
         *value = *value << 4 | (uint32_t)digit;
     }

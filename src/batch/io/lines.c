@@ -31,7 +31,8 @@ gw_err gw_lines_next(struct gw_lines *lines, const char **line, size_t *bytes, b
     *whole = false;
     lines->at = lines->next;
     for (;;) {
-        uint8_t *found = buffer->bytes > searched ? memchr(buffer->data + searched, '\n', buffer->bytes - searched) : NULL;
+        uint8_t *found = buffer->bytes > searched ? memchr(buffer->data + searched, '\n', buffer->bytes - searched)
+                                                  : NULL;
         if (found) {
             *line = (char *)buffer->data + from;
             *bytes = (size_t)(found - buffer->data) - from;
@@ -96,7 +97,8 @@ bool gw_lines_identify(const char *line, size_t bytes, bool errors, struct gw_li
     identity->index = -1;
     identity->has_id = false;
     if (memchr(line, 0, bytes)) return false;
-    if (errors ? !read_line_number(line, bytes, &identity->index) : !ends_with(line, bytes, "}},\"error\":null}")) return false;
+    if (errors ? !read_line_number(line, bytes, &identity->index) : !ends_with(line, bytes, "}},\"error\":null}"))
+        return false;
     if (!take(&line, &bytes, "{\"id\":\"batch_req_") || bytes < 16) return false;
     char hex[17], expected[17];
     memcpy(hex, line, 16);

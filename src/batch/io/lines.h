@@ -1,7 +1,8 @@
 /* Streaming over a file of output lines, and the part of them that is known without a JSON parser. Local.
  *
- * Lines that godwit wrote begin {"id":"batch_req_<16 hex>","custom_id": and end in a way known for answers and for errors; that is enough to
- * know whose line it is and that it is whole. `verify` reads them with a real parser in addition.
+ * Lines that godwit wrote begin {"id":"batch_req_<16 hex>","custom_id": and end in a way known for answers and for
+ * errors; that is enough to know whose line it is and that it is whole. `verify` reads them with a real parser in
+ * addition.
  */
 #ifndef GW_BATCH_IO_LINES_H
 #define GW_BATCH_IO_LINES_H
@@ -20,8 +21,8 @@ struct gw_lines {
 
 void gw_lines_init(struct gw_lines *lines, int fd, const char *path);
 void gw_lines_close(struct gw_lines *lines);
-/* The next line without its newline; *line NULL at the end. *whole is false for bytes behind the last newline. Valid until the
- * next call. GW_ERR_IO. */
+/* The next line without its newline; *line NULL at the end. *whole is false for bytes behind the last newline. Valid
+ * until the next call. GW_ERR_IO. */
 GW_CHECK gw_err gw_lines_next(struct gw_lines *lines, const char **line, size_t *bytes, bool *whole);
 
 /* Whose line it is. custom_id (NUL-terminated, NULL data when the line says null) is put into `id`. */

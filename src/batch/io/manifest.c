@@ -150,7 +150,8 @@ static gw_err take_options(const char *path, json_t *root, struct gw_manifest *o
     const char *name;
     if (!json_is_object(options) || json_object_size(options) > GW_MANIFEST_MAX_OPTIONS)
         return gw_fail(GW_ERR_FORMAT, "%s: options is missing; the file is not one that godwit wrote", path);
-    json_object_foreach(options, name, value) {
+    json_object_foreach(options, name, value)
+    {
         if (!json_is_string(value)) return gw_fail(GW_ERR_FORMAT, "%s: option %s is not a string", path, name);
         gw_manifest_add_option(out, name, json_string_value(value));
     }
@@ -163,7 +164,8 @@ static gw_err parse(const char *path, json_t *root, struct gw_manifest *out)
     int64_t format_version, input_bytes, started_at;
     TRY(take_integer(path, root, "format", &format_version));
     if (format_version != GW_MANIFEST_FORMAT)
-        FAIL(GW_ERR_FORMAT, "%s has format %lld, this godwit knows %d; use the godwit that began the job, or a new output folder",
+        FAIL(GW_ERR_FORMAT,
+             "%s has format %lld, this godwit knows %d; use the godwit that began the job, or a new output folder",
              path, (long long)format_version, GW_MANIFEST_FORMAT);
     TRY(take_string(path, root, "program", &out->program));
     TRY(take_string(path, root, "model_name", &out->model_name));
@@ -207,8 +209,8 @@ out:
 
 static gw_err differs(const char *dir, const char *what, const char *there, const char *here, const char *advice)
 {
-    return gw_fail(GW_ERR_MISMATCH, "%s was begun with %s %s, this run has %s; %s, or give another output folder", dir, what,
-                   there ? there : "(not set)", here ? here : "(not set)", advice);
+    return gw_fail(GW_ERR_MISMATCH, "%s was begun with %s %s, this run has %s; %s, or give another output folder", dir,
+                   what, there ? there : "(not set)", here ? here : "(not set)", advice);
 }
 
 static gw_err compare(const char *dir, const struct gw_manifest *there, const struct gw_manifest *here)
@@ -249,7 +251,10 @@ gw_err gw_manifest_open_or_create(const char *dir, const struct gw_manifest *wan
     *created_now = access(path, F_OK) != 0;
     if (*created_now) {
         if (access(output, F_OK) == 0)
-            FAIL(GW_ERR_MISMATCH, "%s has an output.jsonl but no manifest.json, so nothing tells what it belongs to; give another output folder", dir);
+            FAIL(GW_ERR_MISMATCH,
+                 "%s has an output.jsonl but no manifest.json, so nothing tells what it belongs to; give another "
+                 "output folder",
+                 dir);
         format(wanted, gw_clock_wall_s(), &text);
         TRY(gw_file_replace(path, text.data, text.bytes, true));
     } else {
@@ -271,7 +276,8 @@ gw_err gw_manifest_hash_file(const char *path, char hex[65], uint64_t *bytes)
     uint8_t *block = NULL;
     *bytes = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return gw_fail(errno == ENOENT ? GW_ERR_NOT_FOUND : GW_ERR_IO, "cannot open %s: %s", path, strerror(errno));
+    if (fd < 0)
+        return gw_fail(errno == ENOENT ? GW_ERR_NOT_FOUND : GW_ERR_IO, "cannot open %s: %s", path, strerror(errno));
     sha = gw_sha256_create();
     block = gw_alloc(HASH_BLOCK_BYTES, 1);
     for (;;) {

@@ -22,9 +22,9 @@ enum { ANSWERS, ERRORS, FILES };
 
 struct stream {
     char *path;
-    int fd;              /* opened for append */
-    uint64_t whole;      /* the file's size: always whole lines */
-    bool dirty;          /* appended since the last sync */
+    int fd;         /* opened for append */
+    uint64_t whole; /* the file's size: always whole lines */
+    bool dirty;     /* appended since the last sync */
 };
 
 struct gw_output {
@@ -44,7 +44,8 @@ static void add_string(struct gw_buf *buf, const char *text)
     gw_json_add_string(buf, text, strlen(text));
 }
 
-/* Ids are hashes of custom_id, each kind with a seed of its own: nothing random, nothing that a second run would change. */
+/* Ids are hashes of custom_id, each kind with a seed of its own: nothing random, nothing that a second run would
+ * change. */
 static void add_hash(struct gw_buf *buf, const char *custom_id, uint64_t seed)
 {
     char hex[17];
@@ -57,7 +58,7 @@ static float clamp(float logprob)
     return logprob >= LOWEST_LOGPROB ? logprob : LOWEST_LOGPROB; /* NaN too */
 }
 
-/* A token as a string: as it is when it is UTF-8, else "bytes:\xe2\x82" (OpenAI's spelling for parts of a character). */
+/* A token as a string: as it is when it is UTF-8, else "bytes:\xe2\x82" (OpenAI's way with parts of a character). */
 static void token_name(const struct gw_token_logprob *token, struct gw_buf *name)
 {
     gw_buf_clear(name);
@@ -198,7 +199,8 @@ void gw_output_format_completion(const struct gw_completion *completion, struct 
     add_hash(line, completion->custom_id, 1);
     add_text(line, chat ? "\",\"body\":{\"id\":\"chatcmpl-" : "\",\"body\":{\"id\":\"cmpl-");
     add_hash(line, completion->custom_id, 2);
-    add_text(line, chat ? "\",\"object\":\"chat.completion\",\"created\":" : "\",\"object\":\"text_completion\",\"created\":");
+    add_text(line, chat ? "\",\"object\":\"chat.completion\",\"created\":"
+                        : "\",\"object\":\"text_completion\",\"created\":");
     gw_json_add_integer(line, completion->created);
     add_text(line, ",\"model\":");
     add_string(line, completion->model);
@@ -327,8 +329,8 @@ static gw_err recover_stream(struct stream *stream, bool errors, gw_output_found
         TRY(gw_lines_next(&lines, &line, &bytes, &whole));
         if (!line) break;
         if (!whole || !gw_lines_identify(line, bytes, errors, &identity)) {
-            gw_warn("%s: line %lld is damaged; cut from there on (%llu bytes), those requests are answered again", stream->path,
-                    (long long)lines.number, (unsigned long long)(stream->whole - lines.at));
+            gw_warn("%s: line %lld is damaged; cut from there on (%llu bytes), those requests are answered again",
+                    stream->path, (long long)lines.number, (unsigned long long)(stream->whole - lines.at));
             TRY(cut(stream, lines.at));
             break;
         }
@@ -357,7 +359,8 @@ static gw_err append(struct stream *stream, const struct gw_buf *line)
         stream->whole += line->bytes;
         return GW_OK;
     }
-    /* What of the line got through must not stay; the write's own error is the one to tell. If this fails too, the next open cuts. */
+    /* What of the line got through must not stay; the write's own error is the one to tell. If this fails too, the next
+     * open cuts. */
     if (ftruncate(stream->fd, (off_t)stream->whole))
         gw_warn("cannot cut %s back to its last whole line: %s", stream->path, strerror(errno));
     return rc;
@@ -405,7 +408,8 @@ gw_err gw_output_close(struct gw_output *output)
     gw_err rc = gw_output_sync(output);
     for (int i = 0; i < FILES; i++) {
         struct stream *stream = &output->streams[i];
-        if (close(stream->fd) && rc == GW_OK) rc = gw_fail(GW_ERR_IO, "cannot close %s: %s", stream->path, strerror(errno));
+        if (close(stream->fd) && rc == GW_OK)
+            rc = gw_fail(GW_ERR_IO, "cannot close %s: %s", stream->path, strerror(errno));
         free(stream->path);
     }
     gw_buf_free(&output->line);

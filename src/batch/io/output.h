@@ -1,9 +1,9 @@
 /* output.jsonl and errors.jsonl: OpenAI batch output objects, one a line, in canonical JSON. Local.
  *
- * A line's bytes are a function of its contents alone: fixed key order, one way to escape, floats in the fewest digits that
- * read back as the same float32, ids derived from custom_id, `created` from the manifest. The files always end in whole lines: a line
- * is one write, a write that fails (disk full) is cut off again, and opening cuts what a crash left torn.
- * One process at a time: gw_output_open() holds a lock on output.jsonl. Lines may come in any order.
+ * A line's bytes are a function of its contents alone: fixed key order, one way to escape, floats in the fewest digits
+ * that read back as the same float32, ids derived from custom_id, `created` from the manifest. The files always end in
+ * whole lines: a line is one write, a write that fails (disk full) is cut off again, and opening cuts what a crash left
+ * torn. One process at a time: gw_output_open() holds a lock on output.jsonl. Lines may come in any order.
  */
 #ifndef GW_BATCH_IO_OUTPUT_H
 #define GW_BATCH_IO_OUTPUT_H
@@ -48,14 +48,15 @@ void gw_output_format_error(const char *custom_id, int64_t index, const struct g
 
 struct gw_output; /* opaque */
 
-/* Opens (creates) both files in `dir`, takes the lock, cuts a torn last line. GW_ERR_IO also when another process has the lock. */
+/* Opens (creates) both files in `dir`, takes the lock, cuts a torn last line. GW_ERR_IO also when another process has
+ * the lock. */
 GW_CHECK gw_err gw_output_open(const char *dir, struct gw_output **output);
 
-/* What the files hold already: custom_id and index -1 for a line of output.jsonl; custom_id or NULL and the line's index (from 0)
- * for one of errors.jsonl. An error from the callback ends the scan and is returned. */
+/* What the files hold already: custom_id and index -1 for a line of output.jsonl; custom_id or NULL and the line's
+ * index (from 0) for one of errors.jsonl. An error from the callback ends the scan and is returned. */
 typedef gw_err (*gw_output_found)(void *context, const char *custom_id, int64_t index);
-/* Streams over both files. A line that is not as godwit writes them (a crash can leave zeroes) ends the file there, with a warning: what
- * is cut is generated again, to the same bytes. Call before the first add. */
+/* Streams over both files. A line that is not as godwit writes them (a crash can leave zeroes) ends the file there,
+ * with a warning: what is cut is generated again, to the same bytes. Call before the first add. */
 GW_CHECK gw_err gw_output_recover(struct gw_output *output, gw_output_found found, void *context);
 
 /* Append one line. GW_ERR_IO: nothing was appended. */
