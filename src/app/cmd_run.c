@@ -215,6 +215,7 @@ static gw_err conclude(const struct gw_job_options *options, int exit_code, cons
              (long long)(status.requests_done + status.requests_failed), (long long)status.requests_total);
 out:
     if (rc == GW_ERR_STOPPED) return rc;
+    if (interrupts > 1) return gw_fail(GW_ERR_STOPPED, "stopped at once; finished answers are kept, and the same command carries on");
     if (!stream->explained) {
         fwrite(stream->kept.data, 1, stream->kept.bytes, stderr);
         return gw_fail(GW_ERR_PEER, "the job ended early (launcher exit code %d); finished answers are kept, and the same command carries on",

@@ -6,6 +6,10 @@
  */
 #include "job/leader.h"
 
+#ifdef HAVE_CONFIG_H
+#include "config.h"
+#endif
+
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -19,10 +23,6 @@
 #include <string.h>
 #include <sys/utsname.h>
 #include <unistd.h>
-
-#ifndef PACKAGE_VERSION
-#define PACKAGE_VERSION "0"
-#endif
 
 static const double SYNC_EVERY_S = 1.0, STATUS_EVERY_S = 0.5;
 
