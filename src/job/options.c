@@ -22,26 +22,26 @@ static const struct {
     {OPT_MODEL, "model", "FILE", "model in GGUF form (required)"},
     {OPT_INPUT, "input", "FILE", "requests, one JSON object a line (required)"},
     {OPT_OUT, "output", "DIR", "where results go; an existing one is carried on (required)"},
-    {OPT_RANKS, "ranks", "N", "MPI processes to start (default 1)"},
+    {OPT_RANKS, "ranks", "N", "MPI processes to start (default: what --layout needs, else 1)"},
     {OPT_THREADS, "threads", "N", "threads of a rank (default: its share of the node's CPUs)"},
     {OPT_LAYOUT, "layout", "DxTxP", "data x tensor x pipeline, such as 2x1x1 (default: the best for N ranks)"},
     {OPT_KV, "kv-memory", "SIZE", "memory for the KV cache of a rank, such as 2G (default: from free memory)"},
     {OPT_CONTEXT, "context", "N", "most tokens of prompt and answer (default: the model's)"},
     {OPT_SEQS, "max-seqs", "N", "sequences a replica decodes at once (default 64)"},
-    {OPT_ROWS, "step-rows", "N", "most tokens a replica computes in one step (default 512)"},
+    {OPT_ROWS, "step-rows", "N", "most tokens a replica computes in one step (default 512; at least --max-seqs)"},
     {OPT_NAME, "model-name", "NAME", "model name in the output (default: the file's name)"},
     {OPT_CHAT, "chat-template", "NAME", "chatml, llama3 or plain (default: recognised from the model)"},
     {OPT_CREATED, "created", "SECONDS", "the `created` field of output lines (default 0)"},
-    {OPT_TIMEOUT, "peer-timeout", "SECONDS", "give up when a rank is silent that long (default 600)"},
+    {OPT_TIMEOUT, "peer-timeout", "SECONDS", "give up on a rank that is waited for and silent that long (default 600)"},
     {OPT_QUIET, "quiet", NULL, "no progress lines"},
-    {OPT_TEMPERATURE, "temperature", "X", "where a request names none (default 1; 0 is greedy)"},
-    {OPT_TOP_P, "top-p", "X", "likewise (default 1: off)"},
-    {OPT_TOP_K, "top-k", "N", "likewise (default 0: off)"},
-    {OPT_MIN_P, "min-p", "X", "likewise (default 0: off)"},
-    {OPT_PENALTY, "repetition-penalty", "X", "likewise (default 1: off)"},
-    {OPT_SEED, "seed", "N", "likewise (default 0)"},
-    {OPT_MAX_TOKENS, "max-tokens", "N", "likewise (default: up to the context)"},
-    {OPT_IGNORE_EOS, "ignore-eos", NULL, "generate on to max_tokens"},
+    {OPT_TEMPERATURE, "temperature", "X", "temperature where a request names none (default 1; 0 is greedy)"},
+    {OPT_TOP_P, "top-p", "X", "top_p likewise (default 1: off)"},
+    {OPT_TOP_K, "top-k", "N", "top_k likewise (default 0: off)"},
+    {OPT_MIN_P, "min-p", "X", "min_p likewise (default 0: off)"},
+    {OPT_PENALTY, "repetition-penalty", "X", "repetition_penalty likewise (default 1: off)"},
+    {OPT_SEED, "seed", "N", "seed likewise (default 0)"},
+    {OPT_MAX_TOKENS, "max-tokens", "N", "max_tokens likewise (default: up to the context)"},
+    {OPT_IGNORE_EOS, "ignore-eos", NULL, "ignore_eos likewise: past the model's end of the answer, up to max_tokens"},
     {OPT_HELP, "help", NULL, "this text"},
 };
 enum { OPTIONS = sizeof table / sizeof *table };
@@ -98,7 +98,7 @@ static void print_help(const char *command)
         else printf("  %-32s %s\n", left, table[i].text);
     }
     printf("\nExit codes: 0 done; 2 usage; 3 unusable input or model; 4 not supported; 5 memory; 6 files; 7 OUTDIR belongs\n"
-           "to another job; 8 no layout fits; 9 a rank was lost; 130 stopped on request. See godwit(1).\n");
+           "to another job; 8 no layout fits; 9 a rank was lost; 70 a bug; 130 stopped on request. See godwit(1).\n");
 }
 
 static gw_err real_to_float(const char *text, const char *name, float *value)
