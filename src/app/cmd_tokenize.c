@@ -37,8 +37,10 @@ struct options {
 static gw_err parse_options(int argc, char **argv, struct options *options, bool *done)
 {
     enum { LINES_JSON = 256, LINES_CHAT };
-    static const struct option known[] = {{"model", required_argument, NULL, 'm'}, {"decode", no_argument, NULL, 'd'},
-                                          {"special", no_argument, NULL, 's'},     {"help", no_argument, NULL, 'h'},
+    static const struct option known[] = {{"model", required_argument, NULL, 'm'},
+                                          {"decode", no_argument, NULL, 'd'},
+                                          {"special", no_argument, NULL, 's'},
+                                          {"help", no_argument, NULL, 'h'},
                                           {"lines-json", no_argument, NULL, LINES_JSON},
                                           {"lines-chat", no_argument, NULL, LINES_CHAT},
                                           {NULL, 0, NULL, 0}};
@@ -58,10 +60,12 @@ static gw_err parse_options(int argc, char **argv, struct options *options, bool
             fputs(help, stdout);
             *done = true;
             return GW_OK;
-        default: return gw_fail(GW_ERR_USAGE, "tokenize: cannot use '%s'; see godwit tokenize --help", argv[optind - 1]);
+        default:
+            return gw_fail(GW_ERR_USAGE, "tokenize: cannot use '%s'; see godwit tokenize --help", argv[optind - 1]);
         }
     }
-    if (optind < argc) return gw_fail(GW_ERR_USAGE, "tokenize: '%s' is one word too many; text comes on stdin", argv[optind]);
+    if (optind < argc)
+        return gw_fail(GW_ERR_USAGE, "tokenize: '%s' is one word too many; text comes on stdin", argv[optind]);
     if (!options->model) return gw_fail(GW_ERR_USAGE, "tokenize: -m MODEL.gguf is missing; see godwit tokenize --help");
     return GW_OK;
 }
@@ -104,7 +108,8 @@ static gw_err decode(const struct gw_tokenizer *tokenizer, const char *ids, bool
             return gw_fail(GW_ERR_INPUT, "'%.20s' is not a token id; give whole numbers separated by blanks", at);
         const char *data = id < 0 || id > INT32_MAX ? NULL : gw_tokenizer_bytes(tokenizer, (int32_t)id, &bytes);
         if (!data)
-            return gw_fail(GW_ERR_INPUT, "token id %ld is not in the vocabulary (0 to %d)", id, gw_tokenizer_vocab(tokenizer) - 1);
+            return gw_fail(GW_ERR_INPUT, "token id %ld is not in the vocabulary (0 to %d)", id,
+                           gw_tokenizer_vocab(tokenizer) - 1);
         if (special || !gw_tokenizer_is_special(tokenizer, (int32_t)id)) fwrite(data, 1, bytes, stdout);
         at = end;
     }
@@ -145,7 +150,8 @@ static gw_err encode_lines(const struct gw_tokenizer *tokenizer, const struct gw
             rc = gw_fail(GW_ERR_INPUT, "line %zu of stdin is no JSON %s: %s", line, chat ? "array" : "string",
                          value ? "another type" : error.text);
         else
-            rc = chat ? encode_chat(chat, value) : encode(tokenizer, json_string_value(value), json_string_length(value), special);
+            rc = chat ? encode_chat(chat, value)
+                      : encode(tokenizer, json_string_value(value), json_string_length(value), special);
         json_decref(value);
         if (rc != GW_OK) return rc;
         at += bytes + (newline != NULL);

@@ -102,7 +102,8 @@ static enum family recognise(const char *template)
 {
     if (has(template, "<|start_header_id|>") && has(template, "<|end_header_id|>") && has(template, "<|eot_id|>"))
         return FAMILY_LLAMA3;
-    bool rewrites = has(template, "trim") || has(template, "strip(") || has(template, "split(") || has(template, "<think>");
+    bool rewrites = has(template, "trim") || has(template, "strip(") || has(template, "split(") ||
+                    has(template, "<think>");
     if (has(template, "<|im_start|>") && has(template, "<|im_end|>") && opens_answer(template) && !rewrites)
         return FAMILY_CHATML;
     return FAMILY_NONE;
@@ -114,8 +115,10 @@ static gw_err find_marker(const struct gw_chat *chat, const char *spelling, int3
 {
     *id = gw_tokenizer_find(chat->tokenizer, spelling);
     if (*id >= 0) return GW_OK;
-    return gw_fail(GW_ERR_UNSUPPORTED, "%s: chat template %s needs the token %s, which the vocabulary lacks; "
-                   "try --chat-template plain", chat->path, family_names[chat->family], spelling);
+    return gw_fail(GW_ERR_UNSUPPORTED,
+                   "%s: chat template %s needs the token %s, which the vocabulary lacks; "
+                   "try --chat-template plain",
+                   chat->path, family_names[chat->family], spelling);
 }
 
 static gw_err set_markers(struct gw_chat *chat)
@@ -138,8 +141,10 @@ static gw_err choose_family(struct gw_chat *chat, const char *template, const ch
     if (!forced) {
         chat->family = *template ? recognise(template) : FAMILY_NONE;
         if (!*template || chat->family != FAMILY_NONE) return GW_OK;
-        return gw_fail(GW_ERR_UNSUPPORTED, "%s: its chat template is of no known family (chatml, llama3, plain); "
-                       "choose the nearest with --chat-template NAME", chat->path);
+        return gw_fail(GW_ERR_UNSUPPORTED,
+                       "%s: its chat template is of no known family (chatml, llama3, plain); "
+                       "choose the nearest with --chat-template NAME",
+                       chat->path);
     }
     for (chat->family = FAMILY_CHATML; chat->family <= FAMILY_PLAIN; chat->family++)
         if (strcmp(forced, family_names[chat->family]) == 0) return GW_OK;
@@ -201,7 +206,8 @@ struct render {
 
 static gw_err flush(struct render *render)
 {
-    gw_err rc = gw_tokenizer_encode(render->chat->tokenizer, (char *)render->text.data, render->text.bytes, false, render->out);
+    gw_err rc = gw_tokenizer_encode(render->chat->tokenizer, (char *)render->text.data, render->text.bytes, false,
+                                    render->out);
     gw_buf_clear(&render->text);
     return rc;
 }
@@ -257,8 +263,8 @@ static bool is_system(const struct gw_message *message)
 
 static gw_err fail_role(const struct gw_chat *chat, const char *role)
 {
-    return gw_fail(GW_ERR_INPUT, "role '%.40s' is not known to the chat template %s; use system, user%s or assistant", role,
-                   family_names[chat->family], chat->tools ? ", tool" : "");
+    return gw_fail(GW_ERR_INPUT, "role '%.40s' is not known to the chat template %s; use system, user%s or assistant",
+                   role, family_names[chat->family], chat->tools ? ", tool" : "");
 }
 
 static gw_err chatml_turn(struct render *render, const char *role, const char *content, size_t bytes)
@@ -305,9 +311,9 @@ static gw_err render_chatml(struct render *render, const struct gw_message *mess
             TRY(chatml_tool(render, message, i == 0 || !is_role(message - 1, "tool"),
                             i + 1 == count || !is_role(message + 1, "tool")));
         else if (is_system(message) || is_role(message, "user") || is_role(message, "assistant"))
-            TRY(chatml_turn(render, is_system(message) ? "system" : message->role, message->content, message->content_bytes));
-        else
-            TRY(fail_role(chat, message->role));
+            TRY(chatml_turn(render, is_system(message) ? "system" : message->role, message->content,
+                            message->content_bytes));
+        else TRY(fail_role(chat, message->role));
     }
     TRY(add_marker(render, chat->turn_start));
     gw_buf_add_text(&render->text, "assistant\n");
@@ -365,21 +371,20 @@ static gw_err render_plain(struct render *render, const struct gw_message *messa
     return GW_OK;
 }
 
-gw_err gw_chat_encode(const struct gw_chat *chat, const struct gw_message *messages, size_t count, struct gw_tokens *out)
+gw_err gw_chat_encode(const struct gw_chat *chat, const struct gw_message *messages, size_t count,
+                      struct gw_tokens *out)
 {
     gw_err rc = GW_OK;
     struct render render = {.chat = chat, .out = out};
     if (chat->family == FAMILY_NONE)
-        FAIL(GW_ERR_UNSUPPORTED, "%s has no chat template; send prompts to /v1/completions, or choose one with --chat-template NAME",
+        FAIL(GW_ERR_UNSUPPORTED,
+             "%s has no chat template; send prompts to /v1/completions, or choose one with --chat-template NAME",
              chat->path);
     if (!count) FAIL(GW_ERR_INPUT, "messages is empty; a chat needs at least one message");
     if (chat->bos) gw_tokens_add(out, gw_tokenizer_bos(chat->tokenizer));
-    if (chat->family == FAMILY_CHATML)
-        TRY(render_chatml(&render, messages, count));
-    else if (chat->family == FAMILY_LLAMA3)
-        TRY(render_llama3(&render, messages, count));
-    else
-        TRY(render_plain(&render, messages, count));
+    if (chat->family == FAMILY_CHATML) TRY(render_chatml(&render, messages, count));
+    else if (chat->family == FAMILY_LLAMA3) TRY(render_llama3(&render, messages, count));
+    else TRY(render_plain(&render, messages, count));
     TRY(flush(&render));
 out:
     gw_buf_free(&render.text);

@@ -25,16 +25,16 @@ enum { MOST_EOG = 8, ALPHABET = 0x144 };
 struct gw_tokenizer {
     struct gw_pre *pre;
     int32_t vocab;
-    uint8_t *arena;       /* the bytes of all tokens */
-    uint32_t *start;      /* [vocab + 1] into arena */
-    uint8_t *type;        /* [vocab] TYPE_* */
+    uint8_t *arena;         /* the bytes of all tokens */
+    uint32_t *start;        /* [vocab + 1] into arena */
+    uint8_t *type;          /* [vocab] TYPE_* */
     _Atomic uint8_t *whole; /* [vocab] WHOLE_* */
-    uint64_t *slots;      /* normal tokens by bytes: high half of the hash << 32 | id + 1; 0 is empty */
+    uint64_t *slots;        /* normal tokens by bytes: high half of the hash << 32 | id + 1; 0 is empty */
     uint64_t slot_mask;
     size_t longest;       /* bytes of the longest normal token */
     int32_t byte_id[256]; /* -1: the vocabulary lacks the byte */
     struct gw_merges merges;
-    int32_t *added;       /* control and user-defined ids by first byte, the longest first */
+    int32_t *added;           /* control and user-defined ids by first byte, the longest first */
     uint32_t added_from[257]; /* added[added_from[b]..added_from[b + 1]) start with byte b */
     int32_t bos;
     bool adds_bos;
@@ -148,7 +148,8 @@ static gw_err read_types(struct gw_tokenizer *tokenizer, const struct gw_gguf *g
     for (uint64_t i = 0; i < count; i++) {
         double type = gw_gguf_array_f64(gguf, key, i);
         tokenizer->type[i] = type >= 1 && type <= 255 ? (uint8_t)type : 0; /* 0: undefined, never matched */
-        if (tokenizer->type[i] == TYPE_BYTE) tokenizer->type[i] = TYPE_NORMAL; /* byte-level BPE spells bytes as normal tokens */
+        if (tokenizer->type[i] == TYPE_BYTE)
+            tokenizer->type[i] = TYPE_NORMAL; /* byte-level BPE spells bytes as normal tokens */
     }
     return GW_OK;
 }
@@ -158,10 +159,12 @@ static gw_err read_vocab(struct gw_tokenizer *tokenizer, const struct gw_gguf *g
     const struct gw_str *tokens;
     uint64_t count, total = 0;
     if (!gw_gguf_get_strings(gguf, "tokenizer.ggml.tokens", &tokens, &count) || !count || count > INT32_MAX / 4)
-        return gw_fail(GW_ERR_FORMAT, "%s: no usable tokenizer.ggml.tokens; the file holds no vocabulary", gw_gguf_path(gguf));
+        return gw_fail(GW_ERR_FORMAT, "%s: no usable tokenizer.ggml.tokens; the file holds no vocabulary",
+                       gw_gguf_path(gguf));
     for (uint64_t i = 0; i < count; i++) total += tokens[i].bytes;
     if (total > UINT32_MAX)
-        return gw_fail(GW_ERR_FORMAT, "%s: tokenizer.ggml.tokens claims %llu bytes; the file is damaged, fetch it again",
+        return gw_fail(GW_ERR_FORMAT,
+                       "%s: tokenizer.ggml.tokens claims %llu bytes; the file is damaged, fetch it again",
                        gw_gguf_path(gguf), (unsigned long long)total);
     tokenizer->vocab = (int32_t)count;
     gw_err rc = read_types(tokenizer, gguf);
@@ -259,7 +262,8 @@ static void index_added(struct gw_tokenizer *tokenizer)
     }
 }
 
-static gw_err read_special_id(const struct gw_tokenizer *tokenizer, const struct gw_gguf *gguf, const char *key, int32_t *id)
+static gw_err read_special_id(const struct gw_tokenizer *tokenizer, const struct gw_gguf *gguf, const char *key,
+                              int32_t *id)
 {
     uint64_t value;
     *id = -1;
@@ -282,7 +286,8 @@ static gw_err read_specials(struct gw_tokenizer *tokenizer, const struct gw_gguf
 {
     static const char *const eog_keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
                                            "tokenizer.ggml.eom_token_id"};
-    static const char *const eog_names[] = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>"};
+    static const char *const eog_names[] = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>",
+                                            "<|endoftext|>"};
     gw_err rc = GW_OK;
     int32_t id;
     index_added(tokenizer);
@@ -312,10 +317,12 @@ gw_err gw_tokenizer_create(const struct gw_gguf *gguf, struct gw_tokenizer **out
     int16_t byte_of[ALPHABET];
     *out_tokenizer = NULL;
     if (!gw_gguf_get_str(gguf, "tokenizer.ggml.model", &model))
-        FAIL(GW_ERR_UNSUPPORTED, "%s: no tokenizer (tokenizer.ggml.model); godwit needs a model file with its vocabulary",
+        FAIL(GW_ERR_UNSUPPORTED,
+             "%s: no tokenizer (tokenizer.ggml.model); godwit needs a model file with its vocabulary",
              gw_gguf_path(gguf));
     if (model.bytes != 4 || memcmp(model.data, "gpt2", 4) != 0)
-        FAIL(GW_ERR_UNSUPPORTED, "%s: unknown tokenizer '%.*s' (tokenizer.ggml.model); known is gpt2, the byte-level BPE",
+        FAIL(GW_ERR_UNSUPPORTED,
+             "%s: unknown tokenizer '%.*s' (tokenizer.ggml.model); known is gpt2, the byte-level BPE",
              gw_gguf_path(gguf), (int)(model.bytes < 80 ? model.bytes : 80), model.data);
     if (!gw_gguf_get_str(gguf, "tokenizer.ggml.pre", &pre)) pre = (struct gw_str){"default", 7};
     TRY(gw_pre_create(pre, gw_gguf_path(gguf), &tokenizer->pre));
@@ -365,8 +372,8 @@ static void merge_piece(struct encoder *encoder, const uint8_t *piece, size_t by
     count = gw_bpe_merge(&tokenizer->merges, &encoder->bpe, count);
     for (size_t i = 0; i < count; i++) gw_tokens_add(encoder->out, encoder->bpe.id[i]);
     if (whole >= 0)
-        atomic_store_explicit(&tokenizer->whole[whole], count == 1 && encoder->bpe.id[0] == whole ? WHOLE_YES : WHOLE_NO,
-                              memory_order_relaxed);
+        atomic_store_explicit(&tokenizer->whole[whole],
+                              count == 1 && encoder->bpe.id[0] == whole ? WHOLE_YES : WHOLE_NO, memory_order_relaxed);
 }
 
 static void encode_piece(struct encoder *encoder, const uint8_t *piece, size_t bytes)
@@ -376,8 +383,7 @@ static void encode_piece(struct encoder *encoder, const uint8_t *piece, size_t b
     if (whole >= 0 && (gw_pre_family_of(tokenizer->pre)->ignore_merges ||
                        atomic_load_explicit(&tokenizer->whole[whole], memory_order_relaxed) == WHOLE_YES))
         gw_tokens_add(encoder->out, whole);
-    else
-        merge_piece(encoder, piece, bytes, whole);
+    else merge_piece(encoder, piece, bytes, whole);
 }
 
 static gw_err encode_valid(struct encoder *encoder, const uint8_t *text, size_t bytes)
@@ -420,8 +426,8 @@ static gw_err encode_plain(struct encoder *encoder, const uint8_t *text, size_t 
 }
 
 /* The first added token at or after `at` that may match; its place, or `bytes` and *id -1. */
-static size_t find_added(const struct gw_tokenizer *tokenizer, const uint8_t *text, size_t bytes, size_t at, bool parse_special,
-                         int32_t *id)
+static size_t find_added(const struct gw_tokenizer *tokenizer, const uint8_t *text, size_t bytes, size_t at,
+                         bool parse_special, int32_t *id)
 {
     while (at < bytes) {
         const uint32_t *range = &tokenizer->added_from[text[at]];
@@ -446,7 +452,8 @@ gw_err gw_tokenizer_encode(const struct gw_tokenizer *tokenizer, const char *tex
     struct encoder encoder = {.tokenizer = tokenizer, .out = out};
     if (!bytes) return GW_OK;
     if (bytes > INT32_MAX / 4) /* positions within a piece are 32-bit, and NFC may lengthen the text */
-        return gw_fail(GW_ERR_INPUT, "a text of %zu bytes is too long to tokenize at once; the limit is %d", bytes, INT32_MAX / 4);
+        return gw_fail(GW_ERR_INPUT, "a text of %zu bytes is too long to tokenize at once; the limit is %d", bytes,
+                       INT32_MAX / 4);
     gw_pre_scan_open(tokenizer->pre, &encoder.scan);
     for (size_t at = 0; at < bytes;) {
         int32_t id;

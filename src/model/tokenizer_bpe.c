@@ -82,7 +82,8 @@ static void heap_push(struct gw_bpe_scratch *scratch, uint64_t entry)
         scratch->heap = gw_realloc(scratch->heap, scratch->heap_capacity, sizeof *scratch->heap);
     }
     size_t at = scratch->heap_count++;
-    for (; at && scratch->heap[(at - 1) / 2] > entry; at = (at - 1) / 2) scratch->heap[at] = scratch->heap[(at - 1) / 2];
+    for (; at && scratch->heap[(at - 1) / 2] > entry; at = (at - 1) / 2)
+        scratch->heap[at] = scratch->heap[(at - 1) / 2];
     scratch->heap[at] = entry;
 }
 
@@ -124,7 +125,8 @@ static size_t merge_long(const struct gw_merges *merges, struct gw_bpe_scratch *
     while (scratch->heap_count) {
         uint64_t entry = heap_pop(scratch);
         int32_t left = (int32_t)(uint32_t)entry;
-        if (id[left] < 0 || (size_t)next[left] >= count) continue; /* its left symbol was merged, or its right one was the last */
+        if (id[left] < 0 || (size_t)next[left] >= count)
+            continue; /* its left symbol was merged, or its right one was the last */
         int32_t right = next[left];
         const struct gw_merge_slot *pair = find_pair(merges, id[left], id[right]);
         if (!pair || pair->rank != entry >> 32) continue;
@@ -145,7 +147,10 @@ static size_t merge_long(const struct gw_merges *merges, struct gw_bpe_scratch *
 
 static size_t merge_short(const struct gw_merges *merges, int32_t *id, size_t count)
 {
-    struct { uint32_t rank; int32_t merged; } pairs[SHORT_SYMBOLS]; /* [i]: the pair of symbols i and i+1 */
+    struct {
+        uint32_t rank;
+        int32_t merged;
+    } pairs[SHORT_SYMBOLS]; /* [i]: the pair of symbols i and i+1 */
 #define LOOK_UP(i)                                                                                                     \
     do {                                                                                                               \
         const struct gw_merge_slot *found = find_pair(merges, id[i], id[(i) + 1]);                                     \

