@@ -30,7 +30,8 @@ struct figure {
     int64_t prefill_tokens, decode_tokens;
 };
 
-static gw_err run_step(struct gw_solo *solo, struct gw_sched *sched, struct gw_step *step, struct gw_drawn *drawn, bool *any)
+static gw_err run_step(struct gw_solo *solo, struct gw_sched *sched, struct gw_step *step, struct gw_drawn *drawn,
+                       bool *any)
 {
     gw_err rc = GW_OK;
     int count = 0;
@@ -106,8 +107,9 @@ static void print_figure(const struct arguments *a, int batch, const struct figu
     double prefill = (double)f->prefill_tokens / f->prefill_s;
     double decode = f->decode_s > 0 ? (double)f->decode_tokens / f->decode_s : 0;
     if (a->json)
-        printf("%s{\"batch\":%d,\"prompt\":%lld,\"gen\":%lld,\"prefill_tokens_per_s\":%.2f,\"decode_tokens_per_s\":%.2f}",
-               first ? "[" : ",\n ", batch, (long long)a->prompt, (long long)a->gen, prefill, decode);
+        printf(
+            "%s{\"batch\":%d,\"prompt\":%lld,\"gen\":%lld,\"prefill_tokens_per_s\":%.2f,\"decode_tokens_per_s\":%.2f}",
+            first ? "[" : ",\n ", batch, (long long)a->prompt, (long long)a->gen, prefill, decode);
     else printf("%6d  %10.1f  %10.1f\n", batch, prefill, decode);
     fflush(stdout);
 }
@@ -140,10 +142,14 @@ out:
 
 static gw_err parse(int argc, char **argv, struct arguments *a, bool *help)
 {
-    static const struct option options[] = {{"model", required_argument, NULL, 'm'},   {"batch", required_argument, NULL, 'b'},
-                                            {"prompt", required_argument, NULL, 'p'},  {"gen", required_argument, NULL, 'g'},
-                                            {"threads", required_argument, NULL, 't'}, {"step-rows", required_argument, NULL, 'r'},
-                                            {"json", no_argument, NULL, 'j'},          {"help", no_argument, NULL, 'h'},
+    static const struct option options[] = {{"model", required_argument, NULL, 'm'},
+                                            {"batch", required_argument, NULL, 'b'},
+                                            {"prompt", required_argument, NULL, 'p'},
+                                            {"gen", required_argument, NULL, 'g'},
+                                            {"threads", required_argument, NULL, 't'},
+                                            {"step-rows", required_argument, NULL, 'r'},
+                                            {"json", no_argument, NULL, 'j'},
+                                            {"help", no_argument, NULL, 'h'},
                                             {0}};
     gw_err rc = GW_OK;
     *a = (struct arguments){.batches = {1, 8, 64}, .batch_count = 3, .prompt = 128, .gen = 128, .step_rows = 512};
@@ -156,7 +162,10 @@ static gw_err parse(int argc, char **argv, struct arguments *a, bool *help)
         case 't': TRY(gw_parse_int(optarg, "threads", 1, 1024, &a->threads)); break;
         case 'r': TRY(gw_parse_int(optarg, "step-rows", 1, 65536, &a->step_rows)); break;
         case 'j': a->json = true; break;
-        case 'h': print_help(); *help = true; return GW_OK;
+        case 'h':
+            print_help();
+            *help = true;
+            return GW_OK;
         default: FAIL(GW_ERR_USAGE, "see godwit bench --help");
         }
     if (!a->model || optind < argc) FAIL(GW_ERR_USAGE, "give a model with -m; see godwit bench --help");
@@ -180,7 +189,9 @@ gw_err gw_cmd_bench(int argc, char **argv)
     TRY(gw_solo_open(&solo, a.model, (int)a.threads, (int)(most * tokens_per_seq), max_rows, 0));
     if (tokens_of(&a, most) > solo.context)
         FAIL(GW_ERR_USAGE, "--prompt and --gen are more than the model's context of %d", solo.context);
-    if (!a.json) printf("%s, %d threads, kernels %s\n batch   prefill/s   decode/s\n", a.model, solo.threads, gw_executor_kernels(solo.executor));
+    if (!a.json)
+        printf("%s, %d threads, kernels %s\n batch   prefill/s   decode/s\n", a.model, solo.threads,
+               gw_executor_kernels(solo.executor));
     for (int i = 0; i < a.batch_count; i++) {
         TRY(measure(&solo, &a, (int)a.batches[i], &figure));
         print_figure(&a, (int)a.batches[i], &figure, i == 0);

@@ -44,7 +44,8 @@ static double negative_log_likelihood(const float *logits, int vocab, int32_t ta
 }
 
 /* Scores one window; rows of logits are made a few at a time, since a row is as long as the vocabulary. */
-static gw_err score_window(struct gw_solo *solo, struct gw_step *step, const int32_t *ids, int ctx, int first, struct score *score)
+static gw_err score_window(struct gw_solo *solo, struct gw_step *step, const int32_t *ids, int ctx, int first,
+                           struct score *score)
 {
     gw_err rc = GW_OK;
     enum { BATCH = 64 };
@@ -87,7 +88,8 @@ static gw_err score_text(struct gw_solo *solo, const struct arguments *a)
     if (bos) gw_tokens_add(&tokens, gw_tokenizer_bos(tokenizer));
     TRY(gw_tokenizer_encode(tokenizer, text, bytes, false, &tokens));
     int ctx = (int)a->ctx, windows = (int)(tokens.count / (size_t)ctx), first = a->all ? 0 : ctx / 2;
-    if (windows < 1) FAIL(GW_ERR_INPUT, "%s has %zu tokens; at least %d are needed (--ctx)", a->text, tokens.count, ctx);
+    if (windows < 1)
+        FAIL(GW_ERR_INPUT, "%s has %zu tokens; at least %d are needed (--ctx)", a->text, tokens.count, ctx);
     for (int w = 0; w < windows; w++) {
         int32_t *ids = tokens.ids + (size_t)w * (size_t)ctx;
         if (bos) ids[0] = gw_tokenizer_bos(tokenizer);
@@ -98,8 +100,8 @@ static gw_err score_text(struct gw_solo *solo, const struct arguments *a)
     if (isatty(STDERR_FILENO)) fprintf(stderr, "\r\033[K");
     double mean = score.nll / (double)score.count;
     double deviation = sqrt(fmax(score.nll_squared / (double)score.count - mean * mean, 0) / (double)(score.count - 1));
-    printf("perplexity %.4f +/- %.4f  (%d windows of %d tokens, %lld scored, kernels %s)\n", exp(mean), deviation * exp(mean), windows,
-           ctx, (long long)score.count, gw_executor_kernels(solo->executor));
+    printf("perplexity %.4f +/- %.4f  (%d windows of %d tokens, %lld scored, kernels %s)\n", exp(mean),
+           deviation * exp(mean), windows, ctx, (long long)score.count, gw_executor_kernels(solo->executor));
 out:
     gw_step_free(&step);
     gw_tokens_free(&tokens);
@@ -109,8 +111,8 @@ out:
 }
 
 /* One sequence of ids: the logits of every position, appended to `out`. `prefill` > 0: so many tokens at once, then one by one. */
-static gw_err dump_sequence(struct gw_solo *solo, struct gw_step *step, const struct gw_tokens *ids, int prefill, FILE *out,
-                            const char *path)
+static gw_err dump_sequence(struct gw_solo *solo, struct gw_step *step, const struct gw_tokens *ids, int prefill,
+                            FILE *out, const char *path)
 {
     gw_err rc = GW_OK;
     int count = (int)ids->count;
@@ -154,7 +156,8 @@ static gw_err dump_logits(struct gw_solo *solo, const struct arguments *a)
             gw_tokens_add(&ids, (int32_t)id);
         }
         if ((int64_t)ids.count > solo->context || (int64_t)ids.count > (int64_t)solo->kv_pages * GW_PAGE_TOKENS)
-            FAIL(GW_ERR_INPUT, "%s: a line of %zu ids is longer than the context of %d", a->ids, ids.count, solo->context);
+            FAIL(GW_ERR_INPUT, "%s: a line of %zu ids is longer than the context of %d", a->ids, ids.count,
+                 solo->context);
         if (ids.count) TRY(dump_sequence(solo, &step, &ids, (int)a->prefill, out, a->dump));
     }
     int failed = fclose(out);
@@ -185,11 +188,11 @@ static void print_help(void)
 static gw_err parse(int argc, char **argv, struct arguments *a, bool *help)
 {
     static const struct option options[] = {
-        {"model", required_argument, NULL, 'm'}, {"file", required_argument, NULL, 'f'},
-        {"ctx", required_argument, NULL, 'c'},   {"threads", required_argument, NULL, 't'},
-        {"ids", required_argument, NULL, 'i'},   {"dump-logits", required_argument, NULL, 'd'},
+        {"model", required_argument, NULL, 'm'},   {"file", required_argument, NULL, 'f'},
+        {"ctx", required_argument, NULL, 'c'},     {"threads", required_argument, NULL, 't'},
+        {"ids", required_argument, NULL, 'i'},     {"dump-logits", required_argument, NULL, 'd'},
         {"prefill", required_argument, NULL, 'p'}, {"all", no_argument, NULL, 'a'},
-        {"help", no_argument, NULL, 'h'},        {0}};
+        {"help", no_argument, NULL, 'h'},          {0}};
     gw_err rc = GW_OK;
     *a = (struct arguments){.ctx = 512};
     optind = 1;
@@ -202,7 +205,10 @@ static gw_err parse(int argc, char **argv, struct arguments *a, bool *help)
         case 'c': TRY(gw_parse_int(optarg, "ctx", 4, 1 << 20, &a->ctx)); break;
         case 't': TRY(gw_parse_int(optarg, "threads", 1, 1024, &a->threads)); break;
         case 'p': TRY(gw_parse_int(optarg, "prefill", 1, 1 << 20, &a->prefill)); break;
-        case 'h': print_help(); *help = true; return GW_OK;
+        case 'h':
+            print_help();
+            *help = true;
+            return GW_OK;
         default: FAIL(GW_ERR_USAGE, "see godwit perplexity --help");
         }
     if (!a->model || optind < argc || !a->text == !a->ids || !a->ids != !a->dump)

@@ -60,7 +60,8 @@ gw_err gw_cmd_rank(int argc, char **argv)
     gw_err rc = gw_job_options_parse(argc, argv, &options, &help);
     if (rc != GW_OK || help) return rc;
     rc = gw_rank_run(&options);
-    return rc == GW_ERR_STOPPED ? GW_OK : rc; /* the supervisor learns it from status.json; the launcher would cry failure */
+    return rc == GW_ERR_STOPPED ? GW_OK
+                                : rc; /* the supervisor learns it from status.json; the launcher would cry failure */
 }
 
 static const char *launcher(void)
@@ -73,8 +74,8 @@ static const char *launcher(void)
 /* The command line of the launch; everything in it is borrowed. */
 static char **launch_command(const struct gw_job_options *options, char *self, char *count, int argc, char **argv)
 {
-    static char *const fixed[] = {"--map-by", ":OVERSUBSCRIBE", "--bind-to", "none", "--mca", "pml", "ob1",
-                                  "--mca", "btl", "self,sm,tcp", "-n"};
+    static char *const fixed[] = {"--map-by", ":OVERSUBSCRIBE", "--bind-to", "none",        "--mca", "pml",
+                                  "ob1",      "--mca",          "btl",       "self,sm,tcp", "-n"};
     char **command = gw_alloc((size_t)argc + 32, sizeof(char *));
     int n = 0;
     if (options->ranks > 1) {
@@ -117,7 +118,8 @@ static gw_err start(const struct gw_job_options *options, int argc, char **argv,
         child_environment(options);
         dup2(pipes[1], STDERR_FILENO);
         execvp(command[0], command);
-        fprintf(stderr, "godwit: error: cannot start %s: %s; is Open MPI installed and on PATH?\n", command[0], strerror(errno));
+        fprintf(stderr, "godwit: error: cannot start %s: %s; is Open MPI installed and on PATH?\n", command[0],
+                strerror(errno));
         _exit(127);
     }
     *error_fd = pipes[0];
@@ -205,8 +207,9 @@ static gw_err conclude(const struct gw_job_options *options, int exit_code, cons
         TRY(gw_digest_compute(options->out_dir, hex, &counts));
         printf("%lld answered, %lld failed", (long long)counts.answered, (long long)counts.failed);
         if (status.generated_tokens > 0)
-            printf("; %lld tokens generated in %.1f s (%.1f tokens/s) on %d x %d x %d ranks", (long long)status.generated_tokens,
-                   status.elapsed_s, status.generated_tokens_per_s, status.layout[0], status.layout[1], status.layout[2]);
+            printf("; %lld tokens generated in %.1f s (%.1f tokens/s) on %d x %d x %d ranks",
+                   (long long)status.generated_tokens, status.elapsed_s, status.generated_tokens_per_s,
+                   status.layout[0], status.layout[1], status.layout[2]);
         printf("\noutput  %s/output.jsonl\ndigest  %s\n", options->out_dir, hex);
         return GW_OK;
     }
@@ -215,11 +218,14 @@ static gw_err conclude(const struct gw_job_options *options, int exit_code, cons
              (long long)(status.requests_done + status.requests_failed), (long long)status.requests_total);
 out:
     if (rc == GW_ERR_STOPPED) return rc;
-    if (interrupts > 1) return gw_fail(GW_ERR_STOPPED, "stopped at once; finished answers are kept, and the same command carries on");
+    if (interrupts > 1)
+        return gw_fail(GW_ERR_STOPPED, "stopped at once; finished answers are kept, and the same command carries on");
     if (!stream->explained) {
         fwrite(stream->kept.data, 1, stream->kept.bytes, stderr);
-        return gw_fail(GW_ERR_PEER, "the job ended early (launcher exit code %d); finished answers are kept, and the same command carries on",
-                       exit_code);
+        return gw_fail(
+            GW_ERR_PEER,
+            "the job ended early (launcher exit code %d); finished answers are kept, and the same command carries on",
+            exit_code);
     }
     for (int code = 0; code < GW_ERR_COUNT; code++)
         if (code != GW_OK && gw_err_exit_code((gw_err)code) == exit_code)
@@ -250,7 +256,8 @@ gw_err gw_cmd_run(int argc, char **argv)
     pid_t child = -1;
     TRY(gw_job_options_parse(argc, argv, &options, &help));
     if (help) return GW_OK;
-    if (getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMIX_RANK")) { /* started by mpirun or srun already: be one of its ranks */
+    if (getenv("OMPI_COMM_WORLD_SIZE") ||
+        getenv("PMIX_RANK")) { /* started by mpirun or srun already: be one of its ranks */
         TRY(gw_rank_run(&options));
         return GW_OK;
     }

@@ -33,7 +33,8 @@ static void print_ranks(const char *out_dir)
             printf("  rank %-4lld pid %-8lld %-20s replica %lld, shard %lld, stage %lld\n",
                    (long long)json_integer_value(json_object_get(rank, "rank")),
                    (long long)json_integer_value(json_object_get(rank, "pid")), host ? host : "?",
-                   (long long)json_integer_value(json_array_get(place, 0)), (long long)json_integer_value(json_array_get(place, 1)),
+                   (long long)json_integer_value(json_array_get(place, 0)),
+                   (long long)json_integer_value(json_array_get(place, 1)),
                    (long long)json_integer_value(json_array_get(place, 2)));
         }
         json_decref(root);
@@ -53,16 +54,19 @@ static void print_status(const char *out_dir, const struct gw_status *s)
     printf("model     %s, context %d, kernels %s\n", s->model, s->context, s->kernels);
     printf("layout    %d data x %d tensor x %d pipeline, %d threads a rank\n", s->layout[0], s->layout[1], s->layout[2],
            s->threads_per_rank);
-    printf("sequences %d running, %d waiting; KV pages %d of %d; %lld preemptions; %lld prompt tokens shared\n", s->running, s->waiting,
-           s->kv_pages_used, s->kv_pages_total, (long long)s->preemptions, (long long)s->prefix_tokens_reused);
-    if (silent) printf("last sign of life %.0f s ago: if its processes are gone, the same run command carries on\n", age_s);
+    printf("sequences %d running, %d waiting; KV pages %d of %d; %lld preemptions; %lld prompt tokens shared\n",
+           s->running, s->waiting, s->kv_pages_used, s->kv_pages_total, (long long)s->preemptions,
+           (long long)s->prefix_tokens_reused);
+    if (silent)
+        printf("last sign of life %.0f s ago: if its processes are gone, the same run command carries on\n", age_s);
     print_ranks(out_dir);
 }
 
 static void print_help(void)
 {
-    printf("Usage: godwit status OUTDIR [--watch]\n\nShows how a job is doing.\n\n"
-           "  -w, --watch   show the progress line again and again until the job ends (Ctrl-C leaves; the job goes on)\n");
+    printf(
+        "Usage: godwit status OUTDIR [--watch]\n\nShows how a job is doing.\n\n"
+        "  -w, --watch   show the progress line again and again until the job ends (Ctrl-C leaves; the job goes on)\n");
 }
 
 static gw_err watch(const char *out_dir)

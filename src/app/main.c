@@ -38,7 +38,7 @@ static void print_help(FILE *to)
 int main(int argc, char **argv)
 {
     (void)gw_log_get_level(); /* reads GODWIT_LOG while there is one thread */
-    setlocale(LC_ALL, "C"); /* numbers in files never depend on the user's locale */
+    setlocale(LC_ALL, "C");   /* numbers in files never depend on the user's locale */
     if (argc < 2) {
         print_help(stderr);
         return gw_err_exit_code(GW_ERR_USAGE);

@@ -70,7 +70,8 @@ void gw_status_line(const struct gw_status *s, char *text, size_t bytes)
 {
     char left[64] = "";
     long eta_s = (long)(s->eta_s + 0.5);
-    if (s->eta_s >= 0 && eta_s >= 3600) snprintf(left, sizeof left, ", %ld:%02ld:%02ld left", eta_s / 3600, eta_s / 60 % 60, eta_s % 60);
+    if (s->eta_s >= 0 && eta_s >= 3600)
+        snprintf(left, sizeof left, ", %ld:%02ld:%02ld left", eta_s / 3600, eta_s / 60 % 60, eta_s % 60);
     else if (s->eta_s >= 0) snprintf(left, sizeof left, ", %ld:%02ld left", eta_s / 60, eta_s % 60);
     char failed[48] = "";
     if (s->requests_failed) snprintf(failed, sizeof failed, " (%lld failed)", (long long)s->requests_failed);
@@ -84,7 +85,9 @@ void gw_progress_init(struct gw_progress *p, const char *out_dir, bool wanted)
     *p = (struct gw_progress){.out_dir = out_dir,
                               .started_wall_s = gw_clock_wall_s(),
                               .shown_s = gw_clock_now_s(),
-                              .interval_s = !wanted ? 1e300 : terminal ? 0.25 : 15,
+                              .interval_s = !wanted    ? 1e300
+                                            : terminal ? 0.25
+                                                       : 15,
                               .terminal = terminal};
 }
 

@@ -24,9 +24,10 @@ static int pages_for(int tokens)
 gw_err gw_sched_create(const struct gw_sched_config *config, struct gw_sched **out)
 {
     if (config->page_count < pages_for(config->context))
-        return gw_fail(GW_ERR_USAGE,
-                       "the KV cache holds %d tokens but one sequence may have %d; give more with --kv-memory or lower --context",
-                       config->page_count * GW_PAGE_TOKENS, config->context);
+        return gw_fail(
+            GW_ERR_USAGE,
+            "the KV cache holds %d tokens but one sequence may have %d; give more with --kv-memory or lower --context",
+            config->page_count * GW_PAGE_TOKENS, config->context);
     struct gw_sched *sched = gw_alloc(1, sizeof *sched);
     sched->config = *config;
     sched->pages = gw_kv_pages_create(config->page_count);

@@ -31,7 +31,7 @@ struct gw_sched_config {
 /* A running or waiting sequence; the caller reads it, the scheduler writes it. */
 struct gw_seq {
     uint32_t id;
-    void *user; /* the caller's */
+    void *user;      /* the caller's */
     int32_t *tokens; /* prompt, then drawn tokens */
     int count, prompt_count;
     int limit;    /* most tokens in all */

@@ -94,7 +94,7 @@ GW_CHECK gw_err gw_shards_sum(const struct gw_shards *shards, const struct gw_ex
 
 /* Gathers rows whose columns are spread over the shards: shard s holds columns [column_begin[s], column_begin[s + 1]) of all
  * rows, own[rows][its columns]. Row i goes to shard i % count: full[own rows][all columns], in order. Collective. */
-GW_CHECK gw_err gw_shards_rows(const struct gw_shards *shards, uint64_t step, const int *column_begin, const float *own, int rows,
-                               float *full);
+GW_CHECK gw_err gw_shards_rows(const struct gw_shards *shards, uint64_t step, const int *column_begin, const float *own,
+                               int rows, float *full);
 
 #endif

@@ -201,12 +201,13 @@ out:
     return rc;
 }
 
-static gw_err check_header(const struct gw_comm *comm, const struct header *header, const struct gw_msg *msg, int received)
+static gw_err check_header(const struct gw_comm *comm, const struct header *header, const struct gw_msg *msg,
+                           int received)
 {
     if (received < HEADER_ROOM || header->magic != MAGIC || header->kind != (uint32_t)msg->kind ||
         header->bytes != (uint64_t)received - HEADER_ROOM)
-        return gw_fail(GW_ERR_PEER, "rank %d received a malformed message of %d bytes from rank %d", comm->rank, received,
-                       msg->source);
+        return gw_fail(GW_ERR_PEER, "rank %d received a malformed message of %d bytes from rank %d", comm->rank,
+                       received, msg->source);
     if (header->checksum != gw_hash64(msg->data, msg->bytes, header->step))
         return gw_fail(GW_ERR_PEER, "rank %d received a damaged message (kind %u, step %llu) from rank %d", comm->rank,
                        header->kind, (unsigned long long)header->step, msg->source);
@@ -264,14 +265,15 @@ gw_err gw_comm_wait(struct gw_comm *comm, int from, enum gw_msg_kind kind, int64
         double now_s = gw_clock_now_s();
         if (deadline_s == 0) deadline_s = now_s + comm->peer_timeout_s;
         if (now_s > deadline_s)
-            FAIL(GW_ERR_PEER, "rank %d has not heard from rank %d for %.0f s (message kind %d, step %lld); see --peer-timeout",
+            FAIL(GW_ERR_PEER,
+                 "rank %d has not heard from rank %d for %.0f s (message kind %d, step %lld); see --peer-timeout",
                  comm->rank, from, comm->peer_timeout_s, (int)kind, (long long)step);
     }
     if (step >= 0 && msg->step != (uint64_t)step) {
         uint64_t other = msg->step;
         gw_msg_free(msg);
-        FAIL(GW_ERR_PEER, "rank %d expected step %lld from rank %d and received step %llu", comm->rank, (long long)step, from,
-             (unsigned long long)other);
+        FAIL(GW_ERR_PEER, "rank %d expected step %lld from rank %d and received step %llu", comm->rank, (long long)step,
+             from, (unsigned long long)other);
     }
 out:
     return rc;

@@ -27,7 +27,8 @@ static gw_err send_nodes(const struct gw_shards *shards, const struct gw_exchang
     for (int n = 0; n < nodes; n++)
         memcpy(packed + (size_t)n * strip, own_nodes + ((size_t)n * (size_t)rows + (size_t)begin) * (size_t)width,
                strip * sizeof(float));
-    gw_err rc = gw_comm_send(shards->comm, shards->ranks[to], GW_MSG_NODES, step, packed, (size_t)nodes * strip * sizeof(float));
+    gw_err rc = gw_comm_send(shards->comm, shards->ranks[to], GW_MSG_NODES, step, packed,
+                             (size_t)nodes * strip * sizeof(float));
     free(packed);
     return rc;
 }
@@ -87,8 +88,8 @@ out:
     return rc;
 }
 
-gw_err gw_shards_sum(const struct gw_shards *shards, const struct gw_exchange *exchange, uint64_t step, const float *own_nodes,
-                     int rows, int width, float *sum)
+gw_err gw_shards_sum(const struct gw_shards *shards, const struct gw_exchange *exchange, uint64_t step,
+                     const float *own_nodes, int rows, int width, float *sum)
 {
     gw_err rc = GW_OK;
     bool all_to_all = rows < FEW_ROWS_PER_SHARD * shards->count || shards->count == 2;
@@ -96,8 +97,7 @@ gw_err gw_shards_sum(const struct gw_shards *shards, const struct gw_exchange *e
     for (int s = 0; s < shards->count; s++) {
         int begin = 0, end = rows;
         if (!all_to_all) rows_of(rows, shards->count, s, &begin, &end);
-        if (s != shards->own && sends)
-            TRY(send_nodes(shards, exchange, step, s, own_nodes, rows, width, begin, end));
+        if (s != shards->own && sends) TRY(send_nodes(shards, exchange, step, s, own_nodes, rows, width, begin, end));
     }
     int begin = 0, end = rows;
     if (!all_to_all) rows_of(rows, shards->count, shards->own, &begin, &end);
@@ -108,16 +108,17 @@ out:
 }
 
 /* Puts the columns of shard `s` into `count` gathered rows. */
-static void place_columns(const struct gw_shards *shards, const int *column_begin, int s, const float *columns, int count,
-                          float *full)
+static void place_columns(const struct gw_shards *shards, const int *column_begin, int s, const float *columns,
+                          int count, float *full)
 {
     int begin = column_begin[s], width = column_begin[s + 1] - begin, total = column_begin[shards->count];
     for (int i = 0; i < count; i++)
-        memcpy(full + (size_t)i * (size_t)total + begin, columns + (size_t)i * (size_t)width, (size_t)width * sizeof(float));
+        memcpy(full + (size_t)i * (size_t)total + begin, columns + (size_t)i * (size_t)width,
+               (size_t)width * sizeof(float));
 }
 
-gw_err gw_shards_rows(const struct gw_shards *shards, uint64_t step, const int *column_begin, const float *own, int rows,
-                      float *full)
+gw_err gw_shards_rows(const struct gw_shards *shards, uint64_t step, const int *column_begin, const float *own,
+                      int rows, float *full)
 {
     gw_err rc = GW_OK;
     struct gw_msg msg = {0};
@@ -126,7 +127,8 @@ gw_err gw_shards_rows(const struct gw_shards *shards, uint64_t step, const int *
     for (int s = 0; s < count; s++) {
         int n = 0;
         for (int row = s; row < rows; row += count, n++)
-            memcpy(picked + (size_t)n * (size_t)width, own + (size_t)row * (size_t)width, (size_t)width * sizeof(float));
+            memcpy(picked + (size_t)n * (size_t)width, own + (size_t)row * (size_t)width,
+                   (size_t)width * sizeof(float));
         if (s == shards->own) place_columns(shards, column_begin, s, picked, n, full);
         else if (n)
             TRY(gw_comm_send(shards->comm, shards->ranks[s], GW_MSG_LOGITS, step, picked,
@@ -138,7 +140,8 @@ gw_err gw_shards_rows(const struct gw_shards *shards, uint64_t step, const int *
         size_t bytes = (size_t)due * (size_t)(column_begin[s + 1] - column_begin[s]) * sizeof(float);
         TRY(gw_comm_wait(shards->comm, shards->ranks[s], GW_MSG_LOGITS, (int64_t)step, &msg));
         if (msg.bytes != bytes)
-            FAIL(GW_ERR_PEER, "rank %d sent %zu bytes of logits where %zu were due", shards->ranks[s], msg.bytes, bytes);
+            FAIL(GW_ERR_PEER, "rank %d sent %zu bytes of logits where %zu were due", shards->ranks[s], msg.bytes,
+                 bytes);
         place_columns(shards, column_begin, s, (const float *)(const void *)msg.data, due, full);
         gw_msg_free(&msg);
     }

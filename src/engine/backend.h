@@ -24,8 +24,8 @@ struct gw_backend_config {
     const struct gw_model *model; /* borrowed; outlives the backend */
     struct gw_dims dims;
     struct gw_shard shard;
-    int kv_pages;  /* pages of GW_PAGE_TOKENS tokens; the same number on every rank of a replica */
-    int max_rows;  /* most rows of a step */
+    int kv_pages; /* pages of GW_PAGE_TOKENS tokens; the same number on every rank of a replica */
+    int max_rows; /* most rows of a step */
     int max_context;
 };
 

@@ -16,13 +16,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ATTENTION_ROWS = 16 }; /* query rows of one attention item: enough to reuse a page's conversion, small enough to share out */
+enum {
+    ATTENTION_ROWS = 16
+}; /* query rows of one attention item: enough to reuse a page's conversion, small enough to share out */
 
 struct layer {
-    float *attn_norm, *ffn_norm;      /* [d_model] */
-    float *q_bias, *k_bias, *v_bias;  /* this shard's part, or NULL */
-    struct gw_packed q, k, v, out;    /* [heads*dim, d], [kv*dim, d] twice, [d, heads*dim] */
-    struct gw_packed gate, up, down;  /* [ffn, d] twice, [d, ffn] */
+    float *attn_norm, *ffn_norm;     /* [d_model] */
+    float *q_bias, *k_bias, *v_bias; /* this shard's part, or NULL */
+    struct gw_packed q, k, v, out;   /* [heads*dim, d], [kv*dim, d] twice, [d, heads*dim] */
+    struct gw_packed gate, up, down; /* [ffn, d] twice, [d, ffn] */
 };
 
 /* Activations in the form GEMM reads, with their memory. */
@@ -74,11 +76,11 @@ struct cpu {
     const uint16_t **page_scratch; /* [thread][max pages] */
     int max_pages;
 
-    float *hidden;                /* [rows][d] */
-    float *query, *key, *value;   /* [rows][heads*dim], [rows][kv*dim] twice */
-    float *gate, *up;             /* [rows][ffn] */
-    float *partials;              /* [node][rows][d] */
-    float *logits;                /* [rows][vocab], grown on demand */
+    float *hidden;              /* [rows][d] */
+    float *query, *key, *value; /* [rows][heads*dim], [rows][kv*dim] twice */
+    float *gate, *up;           /* [rows][ffn] */
+    float *partials;            /* [node][rows][d] */
+    float *logits;              /* [rows][vocab], grown on demand */
     size_t logits_count;
     struct act normed, attended, activated;
 };
@@ -238,7 +240,8 @@ static void init_scratch(struct cpu *cpu)
     act_init(&cpu->attended, (int)rows, (int)heads_width);
     act_init(&cpu->activated, (int)rows, cpu->ffn);
     cpu->max_pages = (cpu->config.max_context + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS + 1;
-    cpu->page_scratch = gw_alloc((size_t)gw_pool_threads(cpu->pool) * (size_t)cpu->max_pages, sizeof(*cpu->page_scratch));
+    cpu->page_scratch = gw_alloc((size_t)gw_pool_threads(cpu->pool) * (size_t)cpu->max_pages,
+                                 sizeof(*cpu->page_scratch));
 }
 
 static gw_err init_kv(struct cpu *cpu)
@@ -424,8 +427,8 @@ static void multiply_share(struct cpu *cpu, const struct product *products, int 
 }
 
 /* The partial sums over this shard's atoms: cpu->partials[node][row][d]. */
-static void multiply_partial(struct cpu *cpu, const struct gw_packed *w, const struct partial *partial, const struct act *act,
-                             int thread, int threads)
+static void multiply_partial(struct cpu *cpu, const struct gw_packed *w, const struct partial *partial,
+                             const struct act *act, int thread, int threads)
 {
     int begin, end;
     gw_split(w->panels, threads, thread, &begin, &end);
@@ -473,7 +476,8 @@ static void finish_qkv_row(struct cpu *cpu, const struct half_layer *half, int r
     kernels->rope(k, cpu->kv_heads, dim, cpu->rope_pairs, cosine, sine, cpu->rope_style);
     int page = cpu->step->pages[seq->page0 + pos / GW_PAGE_TOKENS];
     for (int head = 0; head < cpu->kv_heads; head++)
-        kernels->kv_store(kv_page(cpu, half->number, page, head), dim, pos % GW_PAGE_TOKENS, k + head * dim, v + head * dim);
+        kernels->kv_store(kv_page(cpu, half->number, page, head), dim, pos % GW_PAGE_TOKENS, k + head * dim,
+                          v + head * dim);
 }
 
 static void attend(struct cpu *cpu, const struct half_layer *half, const struct attention_item *item, int thread)
@@ -514,7 +518,8 @@ static void attention_share(void *arg, int thread, int threads)
     gw_pool_sync(cpu->pool);
     for (int row = begin; row < end; row++) finish_qkv_row(cpu, half, row);
     gw_pool_sync(cpu->pool);
-    for (int i; (i = atomic_fetch_add(&cpu->next_item, 1)) < cpu->item_count;) attend(cpu, half, &cpu->items[i], thread);
+    for (int i; (i = atomic_fetch_add(&cpu->next_item, 1)) < cpu->item_count;)
+        attend(cpu, half, &cpu->items[i], thread);
     gw_pool_sync(cpu->pool);
     if (is_quantized(&layer->out)) {
         if (begin < end) cpu->kernels->quantize(&cpu->attended.view, begin, end);
@@ -694,8 +699,8 @@ out:
     return rc;
 }
 
-gw_err gw_backend_cpu_create(const struct gw_backend_config *config, const struct gw_kernels *kernels, struct gw_pool *pool,
-                             struct gw_backend **backend)
+gw_err gw_backend_cpu_create(const struct gw_backend_config *config, const struct gw_kernels *kernels,
+                             struct gw_pool *pool, struct gw_backend **backend)
 {
     gw_err rc = GW_OK;
     const struct gw_dims *dims = &config->dims;

@@ -90,7 +90,8 @@ gw_err gw_step_decode(const uint8_t *data, size_t bytes, struct gw_step *step)
     const void *token_data = gw_read(&in, (size_t)rows * sizeof *step->tokens);
     const void *page_data = gw_read(&in, (size_t)pages * sizeof *step->pages);
     const void *history_data = gw_read(&in, (size_t)history * sizeof *step->history);
-    if (in.failed || in.at != bytes) return gw_fail(GW_ERR_PEER, "a step of %zu bytes from the head is malformed", bytes);
+    if (in.failed || in.at != bytes)
+        return gw_fail(GW_ERR_PEER, "a step of %zu bytes from the head is malformed", bytes);
     for (uint32_t i = 0; i < seqs; i++)
         memcpy(gw_step_add_seq(step), (const uint8_t *)seq_data + i * sizeof *step->seqs, sizeof *step->seqs);
     gw_step_add_tokens(step, token_data, (int)rows);
@@ -98,6 +99,7 @@ gw_err gw_step_decode(const uint8_t *data, size_t bytes, struct gw_step *step)
     gw_step_add_history(step, history_data, (int)history);
     for (uint32_t i = 0; i < seqs; i++)
         if (!seq_is_sound(step, &step->seqs[i]))
-            return gw_fail(GW_ERR_PEER, "step %llu from the head has a sequence out of bounds", (unsigned long long)step->id);
+            return gw_fail(GW_ERR_PEER, "step %llu from the head has a sequence out of bounds",
+                           (unsigned long long)step->id);
     return GW_OK;
 }

@@ -58,13 +58,14 @@ void gw_tree_program(int atoms, int begin, int end, const int *block_ends, struc
             };
 }
 
-void gw_tree_reduce(int atoms, const struct gw_tree_node *nodes, const float *const *values, int node_count, size_t count,
-                    float *sum)
+void gw_tree_reduce(int atoms, const struct gw_tree_node *nodes, const float *const *values, int node_count,
+                    size_t count, float *sum)
 {
     enum { STRIP = 512 }; /* elements a time, so that the stack of partial sums stays in the first-level cache */
     float stack[GW_MAX_TREE_DEPTH][STRIP];
     int merges[GW_TREE_MAX_ATOMS];
-    GW_ASSERT(node_count > 0 && node_count <= GW_TREE_MAX_ATOMS && nodes[0].begin == 0 && nodes[node_count - 1].end == atoms);
+    GW_ASSERT(node_count > 0 && node_count <= GW_TREE_MAX_ATOMS && nodes[0].begin == 0 &&
+              nodes[node_count - 1].end == atoms);
     for (int v = 0; v < node_count; v++) {
         GW_ASSERT(v == 0 || nodes[v].begin == nodes[v - 1].end);
         merges[v] = merges_after(0, atoms, nodes[v].begin, nodes[v].end);

@@ -26,7 +26,7 @@ void gw_tree_program(int atoms, int begin, int end, const int *block_ends, struc
 
 /* Adds nodes that together cover all leaves, in order left to right: sum[i] for i < count elements.
  * `values[v]` is node v's array. `nodes` are their leaf ranges. sum may not alias an input. */
-void gw_tree_reduce(int atoms, const struct gw_tree_node *nodes, const float *const *values, int node_count, size_t count,
-                    float *sum);
+void gw_tree_reduce(int atoms, const struct gw_tree_node *nodes, const float *const *values, int node_count,
+                    size_t count, float *sum);
 
 #endif

@@ -26,7 +26,8 @@ struct gw_answer {
     int position_count, position_capacity;
 };
 
-static gw_err tokenize(const struct gw_answer_context *context, const struct gw_request *request, struct gw_tokens *prompt)
+static gw_err tokenize(const struct gw_answer_context *context, const struct gw_request *request,
+                       struct gw_tokens *prompt)
 {
     if (request->endpoint == GW_ENDPOINT_CHAT)
         return gw_chat_encode(context->chat, request->messages, request->message_count, prompt);
@@ -40,13 +41,14 @@ static gw_err tokenize(const struct gw_answer_context *context, const struct gw_
 }
 
 /* What only shows once the prompt is tokens. */
-static void check_prompt(const struct gw_answer_context *context, const struct gw_tokens *prompt, struct gw_request_error *bad)
+static void check_prompt(const struct gw_answer_context *context, const struct gw_tokens *prompt,
+                         struct gw_request_error *bad)
 {
-    if (prompt->count == 0)
-        gw_request_error_set(bad, GW_REQUEST_INVALID_VALUE, "prompt", "the prompt has no tokens");
+    if (prompt->count == 0) gw_request_error_set(bad, GW_REQUEST_INVALID_VALUE, "prompt", "the prompt has no tokens");
     else if (prompt->count >= (size_t)context->context)
-        gw_request_error_set(bad, GW_REQUEST_TOO_LONG, "prompt", "the prompt has %zu tokens; the context of %d leaves no room for an answer",
-                             prompt->count, context->context);
+        gw_request_error_set(bad, GW_REQUEST_TOO_LONG, "prompt",
+                             "the prompt has %zu tokens; the context of %d leaves no room for an answer", prompt->count,
+                             context->context);
     for (size_t i = 0; i < prompt->count && !bad->code; i++)
         if (prompt->ids[i] < 0 || prompt->ids[i] >= context->vocab)
             gw_request_error_set(bad, GW_REQUEST_INVALID_VALUE, "prompt", "token id %d is outside the vocabulary of %d",
@@ -54,7 +56,8 @@ static void check_prompt(const struct gw_answer_context *context, const struct g
 }
 
 gw_err gw_answer_create(const struct gw_answer_context *context, const char *line, size_t bytes, int64_t index,
-                        struct gw_tokens *prompt, struct gw_answer **out, struct gw_request_error *bad, char **custom_id)
+                        struct gw_tokens *prompt, struct gw_answer **out, struct gw_request_error *bad,
+                        char **custom_id)
 {
     gw_err rc = GW_OK;
     struct gw_answer *answer = gw_alloc(1, sizeof *answer);

@@ -43,13 +43,14 @@ struct gw_dims gw_executor_dims(const struct gw_model *model)
                            .ffn = info->ffn,
                            .vocab = info->vocab,
                            .ffn_atoms = gw_ffn_atoms(info->kv_heads, info->ffn)};
-    static const enum gw_tensor_role roles[] = {GW_TENSOR_Q,        GW_TENSOR_K,    GW_TENSOR_V,   GW_TENSOR_ATTN_OUT,
+    static const enum gw_tensor_role roles[] = {GW_TENSOR_Q,    GW_TENSOR_K,  GW_TENSOR_V,   GW_TENSOR_ATTN_OUT,
                                                 GW_TENSOR_GATE, GW_TENSOR_UP, GW_TENSOR_DOWN};
     double bytes = 0, weights = 0;
     for (size_t i = 0; i < sizeof roles / sizeof *roles; i++) {
         const struct gw_gguf_tensor *tensor = gw_model_tensor(model, roles[i], 0);
         struct gw_packed packed;
-        if (gw_packed_init(&packed, tensor->type->type, (int)tensor->shape[1], (int)tensor->shape[0]) != GW_OK) continue;
+        if (gw_packed_init(&packed, tensor->type->type, (int)tensor->shape[1], (int)tensor->shape[0]) != GW_OK)
+            continue;
         bytes += (double)gw_packed_bytes(&packed);
         weights += (double)tensor->shape[0] * (double)tensor->shape[1];
     }
@@ -171,7 +172,8 @@ out:
     return rc;
 }
 
-gw_err gw_executor_forward(struct gw_executor *ex, const struct gw_step *step, const float *hidden_in, float *hidden_out)
+gw_err gw_executor_forward(struct gw_executor *ex, const struct gw_step *step, const float *hidden_in,
+                           float *hidden_out)
 {
     gw_err rc = GW_OK;
     const struct gw_backend_ops *ops = ex->backend->ops;
@@ -214,16 +216,16 @@ static void draw_share(void *arg, int thread, int threads)
     for (int i = begin; i < end && job->errors[thread] == GW_OK; i++) {
         const struct gw_step_seq *seq = &job->step->seqs[job->seqs[i]];
         job->drawn[i].seq = seq->seq;
-        job->errors[thread] =
-            gw_sample(ex->kernels, &ex->samplers[thread], &seq->params, job->logits + (size_t)i * (size_t)ex->dims.vocab,
-                      ex->dims.vocab, job->step->history + seq->history0, seq->history_count, seq->token_index,
-                      seq->logprobs, &job->drawn[i].result);
+        job->errors[thread] = gw_sample(ex->kernels, &ex->samplers[thread], &seq->params,
+                                        job->logits + (size_t)i * (size_t)ex->dims.vocab, ex->dims.vocab,
+                                        job->step->history + seq->history0, seq->history_count, seq->token_index,
+                                        seq->logprobs, &job->drawn[i].result);
     }
 }
 
 /* Draws for the sequences `seqs` of the step from complete rows of logits. */
-static gw_err draw_rows(struct gw_executor *ex, const struct gw_step *step, const int32_t *seqs, int count, float *logits,
-                        struct gw_drawn *drawn)
+static gw_err draw_rows(struct gw_executor *ex, const struct gw_step *step, const int32_t *seqs, int count,
+                        float *logits, struct gw_drawn *drawn)
 {
     gw_err errors[1024] = {GW_OK};
     struct draw_job job = {ex, step, seqs, count, logits, drawn, errors};

@@ -96,7 +96,8 @@ static gw_err send_result(struct gw_head *head, const struct gw_result *result)
 {
     gw_buf_clear(&head->message);
     gw_result_encode(result, &head->message);
-    return gw_comm_send(head->config.comm, head->config.leader, GW_MSG_RESULT, 0, head->message.data, head->message.bytes);
+    return gw_comm_send(head->config.comm, head->config.leader, GW_MSG_RESULT, 0, head->message.data,
+                        head->message.bytes);
 }
 
 static gw_err send_error(struct gw_head *head, int64_t index, const char *custom_id, const struct gw_request_error *bad)
@@ -155,8 +156,8 @@ static gw_err take_line(struct gw_head *head, int64_t index, const char *line, s
         goto out;
     }
     struct gw_sample_params params = gw_answer_params(answer);
-    gw_sched_add(head->sched, prompt.ids, (int)prompt.count, gw_answer_limit(answer), gw_answer_logprobs(answer), &params,
-                 answer);
+    gw_sched_add(head->sched, prompt.ids, (int)prompt.count, gw_answer_limit(answer), gw_answer_logprobs(answer),
+                 &params, answer);
     answer = NULL;
 out:
     gw_tokens_free(&prompt);

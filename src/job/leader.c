@@ -39,10 +39,10 @@ struct gw_leader {
     struct gw_output *output;
     struct head_state *heads;
     int head_count;
-    int64_t lines_total;   /* non-blank lines of the input */
-    int64_t answered_before; /* by earlier runs */
-    int64_t done, failed;  /* in all */
-    int64_t active;        /* with the heads now */
+    int64_t lines_total;                      /* non-blank lines of the input */
+    int64_t answered_before;                  /* by earlier runs */
+    int64_t done, failed;                     /* in all */
+    int64_t active;                           /* with the heads now */
     int64_t prompt_tokens, completion_tokens; /* of requests finished in this run */
     bool input_ended, told, stopped;
     int byes; /* heads that have sent their last message */
@@ -124,8 +124,8 @@ static gw_err write_ranks(struct gw_leader *leader)
         struct gw_reader in = {.data = msg.data, .bytes = msg.bytes};
         long pid = (long)gw_read_u64(&in);
         json_array_append_new(ranks, json_pack("{s:i,s:I,s:s%,s:[i,i,i]}", "rank", rank, "pid", (json_int_t)pid, "host",
-                                               (const char *)msg.data + 8, msg.bytes - 8, "layout", place.replica, place.shard,
-                                               place.stage));
+                                               (const char *)msg.data + 8, msg.bytes - 8, "layout", place.replica,
+                                               place.shard, place.stage));
         gw_msg_free(&msg);
     }
     json_t *all = json_pack("{s:O}", "ranks", ranks);
@@ -311,16 +311,17 @@ static gw_err write_status(struct gw_leader *leader, const char *state)
     double eta_s = here > 0 ? elapsed_s / (double)here * (double)(leader->lines_total - answered) : -1;
     const struct gw_layout *l = &leader->config.layout;
     json_t *status = json_pack(
-        "{s:s,s:s,s:i,s:f,s:f,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:i,s:i,s:i,s:i,s:I,s:I,s:s,s:[i,i,i],s:i,s:i}", "state", state,
-        "model", leader->config.options->model_name, "pid", (int)getpid(), "updated_at", gw_clock_wall_s(), "elapsed_s", elapsed_s,
-        "requests_total", (json_int_t)leader->lines_total, "requests_done", (json_int_t)leader->done, "requests_failed",
-        (json_int_t)leader->failed, "requests_done_before", (json_int_t)leader->answered_before, "generated_tokens",
-        (json_int_t)drawn, "computed_tokens", (json_int_t)computed, "finished_completion_tokens",
-        (json_int_t)leader->completion_tokens, "generated_tokens_per_s", elapsed_s > 0 ? (double)drawn / elapsed_s : 0.0, "eta_s",
-        eta_s, "running", running, "waiting", waiting, "kv_pages_used", pages_used, "kv_pages_total",
-        leader->config.kv_pages * leader->head_count, "preemptions", (json_int_t)preemptions, "prefix_tokens_reused",
-        (json_int_t)reused, "kernels", leader->config.kernels, "layout", l->data, l->tensor, l->pipeline, "threads_per_rank",
-        leader->config.threads, "context", leader->config.context);
+        "{s:s,s:s,s:i,s:f,s:f,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:i,s:i,s:i,s:i,s:I,s:I,s:s,s:[i,i,i],s:i,s:i}",
+        "state", state, "model", leader->config.options->model_name, "pid", (int)getpid(), "updated_at",
+        gw_clock_wall_s(), "elapsed_s", elapsed_s, "requests_total", (json_int_t)leader->lines_total, "requests_done",
+        (json_int_t)leader->done, "requests_failed", (json_int_t)leader->failed, "requests_done_before",
+        (json_int_t)leader->answered_before, "generated_tokens", (json_int_t)drawn, "computed_tokens",
+        (json_int_t)computed, "finished_completion_tokens", (json_int_t)leader->completion_tokens,
+        "generated_tokens_per_s", elapsed_s > 0 ? (double)drawn / elapsed_s : 0.0, "eta_s", eta_s, "running", running,
+        "waiting", waiting, "kv_pages_used", pages_used, "kv_pages_total", leader->config.kv_pages * leader->head_count,
+        "preemptions", (json_int_t)preemptions, "prefix_tokens_reused", (json_int_t)reused, "kernels",
+        leader->config.kernels, "layout", l->data, l->tensor, l->pipeline, "threads_per_rank", leader->config.threads,
+        "context", leader->config.context);
     GW_ASSERT(status);
     char *text = json_dumps(status, JSON_INDENT(1) | JSON_REAL_PRECISION(10));
     char *path = gw_asprintf("%s/status.json", leader->config.options->out_dir);

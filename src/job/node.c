@@ -28,7 +28,8 @@ static uint64_t group_number(const char *group, const char *file, uint64_t none)
     char *text = NULL;
     uint64_t number = none;
     snprintf(path, sizeof path, "/sys/fs/cgroup%s/%s", group, file);
-    if (gw_file_read(path, 4096, &text, NULL) == GW_OK && text[0] >= '0' && text[0] <= '9') number = strtoull(text, NULL, 10);
+    if (gw_file_read(path, 4096, &text, NULL) == GW_OK && text[0] >= '0' && text[0] <= '9')
+        number = strtoull(text, NULL, 10);
     free(text);
     return number;
 }
@@ -44,7 +45,8 @@ uint64_t gw_node_memory(void)
             group[strcspn(group, "\n")] = 0;
             uint64_t most = group_number(group, "memory.max", UINT64_MAX);
             uint64_t used = group_number(group, "memory.current", 0);
-            if (most != UINT64_MAX && (most > used ? most - used : 0) < available) available = most > used ? most - used : 0;
+            if (most != UINT64_MAX && (most > used ? most - used : 0) < available)
+                available = most > used ? most - used : 0;
         }
     }
     free(text);

@@ -10,9 +10,30 @@
 #include <string.h>
 
 enum option_id {
-    OPT_MODEL = 'm', OPT_INPUT = 'i', OPT_OUT = 'o', OPT_RANKS = 'n', OPT_HELP = 'h', OPT_QUIET = 'q', OPT_THREADS = 't',
-    OPT_LAYOUT = 256, OPT_KV, OPT_CONTEXT, OPT_SEQS, OPT_ROWS, OPT_NAME, OPT_CHAT, OPT_CREATED, OPT_TIMEOUT,
-    OPT_TEMPERATURE, OPT_TOP_P, OPT_TOP_K, OPT_MIN_P, OPT_PENALTY, OPT_SEED, OPT_MAX_TOKENS, OPT_IGNORE_EOS
+    OPT_MODEL = 'm',
+    OPT_INPUT = 'i',
+    OPT_OUT = 'o',
+    OPT_RANKS = 'n',
+    OPT_HELP = 'h',
+    OPT_QUIET = 'q',
+    OPT_THREADS = 't',
+    OPT_LAYOUT = 256,
+    OPT_KV,
+    OPT_CONTEXT,
+    OPT_SEQS,
+    OPT_ROWS,
+    OPT_NAME,
+    OPT_CHAT,
+    OPT_CREATED,
+    OPT_TIMEOUT,
+    OPT_TEMPERATURE,
+    OPT_TOP_P,
+    OPT_TOP_K,
+    OPT_MIN_P,
+    OPT_PENALTY,
+    OPT_SEED,
+    OPT_MAX_TOKENS,
+    OPT_IGNORE_EOS
 };
 
 static const struct {
@@ -52,8 +73,8 @@ gw_err gw_parse_int(const char *text, const char *option, int64_t least, int64_t
     errno = 0;
     long long parsed = strtoll(text, &end, 10);
     if (errno || end == text || *end || parsed < least || parsed > most)
-        return gw_fail(GW_ERR_USAGE, "--%s '%s' is not a whole number from %lld to %lld", option, text, (long long)least,
-                       (long long)most);
+        return gw_fail(GW_ERR_USAGE, "--%s '%s' is not a whole number from %lld to %lld", option, text,
+                       (long long)least, (long long)most);
     *value = parsed;
     return GW_OK;
 }
@@ -97,7 +118,8 @@ static void print_help(const char *command)
         if (table[i].id < 256) printf("  -%c, %-28s %s\n", table[i].id, left, table[i].text);
         else printf("  %-32s %s\n", left, table[i].text);
     }
-    printf("\nExit codes: 0 done; 2 usage; 3 unusable input or model; 4 not supported; 5 memory; 6 files; 7 OUTDIR belongs\n"
+    printf("\nExit codes: 0 done; 2 usage; 3 unusable input or model; 4 not supported; 5 memory; 6 files; 7 OUTDIR "
+           "belongs\n"
            "to another job; 8 no layout fits; 9 a rank was lost; 70 a bug; 130 stopped on request. See godwit(1).\n");
 }
 
@@ -170,8 +192,8 @@ static gw_err complete(struct gw_job_options *o)
     if (!(o->peer_timeout_s > 0)) return gw_fail(GW_ERR_USAGE, "--peer-timeout must be more than 0 seconds");
     if (o->ranks == 0) o->ranks = o->layout_set ? gw_layout_ranks(o->layout) : 1;
     if (o->layout_set && gw_layout_ranks(o->layout) != o->ranks)
-        return gw_fail(GW_ERR_USAGE, "--layout %dx%dx%d needs %d ranks but -n says %d", o->layout.data, o->layout.tensor,
-                       o->layout.pipeline, gw_layout_ranks(o->layout), o->ranks);
+        return gw_fail(GW_ERR_USAGE, "--layout %dx%dx%d needs %d ranks but -n says %d", o->layout.data,
+                       o->layout.tensor, o->layout.pipeline, gw_layout_ranks(o->layout), o->ranks);
     if (o->step_rows < o->max_seqs) o->step_rows = o->max_seqs; /* a decode step has a row per sequence */
     if (!o->model_name) {
         const char *slash = strrchr(o->model_path, '/');
@@ -192,7 +214,8 @@ gw_err gw_job_options_parse(int argc, char **argv, struct gw_job_options *o, boo
     *o = (struct gw_job_options){.max_seqs = 64, .step_rows = 512, .peer_timeout_s = 600};
     o->defaults.sampling = gw_sampling_default();
     for (int i = 0; i < OPTIONS; i++) {
-        longs[i] = (struct option){table[i].name, table[i].argument ? required_argument : no_argument, NULL, table[i].id};
+        longs[i] = (struct option){table[i].name, table[i].argument ? required_argument : no_argument, NULL,
+                                   table[i].id};
         if (table[i].id < 256) {
             size_t at = strlen(shorts);
             snprintf(shorts + at, sizeof shorts - at, "%c%s", table[i].id, table[i].argument ? ":" : "");

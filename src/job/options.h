@@ -12,12 +12,12 @@ struct gw_job_options {
     int ranks;                 /* run: processes to start; 0: one */
     bool layout_set;
     struct gw_layout layout;
-    int threads;        /* of a rank; 0: this rank's share of the node's CPUs */
-    uint64_t kv_bytes;  /* KV budget of a rank; 0: from the free memory */
-    int context;        /* most tokens of a sequence; 0: the model's */
-    int max_seqs;       /* running sequences of a replica */
-    int step_rows;      /* most rows of a step */
-    int64_t created;    /* the `created` of output lines */
+    int threads;       /* of a rank; 0: this rank's share of the node's CPUs */
+    uint64_t kv_bytes; /* KV budget of a rank; 0: from the free memory */
+    int context;       /* most tokens of a sequence; 0: the model's */
+    int max_seqs;      /* running sequences of a replica */
+    int step_rows;     /* most rows of a step */
+    int64_t created;   /* the `created` of output lines */
     double peer_timeout_s;
     bool quiet;
     struct gw_request_defaults defaults;

@@ -74,8 +74,8 @@ static gw_err agree_on_layout(struct rank *rank)
     if (o->layout_set) {
         rank->layout = o->layout;
         if (gw_layout_ranks(rank->layout) != gw_comm_size(rank->comm))
-            FAIL(GW_ERR_LAYOUT, "layout %dx%dx%d needs %d ranks but the launch has %d", rank->layout.data, rank->layout.tensor,
-                 rank->layout.pipeline, gw_layout_ranks(rank->layout), gw_comm_size(rank->comm));
+            FAIL(GW_ERR_LAYOUT, "layout %dx%dx%d needs %d ranks but the launch has %d", rank->layout.data,
+                 rank->layout.tensor, rank->layout.pipeline, gw_layout_ranks(rank->layout), gw_comm_size(rank->comm));
     } else {
         TRY(gw_layout_choose(&dims, gw_comm_size(rank->comm), (double)memory, least_pages, &rank->layout));
     }
@@ -90,7 +90,8 @@ static gw_err agree_on_layout(struct rank *rank)
     TRY(gw_comm_min_u64(rank->comm, &pages));
     if (pages < (uint64_t)least_pages)
         FAIL(GW_ERR_LAYOUT,
-             "the KV cache of rank %d would hold %llu tokens, one sequence may have %d: give --kv-memory %lluM or more, a lower "
+             "the KV cache of rank %d would hold %llu tokens, one sequence may have %d: give --kv-memory %lluM or "
+             "more, a lower "
              "--context, or more ranks in a layout that cuts the model",
              gw_comm_rank(rank->comm), (unsigned long long)pages * GW_PAGE_TOKENS, rank->context,
              (unsigned long long)(page_bytes * (uint64_t)least_pages / 1048576 + 1));

@@ -13,7 +13,8 @@ struct gw_solo {
 
 /* Opens a model with KV pages for `kv_tokens` tokens; threads 0: one per CPU; context 0: the model's. gw_solo_close() ends it, also after
  * an error. */
-GW_CHECK gw_err gw_solo_open(struct gw_solo *solo, const char *model_path, int threads, int kv_tokens, int max_rows, int context);
+GW_CHECK gw_err gw_solo_open(struct gw_solo *solo, const char *model_path, int threads, int kv_tokens, int max_rows,
+                             int context);
 void gw_solo_close(struct gw_solo *solo);
 
 /* Runs tokens ids[0 .. count) at positions pos0.. of one sequence that owns pages 0.. ; count <= max_rows. */

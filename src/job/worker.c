@@ -21,7 +21,8 @@ struct gw_worker *gw_worker_create(struct gw_comm *comm, struct gw_executor *exe
                                    struct gw_place place, int max_rows, int d_model)
 {
     struct gw_worker *worker = gw_alloc(1, sizeof *worker);
-    *worker = (struct gw_worker){.comm = comm, .executor = executor, .layout = layout, .place = place, .d_model = d_model};
+    *worker = (struct gw_worker){
+        .comm = comm, .executor = executor, .layout = layout, .place = place, .d_model = d_model};
     worker->hidden = gw_alloc((size_t)max_rows * (size_t)d_model, sizeof(float));
     return worker;
 }

@@ -139,8 +139,8 @@ double gw_shard_weight_bytes(const struct gw_dims *m, const struct gw_shard *s)
 
 uint64_t gw_shard_page_bytes(const struct gw_dims *m, const struct gw_shard *s)
 {
-    return (uint64_t)(s->layer_end - s->layer_begin) * (uint64_t)(s->kv_end - s->kv_begin) * gw_page_halves(m->head_dim) *
-           sizeof(uint16_t);
+    return (uint64_t)(s->layer_end - s->layer_begin) * (uint64_t)(s->kv_end - s->kv_begin) *
+           gw_page_halves(m->head_dim) * sizeof(uint16_t);
 }
 
 static int fits(const struct gw_dims *m, struct gw_layout l, double rank_bytes, int min_pages)

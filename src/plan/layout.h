@@ -14,9 +14,9 @@
 /* What the planner needs to know of a model. */
 struct gw_dims {
     int layers, d_model, heads, kv_heads, head_dim, ffn, vocab;
-    int ffn_atoms;            /* gw_ffn_atoms() */
-    double bytes_per_weight;  /* mean over the layers' matrices, as packed in memory */
-    double output_bytes;      /* of the whole output matrix, as packed */
+    int ffn_atoms;           /* gw_ffn_atoms() */
+    double bytes_per_weight; /* mean over the layers' matrices, as packed in memory */
+    double output_bytes;     /* of the whole output matrix, as packed */
 };
 
 struct gw_layout {
