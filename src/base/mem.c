@@ -11,7 +11,8 @@
 
 static _Noreturn void out_of_memory(size_t bytes)
 {
-    fprintf(stderr, "godwit: out of memory: %zu bytes were refused; use fewer ranks or a node with more memory\n", bytes);
+    fprintf(stderr, "godwit: out of memory: %zu bytes were refused; use fewer ranks or a node with more memory\n",
+            bytes);
     _exit(gw_err_exit_code(GW_ERR_MEMORY));
 }
 

@@ -200,9 +200,17 @@ static bool may_start(const struct gw_sched *sched, const struct gw_seq *seq)
     return gw_kv_pages_available(sched->pages) >= pages_for(seq->count + 1) + sched->running;
 }
 
+/* How many sequences a slot may run: an even share of those there are, so that no stage of a pipeline idles while another slot has
+ * them all. */
+static int share_of_slot(const struct gw_sched *sched)
+{
+    int seqs = sched->count < sched->config.max_seqs ? sched->count : sched->config.max_seqs;
+    return (seqs + sched->config.slots - 1) / sched->config.slots;
+}
+
 static void start_waiting(struct gw_sched *sched, int slot, struct gw_step *step, int budget)
 {
-    int places = (sched->config.max_seqs + sched->config.slots - 1) / sched->config.slots - running_in(sched, slot);
+    int places = share_of_slot(sched) - running_in(sched, slot);
     for (int i = 0; i < sched->count && places > 0 && budget > 0; i++) {
         struct gw_seq *seq = sched->seqs[i];
         if (seq->slot >= 0) continue;

@@ -1,7 +1,6 @@
 /* See stop.h. */
 #include "engine/stop.h"
 
-
 #include <string.h>
 
 void gw_stop_init(struct gw_stop *stop, const struct gw_text *strings, size_t count)
