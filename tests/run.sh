@@ -174,7 +174,9 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
 say "${bold}godwit: tests${plain}"
 run_make_check '' "$build"
-run_test format 120 make -s -C "$build" format-check
+# shellcheck disable=SC2016 # the inner shell expands it
+run_test format 300 bash -c 'out=$(make -s -C "$GW_BUILDDIR" format-check 2>&1); rc=$?; printf "%s\n" "$out"
+    case $out in *"clang-format is not installed"*) echo "clang-format is not installed"; exit 77 ;; esac; exit $rc'
 run_shell_tests
 GW_BUILDDIR=$build/sanitize GODWIT=$build/sanitize/godwit run_sanitize
 run_valgrind
