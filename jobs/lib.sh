@@ -92,7 +92,13 @@ valgrind|command -v valgrind|valgrind|valgrind|Valgrind
 '
 has_cc() { echo '#include <stdio.h>' | "${CC:-cc}" -E - -o /dev/null; }
 has_lib() { pkg-config --exists "$1"; }
-has_hdf5() { has_lib hdf5 || has_lib hdf5-serial || command -v h5cc || case "${CONFIGURE_ARGS:-}" in *--with-hdf5=*) true ;; *) false ;; esac; }
+has_hdf5() {
+    has_lib hdf5 || has_lib hdf5-serial && return
+    case "${CONFIGURE_ARGS:-}" in *--with-hdf5=*) return 0 ;; esac
+    # an h5cc alone says little: its headers may not be there
+    # shellcheck disable=SC2046
+    echo '#include <hdf5.h>' | "${CC:-cc}" -E $(h5cc -show 2>/dev/null | tr ' ' '\n' | grep '^-I') - -o /dev/null
+}
 has_venv() { python3 -c 'import venv, ensurepip'; }
 has_ca() { [ -n "${SSL_CERT_FILE:-}${PIP_CERT:-}" ] || [ -s /etc/ssl/certs/ca-certificates.crt ] || [ -d /etc/pki/tls/certs ]; }
 
