@@ -20,11 +20,13 @@ AS_VAR_POPDEF([gw_var])dnl
 # GW_NOT_FOUND(NAME, DEBIAN, SPACK, MODULE)
 AC_DEFUN([GW_NOT_FOUND],
 [GW_MISSING="$GW_MISSING
-  m4_format([%-14s Debian: %-36s Spack: %-16s module: %s], [$1], [$2], [$3], [$4])"])
+  m4_format([%-16s Debian: %-28s Spack: %-16s module: %s], [$1], [$2], [$3], [$4])"])
 
 # GW_REPORT_MISSING
 AC_DEFUN([GW_REPORT_MISSING],
-[AS_IF([test -n "$GW_MISSING"], [AC_MSG_ERROR([these are missing (or too old):
+[AS_IF([test -n "$GW_MISSING" && test "$have_cunit" = no],
+  [GW_NOT_FOUND([cunit (make check)], [libcunit1-dev], [cunit], [CUnit])])
+AS_IF([test -n "$GW_MISSING"], [AC_MSG_ERROR([these are missing (or too old):
 $GW_MISSING
 
   Debian 12, as root:  ./jobs/setup.sh   installs all of them
