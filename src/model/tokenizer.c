@@ -113,12 +113,18 @@ static uint64_t *find_slot(const struct gw_tokenizer *tokenizer, const uint8_t *
     return &tokenizer->slots[at];
 }
 
-/* The normal token with these bytes, -1 if none. */
-static int32_t find_normal(const struct gw_tokenizer *tokenizer, const uint8_t *text, size_t bytes)
+/* The normal token with these bytes, whose hash is known; -1 if none. */
+static int32_t find_hashed(const struct gw_tokenizer *tokenizer, const uint8_t *text, size_t bytes, uint64_t hash)
 {
     if (bytes == 1) return tokenizer->byte_id[*text];
     if (!bytes || bytes > tokenizer->longest) return -1;
-    return (int32_t)(uint32_t)*find_slot(tokenizer, text, bytes, gw_hash64(text, bytes, 0)) - 1;
+    return (int32_t)(uint32_t)*find_slot(tokenizer, text, bytes, hash) - 1;
+}
+
+static int32_t find_normal(const struct gw_tokenizer *tokenizer, const uint8_t *text, size_t bytes)
+{
+    if (bytes <= 1 || bytes > tokenizer->longest) return find_hashed(tokenizer, text, bytes, 0);
+    return find_hashed(tokenizer, text, bytes, gw_hash64(text, bytes, 0));
 }
 
 /* Of doubles the first counts. */
@@ -194,43 +200,81 @@ static gw_err read_vocab(struct gw_tokenizer *tokenizer, const struct gw_gguf *g
     return GW_OK;
 }
 
+/* One line of tokenizer.ggml.merges, "left right", as bytes. */
+struct merge_line {
+    size_t
+        at; /* where its bytes start in the batch's buffer: left, then right, so that both together are the merged token */
+    size_t left_bytes, right_bytes; /* 0: not spelled in the alphabet */
+    uint64_t left_hash, right_hash;
+};
+
+static struct merge_line parse_merge(const struct gw_tokenizer *tokenizer, const int16_t byte_of[ALPHABET],
+                                     struct gw_str pair, struct gw_buf *buf)
+{
+    struct merge_line line = {.at = buf->bytes};
+    const char *space = pair.bytes > 1 ? memchr(pair.data + 1, ' ', pair.bytes - 1) : NULL;
+    size_t left_bytes = space ? (size_t)(space - pair.data) : 0;
+    gw_buf_reserve(buf, pair.bytes);
+    uint8_t *bytes = buf->data + buf->bytes;
+    ptrdiff_t left = space ? spelled_bytes(byte_of, (struct gw_str){pair.data, left_bytes}, bytes) : -1;
+    if (left <= 0) return line;
+    ptrdiff_t right = spelled_bytes(byte_of, (struct gw_str){space + 1, pair.bytes - left_bytes - 1}, bytes + left);
+    if (right <= 0) return line;
+    buf->bytes += (size_t)(left + right);
+    line.left_bytes = (size_t)left;
+    line.right_bytes = (size_t)right;
+    line.left_hash = gw_hash64(bytes, (size_t)left, 0);
+    line.right_hash = gw_hash64(bytes + left, (size_t)right, 0);
+    __builtin_prefetch(&tokenizer->slots[line.left_hash & tokenizer->slot_mask]);
+    __builtin_prefetch(&tokenizer->slots[line.right_hash & tokenizer->slot_mask]);
+    return line;
+}
+
+/* Enters a merge. *merged is the id of the merge before, and becomes this one's: vocabularies list merged tokens in the merges'
+ * order, so the next id is nearly always the one, and no search is needed. False when a token is missing. */
+static bool put_merge(struct gw_tokenizer *tokenizer, const struct merge_line *line, const uint8_t *bytes,
+                      uint32_t rank, int32_t *merged)
+{
+    size_t all_bytes = line->left_bytes + line->right_bytes;
+    int32_t left = find_hashed(tokenizer, bytes, line->left_bytes, line->left_hash);
+    int32_t right = find_hashed(tokenizer, bytes + line->left_bytes, line->right_bytes, line->right_hash);
+    int32_t id = *merged + 1;
+    if (left < 0 || right < 0) return false;
+    if (id <= 0 || id >= tokenizer->vocab || tokenizer->type[id] != TYPE_NORMAL ||
+        !token_is(tokenizer, id, bytes, all_bytes))
+        id = find_normal(tokenizer, bytes, all_bytes);
+    if (id < 0) return false;
+    gw_merges_put(&tokenizer->merges, left, right, rank, id);
+    *merged = id;
+    return true;
+}
+
 static gw_err read_merges(struct gw_tokenizer *tokenizer, const struct gw_gguf *gguf, const int16_t byte_of[ALPHABET])
 {
+    enum { BATCH = 32 }; /* lines that are hashed ahead, so that their slots are in cache when they are looked up */
     gw_err rc = GW_OK;
     const struct gw_str *merges;
+    struct merge_line lines[BATCH];
     uint64_t count;
-    struct gw_buf bytes = {0};
+    int32_t merged = -1;
+    struct gw_buf buf = {0};
     if (!gw_gguf_get_strings(gguf, "tokenizer.ggml.merges", &merges, &count) || count >= UINT32_MAX)
         FAIL(GW_ERR_FORMAT, "%s: no usable tokenizer.ggml.merges; convert the model again", gw_gguf_path(gguf));
     gw_merges_init(&tokenizer->merges, count);
-    int32_t merged = -1;
     for (uint64_t i = 0; i < count; i++) {
-        struct gw_str pair = merges[i];
-        const char *space = pair.bytes > 1 ? memchr(pair.data + 1, ' ', pair.bytes - 1) : NULL;
-        size_t left_bytes = space ? (size_t)(space - pair.data) : 0;
-        ptrdiff_t left = -1, right = -1;
-        gw_buf_clear(&bytes);
-        gw_buf_reserve(&bytes, pair.bytes + 1);
-        if (space) left = spelled_bytes(byte_of, (struct gw_str){pair.data, left_bytes}, bytes.data);
-        if (left > 0)
-            right = spelled_bytes(byte_of, (struct gw_str){space + 1, pair.bytes - left_bytes - 1}, bytes.data + left);
-        int32_t left_id = left > 0 ? find_normal(tokenizer, bytes.data, (size_t)left) : -1;
-        int32_t right_id = right > 0 ? find_normal(tokenizer, bytes.data + left, (size_t)right) : -1;
-        /* Vocabularies list merged tokens in the merges' order, so the next id is nearly always the one: no search. */
-        merged++;
-        if (left_id < 0 || right_id < 0) {
-            merged = -1;
-        } else if (merged <= 0 || merged >= tokenizer->vocab || tokenizer->type[merged] != TYPE_NORMAL ||
-                   !token_is(tokenizer, merged, bytes.data, (size_t)(left + right))) {
-            merged = find_normal(tokenizer, bytes.data, (size_t)(left + right));
+        if (i % BATCH == 0) {
+            gw_buf_clear(&buf);
+            for (uint64_t j = 0; j < BATCH && i + j < count; j++)
+                lines[j] = parse_merge(tokenizer, byte_of, merges[i + j], &buf);
         }
-        if (merged < 0)
+        const struct merge_line *line = &lines[i % BATCH];
+        if (!put_merge(tokenizer, line, buf.data + line->at, (uint32_t)i, &merged))
             FAIL(GW_ERR_FORMAT, "%s: merge %llu ('%.*s') names a token that the vocabulary lacks; the file is damaged",
-                 gw_gguf_path(gguf), (unsigned long long)i, (int)(pair.bytes < 80 ? pair.bytes : 80), pair.data);
-        gw_merges_put(&tokenizer->merges, left_id, right_id, (uint32_t)i, merged);
+                 gw_gguf_path(gguf), (unsigned long long)i, (int)(merges[i].bytes < 80 ? merges[i].bytes : 80),
+                 merges[i].data);
     }
 out:
-    gw_buf_free(&bytes);
+    gw_buf_free(&buf);
     return rc;
 }
 

@@ -28,13 +28,16 @@ void gw_tokens_add(struct gw_tokens *tokens, int32_t id);
 void gw_tokens_free(struct gw_tokens *tokens);
 
 /* Appends the ids of UTF-8 `text` to `out`. Bytes that are not valid UTF-8 are encoded byte by byte, so that decode(encode(x)) == x
- * (up to NFC). With `parse_special`, special tokens spelled in the text become their single id (as chat templates need);
- * without it they are plain text. No BOS is added here. */
+ * (up to NFC, and up to bytes that the vocabulary lacks: SmolLM2's has 235 of the 256, and drops the others as Hugging Face's does).
+ * User-defined tokens (<tool_call>) spelled in the text always become their single id. Control tokens (<|im_end|>) do so with
+ * `parse_special` alone, as templates need; without it they are plain text, so data cannot inject them. No BOS is added here.
+ * GW_ERR_INPUT for a text above 512 MiB. */
 GW_CHECK gw_err gw_tokenizer_encode(const struct gw_tokenizer *tokenizer, const char *text, size_t bytes,
                                     bool parse_special, struct gw_tokens *out);
 
 /* The bytes of one token (may be part of a UTF-8 character). For special tokens its spelling. NULL/0 for an id out of range. */
 const char *gw_tokenizer_bytes(const struct gw_tokenizer *tokenizer, int32_t id, size_t *bytes);
+/* True for control tokens, and for what no text contains (unused, unknown): not shown in answers. False for user-defined ones. */
 bool gw_tokenizer_is_special(const struct gw_tokenizer *tokenizer, int32_t id);
 
 int32_t gw_tokenizer_vocab(const struct gw_tokenizer *tokenizer);
@@ -53,7 +56,7 @@ struct gw_detok {
     uint8_t held[4];
     int held_bytes;
 };
-/* Appends the text that token `id` completes (special tokens add nothing). */
+/* Appends the text that token `id` completes (special tokens add nothing, and do not cut a character in two). */
 void gw_detok_add(const struct gw_tokenizer *tokenizer, struct gw_detok *detok, int32_t id, struct gw_buf *text);
 /* At the end of a generation: an unfinished character becomes U+FFFD. */
 void gw_detok_finish(struct gw_detok *detok, struct gw_buf *text);
