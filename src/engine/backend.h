@@ -2,7 +2,7 @@
  *
  * A backend owns its device's memory: weights, KV pages, activations. Work is enqueued in call order and may run later; only
  * the functions that hand host memory over (marked "waits") wait for it. Nothing outside a backend knows a tensor's address or
- * the layout of a KV page; pages leave and enter in one canonical form. The engine (engine/stage.c) drives it like this:
+ * the layout of a KV page; pages leave and enter in one canonical form. The executor (job/executor.c) drives it like this:
  *
  *    step_begin -> embed | hidden_import -> per layer { attention -> [sum over shards] -> ffn -> [sum over shards] }
  *               -> hidden_export | logits

@@ -13,6 +13,7 @@
 struct slot {
     struct gw_step step;
     bool in_flight;
+    double launched_s;
     int due;             /* shards of the last stage that have not sent their tokens yet */
     struct gw_buf drawn; /* struct gw_drawn of those that have */
 };
@@ -252,6 +253,7 @@ static gw_err launch(struct gw_head *head, struct slot *slot)
     gw_step_encode(&slot->step, &head->message);
     TRY(tell_replica(head, GW_MSG_STEP, slot->step.id, head->message.data, head->message.bytes));
     slot->in_flight = true;
+    slot->launched_s = gw_clock_now_s();
     slot->due = layout->tensor;
     TRY(gw_executor_forward(ex, &slot->step, NULL, head->hidden));
     if (layout->pipeline > 1)
@@ -300,6 +302,17 @@ static gw_err launch_next(struct gw_head *head, bool *busy)
     return GW_OK;
 }
 
+/* No wait without a deadline: the last stage must answer a step within the peer timeout. */
+static gw_err check_deadlines(const struct gw_head *head)
+{
+    double timeout_s = head->config.options->peer_timeout_s, now_s = gw_clock_now_s();
+    for (int s = 0; s < head->slot_count; s++)
+        if (head->slots[s].in_flight && now_s - head->slots[s].launched_s > timeout_s)
+            return gw_fail(GW_ERR_PEER, "replica %d has not finished step %llu within %.0f s; see --peer-timeout",
+                           head->config.place.replica, (unsigned long long)head->slots[s].step.id, timeout_s);
+    return GW_OK;
+}
+
 /* Once no step is in flight, all that was sent has been received: the replica can end without a message left behind. */
 static gw_err end_replica(struct gw_head *head)
 {
@@ -325,6 +338,7 @@ gw_err gw_head_poll(struct gw_head *head, bool *busy, bool *stopped)
     head->stopping |= stop;
     TRY(take_requests(head, busy));
     TRY(collect(head, busy));
+    TRY(check_deadlines(head));
     if (head->stopping) {
         TRY(end_replica(head));
     } else {

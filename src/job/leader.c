@@ -30,6 +30,7 @@ struct head_state {
     int rank;
     int wants;        /* as last reported, less what was granted since */
     uint32_t granted; /* requests sent so far */
+    double heard_s;   /* of its last report */
     struct gw_head_report report;
 };
 
@@ -172,6 +173,7 @@ gw_err gw_leader_create(const struct gw_leader_config *config, struct gw_leader 
     TRY(count_lines(o->input_path, &leader->lines_total));
     TRY(write_ranks(leader));
     leader->started_s = gw_clock_now_s();
+    for (int r = 0; r < leader->head_count; r++) leader->heads[r].heard_s = leader->started_s;
     leader->started_wall_s = gw_clock_wall_s();
     *out = leader;
     leader = NULL;
@@ -253,6 +255,7 @@ static gw_err take_reports(struct gw_leader *leader)
             struct head_state *head = &leader->heads[h];
             if (head->rank != msg.source || msg.bytes != sizeof head->report) continue;
             memcpy(&head->report, msg.data, sizeof head->report);
+            head->heard_s = gw_clock_now_s();
             head->wants = head->report.wants - (int)(head->granted - head->report.taken);
         }
         gw_msg_free(&msg);
@@ -335,7 +338,11 @@ static gw_err write_status(struct gw_leader *leader, const char *state)
 static gw_err housekeeping(struct gw_leader *leader)
 {
     gw_err rc = GW_OK;
-    double now_s = gw_clock_now_s();
+    double now_s = gw_clock_now_s(), timeout_s = leader->config.options->peer_timeout_s;
+    for (int h = 0; h < leader->head_count; h++)
+        if (now_s - leader->heads[h].heard_s > timeout_s)
+            FAIL(GW_ERR_PEER, "the leader has not heard from rank %d for %.0f s; see --peer-timeout",
+                 leader->heads[h].rank, timeout_s);
     if (leader->unsynced && now_s - leader->synced_s > SYNC_EVERY_S) {
         TRY(gw_output_sync(leader->output));
         leader->unsynced = false;

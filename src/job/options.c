@@ -1,8 +1,6 @@
 /* See options.h. One table says what exists: the parser and the help text are made from it. */
 #include "job/options.h"
 
-#include "base/mem.h"
-
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -196,12 +194,14 @@ static gw_err complete(struct gw_job_options *o)
                        o->layout.tensor, o->layout.pipeline, gw_layout_ranks(o->layout), o->ranks);
     if (o->step_rows < o->max_seqs) o->step_rows = o->max_seqs; /* a decode step has a row per sequence */
     if (!o->model_name) {
+        static char name[256];
         const char *slash = strrchr(o->model_path, '/');
-        char *name = gw_strdup(slash ? slash + 1 : o->model_path);
+        snprintf(name, sizeof name, "%s", slash ? slash + 1 : o->model_path);
         size_t length = strlen(name);
         if (length > 5 && !strcmp(name + length - 5, ".gguf")) name[length - 5] = 0;
         o->model_name = name;
     }
+    if (o->defaults.sampling.top_k < 0) o->defaults.sampling.top_k = 0; /* as vLLM spells "off" */
     return gw_sampling_check(&o->defaults.sampling);
 }
 

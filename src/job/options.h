@@ -24,7 +24,7 @@ struct gw_job_options {
 };
 
 /* Defaults first; then argv[1..]. `--help` prints and sets *help. GW_ERR_USAGE names what is wrong.
- * Strings point into argv (model_name excepted: heap, kept for the life of the process). */
+ * Strings point into argv; a default model_name stays valid until the next parse. */
 GW_CHECK gw_err gw_job_options_parse(int argc, char **argv, struct gw_job_options *options, bool *help);
 
 /* "512M", "2G", "65536" -> bytes. GW_ERR_USAGE. */

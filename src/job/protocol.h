@@ -1,7 +1,8 @@
 /* What leader and heads say to each other: payloads of GW_MSG_WANT, GW_MSG_ASSIGN and GW_MSG_RESULT. Local, pure.
  *
  * The leader hands out input lines as they are; the head parses, tokenises, generates, and gives back the finished line of output.jsonl or
- * errors.jsonl. So the leader's work per request is a read and a write, whatever the number of replicas.
+ * errors.jsonl. So the leader's work per request is small (the ledger parses a line for its custom_id) whatever the
+ * number of replicas.
  */
 #ifndef GW_JOB_PROTOCOL_H
 #define GW_JOB_PROTOCOL_H
