@@ -58,13 +58,14 @@ static float clamp(float logprob)
     return logprob >= LOWEST_LOGPROB ? logprob : LOWEST_LOGPROB; /* NaN too */
 }
 
-/* A token as a string: as it is when it is UTF-8, else "bytes:\xe2\x82" (OpenAI's way with parts of a character). */
+/* A token as a string: as it is when it is UTF-8, else "bytes:\xe2\x82" (OpenAI's way with parts of a character). So too with a NUL
+ * in it: such names become object keys, and common JSON parsers refuse a NUL there. */
 static void token_name(const struct gw_token_logprob *token, struct gw_buf *name)
 {
     gw_buf_clear(name);
     for (size_t at = 0; at < token->bytes;) {
         int bad, length = gw_json_utf8_length((const unsigned char *)token->text + at, token->bytes - at, &bad);
-        if (!length) goto raw;
+        if (!length || !token->text[at]) goto raw;
         at += (size_t)length;
     }
     gw_buf_add(name, token->text, token->bytes);
