@@ -32,10 +32,15 @@ for k in "${kernels[@]}"; do
     expect_equal "digest with $k" "$(GODWIT_KERNELS=$k run_job "$GW_TMP/k-$k" --layout 1x1x1 --context 512 --threads 2)" "$wanted"
 done
 
-# a KV cache of 20 pages: sequences are preempted and recomputed
-expect_equal "digest with tight KV" "$(run_job "$GW_TMP/tight" --layout 1x1x1 --context 256 --kv-memory 750K)" \
-    "$(run_job "$GW_TMP/ample" --layout 1x2x1 --context 256)"
-[ "$(status_of "$GW_TMP/tight" preemptions)" -gt 0 ] || fail "no sequence was preempted: the tight KV budget is not tight"
+# a KV cache of 10 pages for answers that grow to 5: sequences are preempted and recomputed
+awk 'BEGIN { for (i = 0; i < 14; i++) printf "{\"id\":\"g%d\",\"prompt\":\"sea bird %d\",\"max_tokens\":150,\"ignore_eos\":true,\"seed\":%d}\n", i, i, i }' >"$GW_TMP/grow.jsonl"
+for tight in 1x1x1:750K 1x1x2:375K; do
+    layout=${tight%:*}
+    expect_equal "digest with tight KV on $layout" \
+        "$(BATCH=$GW_TMP/grow.jsonl run_job "$GW_TMP/tight-$layout" --layout $layout --context 256 --kv-memory "${tight#*:}")" \
+        "$(BATCH=$GW_TMP/grow.jsonl run_job "$GW_TMP/ample-$layout" --layout 1x2x1 --context 256)"
+    [ "$(status_of "$GW_TMP/tight-$layout" preemptions)" -gt 0 ] || fail "no sequence was preempted: the tight KV budget is not tight"
+done
 expect_equal "digest with small steps" "$(run_job "$GW_TMP/rows" --layout 1x1x2 --context 512 --step-rows 9 --max-seqs 9)" "$wanted"
 expect_equal "digest one at a time" "$(run_job "$GW_TMP/one" --layout 1x1x1 --context 512 --max-seqs 1)" "$wanted"
 
