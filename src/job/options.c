@@ -98,9 +98,10 @@ gw_err gw_parse_bytes(const char *text, const char *option, uint64_t *bytes)
     else if (*end && strchr("tT", *end)) shift = 40;
     const char *rest = end + (shift > 0);
     bool suffix = !*rest || !strcmp(rest, "B") || !strcmp(rest, "iB");
-    if (errno || end == text || !suffix || !(number > 0) || number > 1e9)
+    number *= (double)((uint64_t)1 << shift);
+    if (errno || end == text || !suffix || !(number >= 1) || number > 0x1p60)
         return gw_fail(GW_ERR_USAGE, "--%s '%s' is not a size such as 512M or 2G", option, text);
-    *bytes = (uint64_t)(number * (double)((uint64_t)1 << shift));
+    *bytes = (uint64_t)number;
     return GW_OK;
 }
 
@@ -221,7 +222,7 @@ gw_err gw_job_options_parse(int argc, char **argv, struct gw_job_options *o, boo
             snprintf(shorts + at, sizeof shorts - at, "%c%s", table[i].id, table[i].argument ? ":" : "");
         }
     }
-    optind = 1;
+    optind = 0; /* from the start, with nothing kept of an earlier parse */
     for (int id; (id = getopt_long(argc, argv, shorts, longs, NULL)) != -1;) {
         if (id == OPT_HELP) {
             print_help(argv[0]);
