@@ -1,0 +1,245 @@
+/* Layouts: every slice belongs to exactly one rank, for every layout of up to 12 ranks on models of several shapes; ranks and places
+ * are inverse; spellings; and what gw_layout_choose() picks when memory is ample, short, or not enough. */
+#include "kernels/kernels.h"
+#include "plan/layout.h"
+
+#include <CUnit/Basic.h>
+#include <stdio.h>
+#include <string.h>
+
+static struct gw_dims dims_of(int layers, int d_model, int heads, int kv_heads, int head_dim, int ffn, int vocab)
+{
+    return (struct gw_dims){.layers = layers,
+                            .d_model = d_model,
+                            .heads = heads,
+                            .kv_heads = kv_heads,
+                            .head_dim = head_dim,
+                            .ffn = ffn,
+                            .vocab = vocab,
+                            .ffn_atoms = gw_ffn_atoms(kv_heads, ffn),
+                            .bytes_per_weight = 0.625,
+                            .output_bytes = (double)vocab * d_model * 1.125};
+}
+
+enum { MODELS = 7 };
+static struct gw_dims models[MODELS];
+
+static void make_models(void)
+{
+    models[0] = dims_of(30, 576, 9, 3, 64, 1536, 49152);     /* SmolLM2-135M */
+    models[1] = dims_of(28, 1536, 12, 2, 128, 8960, 151936); /* Qwen2.5-1.5B */
+    models[2] = dims_of(24, 2048, 32, 32, 64, 5632, 32000);  /* each head its own keys */
+    models[3] = dims_of(18, 2048, 8, 1, 256, 16384, 100);    /* one kv head; a vocabulary of less than two chunks */
+    models[4] = dims_of(6, 192, 6, 3, 32, 768, 600);         /* the tiny one of the tests */
+    models[5] = dims_of(2, 128, 20, 20, 32, 320, 1000);      /* fewer blocks of the FFN than kv heads */
+    models[6] = dims_of(80, 8192, 64, 8, 128, 28672, 128256);
+}
+
+/* [begin, end) goes on where the one before ended. */
+static bool follows(int *at, int begin, int end)
+{
+    bool ok = begin == *at && end >= begin;
+    *at = end;
+    return ok;
+}
+
+static bool check_shards(const struct gw_dims *m, struct gw_layout l, int stage)
+{
+    int kv = 0, ffn = 0, vocab = 0;
+    for (int s = 0; s < l.tensor; s++) {
+        struct gw_shard shard = gw_layout_shard(m, l, s, stage);
+        if (!follows(&kv, shard.kv_begin, shard.kv_end) || !follows(&ffn, shard.ffn_begin, shard.ffn_end) ||
+            !follows(&vocab, shard.vocab_begin, shard.vocab_end))
+            return false;
+        if (shard.ffn_begin == shard.ffn_end) return false; /* each shard has something to do */
+        if (shard.vocab_end % GW_SUM_CHUNK && shard.vocab_end != m->vocab) return false;
+        if (shard.first != (stage == 0) || shard.last != (stage == l.pipeline - 1)) return false;
+    }
+    return kv == m->kv_heads && ffn == m->ffn_atoms && vocab == m->vocab;
+}
+
+static bool check_layout(const struct gw_dims *m, struct gw_layout l)
+{
+    double bytes = 0;
+    uint64_t page_bytes = 0;
+    for (int s = 0; s < l.tensor; s++) {
+        int layer = 0;
+        for (int stage = 0; stage < l.pipeline; stage++) {
+            struct gw_shard shard = gw_layout_shard(m, l, s, stage);
+            if (!follows(&layer, shard.layer_begin, shard.layer_end) || shard.layer_begin == shard.layer_end)
+                return false;
+            bytes += gw_shard_weight_bytes(m, &shard);
+            page_bytes += gw_shard_page_bytes(m, &shard);
+        }
+        if (layer != m->layers) return false;
+    }
+    for (int stage = 0; stage < l.pipeline; stage++)
+        if (!check_shards(m, l, stage)) return false;
+    for (int rank = 0; rank < gw_layout_ranks(l); rank++) {
+        struct gw_place p = gw_layout_place(l, rank);
+        if (gw_layout_rank(l, p) != rank || p.replica < 0 || p.replica >= l.data || p.shard < 0 ||
+            p.shard >= l.tensor || p.stage < 0 || p.stage >= l.pipeline)
+            return false;
+    }
+    struct gw_shard whole = gw_layout_shard(m, (struct gw_layout){1, 1, 1}, 0, 0);
+    double all = gw_shard_weight_bytes(m, &whole);
+    return bytes > all * 0.999999 && bytes < all * 1.000001 && page_bytes == gw_shard_page_bytes(m, &whole);
+}
+
+static void test_slices(void)
+{
+    int checked = 0, refused = 0;
+    for (int i = 0; i < MODELS; i++)
+        for (int data = 1; data <= 12; data++)
+            for (int tensor = 1; data * tensor <= 12; tensor++)
+                for (int pipeline = 1; data * tensor * pipeline <= 12; pipeline++) {
+                    struct gw_layout l = {data, tensor, pipeline};
+                    bool possible = tensor <= models[i].ffn_atoms && pipeline <= models[i].layers;
+                    CU_ASSERT_EQUAL(gw_layout_check(&models[i], l), possible ? GW_OK : GW_ERR_LAYOUT);
+                    refused += !possible;
+                    if (!possible) continue;
+                    checked++;
+                    if (check_layout(&models[i], l)) continue;
+                    printf("model %d layout %dx%dx%d ", i, data, tensor, pipeline);
+                    CU_FAIL("slices do not fit together");
+                }
+    printf("(%d layouts, %d refused) ", checked, refused);
+    CU_ASSERT(checked > 300 && refused > 5);
+    for (int tensor = 1; tensor <= models[2].ffn_atoms; tensor++)
+        CU_ASSERT(check_layout(&models[2], (struct gw_layout){1, tensor, 24}));
+}
+
+static double cost_of_layer(const struct gw_dims *m, const struct gw_shard *s)
+{
+    double head = (2.0 * m->heads / m->kv_heads + 2) * m->head_dim * m->d_model;
+    double atom = 3.0 * m->ffn / m->ffn_atoms * m->d_model;
+    return (s->kv_end - s->kv_begin) * head + (s->ffn_end - s->ffn_begin) * atom;
+}
+
+/* What kv heads cannot even out, FFN atoms do: no shard has more than its share plus an atom, or plus a head where heads alone are more. */
+static void test_balance(void)
+{
+    for (int i = 0; i < MODELS; i++) {
+        const struct gw_dims *m = &models[i];
+        double atom = 3.0 * m->ffn / m->ffn_atoms * m->d_model;
+        double head = (2.0 * m->heads / m->kv_heads + 2) * m->head_dim * m->d_model;
+        double layer = m->kv_heads * head + m->ffn_atoms * atom;
+        for (int tensor = 1; tensor <= 8 && tensor <= m->ffn_atoms; tensor++) {
+            double most = 0;
+            for (int s = 0; s < tensor; s++) {
+                struct gw_shard shard = gw_layout_shard(m, (struct gw_layout){1, tensor, 1}, s, 0);
+                double cost = cost_of_layer(m, &shard);
+                if (cost > most) most = cost;
+            }
+            if (most > layer / tensor + atom + head) {
+                printf("model %d tensor %d: %.2f of its share ", i, tensor, most * tensor / layer);
+                CU_FAIL("a shard has far more than its share");
+            }
+        }
+    }
+    /* 9 heads over 3 kv heads on 2 ranks: 2 kv heads and 1, and the FFN makes up for it */
+    struct gw_shard a = gw_layout_shard(&models[0], (struct gw_layout){1, 2, 1}, 0, 0);
+    struct gw_shard b = gw_layout_shard(&models[0], (struct gw_layout){1, 2, 1}, 1, 0);
+    CU_ASSERT_EQUAL(a.kv_end - a.kv_begin, 2);
+    CU_ASSERT(b.ffn_end - b.ffn_begin > a.ffn_end - a.ffn_begin);
+    /* the output matrix counts as layers of the last stage */
+    struct gw_shard last = gw_layout_shard(&models[0], (struct gw_layout){1, 1, 2}, 0, 1);
+    CU_ASSERT(last.layer_end - last.layer_begin < 15);
+}
+
+static void test_atoms(void)
+{
+    CU_ASSERT_EQUAL(gw_ffn_atoms(3, 1536), 12);
+    CU_ASSERT_EQUAL(gw_ffn_atoms(2, 8960), 16);
+    CU_ASSERT_EQUAL(gw_ffn_atoms(32, 5632), 32);
+    CU_ASSERT_EQUAL(gw_ffn_atoms(1, 16384), 16);
+    CU_ASSERT_EQUAL(gw_ffn_atoms(20, 320), 10);
+    for (int i = 0; i < MODELS; i++) {
+        int atoms = models[i].ffn_atoms, ffn = models[i].ffn;
+        CU_ASSERT_EQUAL(gw_ffn_atom_block(ffn, atoms, 0), 0);
+        CU_ASSERT_EQUAL(gw_ffn_atom_block(ffn, atoms, atoms), ffn / GW_BLOCK);
+        for (int a = 0; a < atoms; a++)
+            CU_ASSERT(gw_ffn_atom_block(ffn, atoms, a) < gw_ffn_atom_block(ffn, atoms, a + 1));
+    }
+}
+
+static void test_parse(void)
+{
+    struct gw_layout l = {7, 7, 7};
+    CU_ASSERT_EQUAL(gw_layout_parse("2x3x4", &l), GW_OK);
+    CU_ASSERT(l.data == 2 && l.tensor == 3 && l.pipeline == 4);
+    CU_ASSERT_EQUAL(gw_layout_ranks(l), 24);
+    static const char *const bad[] = {"",      "2",     "2x2",     "2x2x",   "2x2x2x2", "2x2x2 ",    "0x1x1",
+                                      "1x0x1", "1x1x0", "-1x1x1",  "axbxc",  "2*2*2",   "2x2x70000", "1x1x99999999999",
+                                      "2,2,2", "x1x1",  "1.5x1x1", "1x1x1\n"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        l = (struct gw_layout){7, 7, 7};
+        gw_err rc = gw_layout_parse(bad[i], &l);
+        if (rc != GW_ERR_USAGE) printf("'%s' was taken ", bad[i]);
+        CU_ASSERT_EQUAL(rc, GW_ERR_USAGE);
+        CU_ASSERT(strstr(gw_error_detail(), bad[i]) && l.data == 7);
+    }
+}
+
+static bool fits(const struct gw_dims *m, struct gw_layout l, double rank_bytes, int pages)
+{
+    for (int stage = 0; stage < l.pipeline; stage++)
+        for (int s = 0; s < l.tensor; s++) {
+            struct gw_shard shard = gw_layout_shard(m, l, s, stage);
+            if (gw_shard_weight_bytes(m, &shard) + (double)gw_shard_page_bytes(m, &shard) * pages > rank_bytes)
+                return false;
+        }
+    return true;
+}
+
+static void test_choose(void)
+{
+    int cut = 0, none = 0;
+    for (int i = 0; i < MODELS; i++) {
+        const struct gw_dims *m = &models[i];
+        struct gw_shard whole = gw_layout_shard(m, (struct gw_layout){1, 1, 1}, 0, 0);
+        double all = gw_shard_weight_bytes(m, &whole) + 64.0 * (double)gw_shard_page_bytes(m, &whole);
+        for (int ranks = 1; ranks <= 12; ranks++) {
+            struct gw_layout l = {0};
+            CU_ASSERT_EQUAL(gw_layout_choose(m, ranks, all * 2, 64, &l), GW_OK); /* ample: replicas that never talk */
+            CU_ASSERT(l.data == ranks && l.tensor == 1 && l.pipeline == 1);
+            for (int share = 2; share <= 8; share++) {
+                l = (struct gw_layout){0};
+                gw_err rc = gw_layout_choose(m, ranks, all / share * 1.2, 64, &l);
+                bool possible = false;
+                for (int t = 1; t <= ranks && t <= m->ffn_atoms; t++)
+                    for (int p = 1; t * p <= ranks && p <= m->layers; p++)
+                        possible |= ranks % (t * p) == 0 &&
+                                    fits(m, (struct gw_layout){ranks / (t * p), t, p}, all / share * 1.2, 64);
+                CU_ASSERT_EQUAL(rc, possible ? GW_OK : GW_ERR_LAYOUT);
+                if (rc == GW_OK) {
+                    CU_ASSERT_EQUAL(gw_layout_ranks(l), ranks);
+                    CU_ASSERT(l.tensor * l.pipeline > 1 && fits(m, l, all / share * 1.2, 64));
+                    cut++;
+                } else {
+                    CU_ASSERT(strstr(gw_error_detail(), "no layout") != NULL);
+                    none++;
+                }
+            }
+        }
+    }
+    printf("(%d cut, %d that do not fit) ", cut, none);
+    CU_ASSERT(cut > 100 && none > 50);
+}
+
+int main(void)
+{
+    make_models();
+    if (CU_initialize_registry() != CUE_SUCCESS) return 1;
+    CU_pSuite suite = CU_add_suite("layout", NULL, NULL);
+    CU_add_test(suite, "slices", test_slices);
+    CU_add_test(suite, "balance", test_balance);
+    CU_add_test(suite, "atoms", test_atoms);
+    CU_add_test(suite, "spelling", test_parse);
+    CU_add_test(suite, "choice", test_choose);
+    CU_basic_set_mode(CU_BRM_VERBOSE);
+    CU_basic_run_tests();
+    unsigned failures = CU_get_number_of_failures();
+    CU_cleanup_registry();
+    return failures != 0;
+}
