@@ -18,7 +18,9 @@
 #include "batch/ledger.h"
 #include "comm/comm.h"
 
+#include <errno.h>
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
@@ -81,22 +83,30 @@ out:
     return rc;
 }
 
-/* Lines with anything but white space in them. */
+/* Lines with anything but white space in them. Streamed, so that a large input takes no memory. */
 static gw_err count_lines(const char *path, int64_t *lines)
 {
     gw_err rc = GW_OK;
-    struct gw_map map = {0};
+    enum { BYTES = 1 << 20 };
+    char *data = gw_alloc(BYTES, 1);
+    bool blank = true;
     *lines = 0;
-    TRY(gw_map_open(path, &map));
-    for (size_t at = 0; at < map.bytes;) {
-        const uint8_t *end = memchr(map.data + at, '\n', map.bytes - at);
-        size_t stop = end ? (size_t)(end - map.data) : map.bytes;
-        while (at < stop && (map.data[at] == ' ' || map.data[at] == '\t' || map.data[at] == '\r')) at++;
-        *lines += at < stop;
-        at = stop + 1;
-    }
+    FILE *file = fopen(path, "rb");
+    if (!file) FAIL(GW_ERR_IO, "cannot read %s: %s", path, strerror(errno));
+    for (size_t got; (got = fread(data, 1, BYTES, file)) > 0;)
+        for (size_t i = 0; i < got; i++) {
+            if (data[i] == '\n') {
+                *lines += !blank;
+                blank = true;
+            } else if (data[i] != ' ' && data[i] != '\t' && data[i] != '\r') {
+                blank = false;
+            }
+        }
+    *lines += !blank;
+    if (ferror(file)) rc = gw_fail(GW_ERR_IO, "cannot read %s: %s", path, strerror(errno));
 out:
-    gw_map_close(&map);
+    if (file) fclose(file);
+    free(data);
     return rc;
 }
 
