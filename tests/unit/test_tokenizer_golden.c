@@ -4,12 +4,12 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "model/chat.h"
+#include "support/real_model.h"
 
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 struct model {
     struct gw_gguf *gguf;
@@ -127,23 +127,10 @@ static void check_model(const char *name, const char *path)
 }
 
 /* The first of these that is a readable file; NULL if none. `path` has room for 2048 bytes. */
-static const char *find_smollm2(char *path)
-{
-    const char *roots[] = {getenv("GW_SRCDIR"), getenv("GW_BUILDDIR"), "."};
-    const char *named = getenv("GODWIT_TEST_MODEL");
-    if (named) return named;
-    for (int i = 0; i < 3; i++) {
-        if (!roots[i]) continue;
-        snprintf(path, 2048, "%s/data/models/SmolLM2-135M-Instruct.Q4_1.gguf", roots[i]);
-        if (access(path, R_OK) == 0) return path;
-    }
-    return NULL;
-}
-
 int main(void)
 {
     char path[2048];
-    const char *smollm2 = find_smollm2(path), *qwen = getenv("GODWIT_TEST_MODEL_QWEN");
+    const char *smollm2 = real_model_find(path), *qwen = getenv("GODWIT_TEST_MODEL_QWEN");
     if (smollm2) check_model("smollm2", smollm2);
     else puts("skipped: SmolLM2 (no data/models/SmolLM2-135M-Instruct.Q4_1.gguf, and GODWIT_TEST_MODEL is not set)");
     if (qwen) check_model("qwen2.5", qwen);
