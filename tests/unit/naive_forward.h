@@ -1,7 +1,7 @@
 /* A transformer's forward pass in double precision, as a textbook has it: whole sequence at once, no cache, libm's functions. It shares
  * nothing with the engine but the model file's tensors, dequantized row by row. With `round`, numbers are
  * rounded where the engine stores them in fewer bits: activations before quantized weights (8 bits, blocks of 32), keys and values
- * (half precision). What is left of a difference then is float32 rounding, and the few activations that it tips over. For test_forward. */
+ * (half precision). What is left of a difference then is float32 rounding, and the few activations that it tips over. For test_backend. */
 #ifndef GW_TESTS_NAIVE_FORWARD_H
 #define GW_TESTS_NAIVE_FORWARD_H
 

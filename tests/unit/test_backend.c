@@ -378,7 +378,7 @@ int main(void)
     find_tables();
     make_texts();
     if (CU_initialize_registry() != CUE_SUCCESS) return 1;
-    CU_pSuite suite = CU_add_suite("forward", NULL, NULL);
+    CU_pSuite suite = CU_add_suite("backend", NULL, NULL);
     CU_add_test(suite, "a prompt in chunks", test_chunks);
     CU_add_test(suite, "batch against alone", test_batch);
     CU_add_test(suite, "a page shared within a step", test_shared_page_in_one_step);
