@@ -4,6 +4,7 @@
 #include "support/tiny_vocab.h"
 
 #include <CUnit/Basic.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -155,6 +156,8 @@ static void test_bad_lines(void)
     check_bad("nonsense", GW_REQUEST_INVALID_JSON, NULL);
     check_bad("{\"id\":\"x\"}", GW_REQUEST_MISSING_FIELD, "x");
     check_bad("{\"id\":\"x\",\"prompt\":[5,262]}", GW_REQUEST_INVALID_VALUE, "x");
+    check_bad("{\"id\":\"x\",\"prompt\":[5,-1]}", GW_REQUEST_INVALID_VALUE, "x");
+    check_bad("{\"id\":\"x\",\"prompt\":[]}", GW_REQUEST_INVALID_VALUE, "x");
     check_bad("{\"id\":\"x\",\"messages\":[{\"role\":\"tool\",\"content\":\"q\"}],\"temperature\":9}",
               GW_REQUEST_INVALID_VALUE, "x");
     for (int i = 1; i < CONTEXT - 1; i++) strcat(line, ",1");
@@ -265,6 +268,43 @@ static void test_logprobs(void)
     }
 }
 
+/* The line as a JSON reader sees it: usage that adds up, and as many log-probabilities as tokens of the text. */
+static void test_json(void)
+{
+    static const char *const lines[] = {"{\"id\":\"a\\\"\\n\",\"prompt\":[1,2],\"max_tokens\":4,\"logprobs\":1}",
+                                        "{\"id\":\"a\\\"\\n\",\"messages\":[{\"role\":\"user\",\"content\":\"q\"}],"
+                                        "\"max_tokens\":4,\"logprobs\":true}"};
+    static const int32_t tokens[] = {'"', '\n', 0xFF, 0};
+    for (int chat_line = 0; chat_line < 2; chat_line++) {
+        struct gw_answer *answer = answer_to(lines[chat_line], NULL);
+        int prompt_tokens = gw_answer_prompt_tokens(answer);
+        CU_ASSERT_EQUAL(push_all(answer, tokens, 4), 4);
+        struct gw_buf line = {0};
+        gw_answer_format(answer, &line);
+        CU_ASSERT_PTR_EQUAL(memchr(line.data, '\n', line.bytes), line.data + line.bytes - 1); /* one line */
+        json_t *root = json_loadb((char *)line.data, line.bytes, JSON_ALLOW_NUL, NULL), *choice = NULL, *list = NULL;
+        const char *id = NULL, *text = NULL, *finish = NULL;
+        size_t text_bytes = 0;
+        int status = 0, prompt = 0, completion = 0, total = 0;
+        CU_ASSERT_EQUAL(json_unpack(root, "{s:s, s:{s:i, s:{s:{s:i, s:i, s:i}, s:[o]}}}", "custom_id", &id, "response",
+                                    "status_code", &status, "body", "usage", "prompt_tokens", &prompt,
+                                    "completion_tokens", &completion, "total_tokens", &total, "choices", &choice),
+                        0);
+        CU_ASSERT(id && !strcmp(id, "a\"\n") && status == 200);
+        CU_ASSERT(prompt == prompt_tokens && completion == 4 && total == prompt_tokens + 4);
+        CU_ASSERT_EQUAL(chat_line ? json_unpack(choice, "{s:s, s:{s:s%}, s:{s:o}}", "finish_reason", &finish, "message",
+                                                "content", &text, &text_bytes, "logprobs", "content", &list)
+                                  : json_unpack(choice, "{s:s, s:s%, s:{s:o}}", "finish_reason", &finish, "text", &text,
+                                                &text_bytes, "logprobs", "token_logprobs", &list),
+                        0);
+        CU_ASSERT(text_bytes == 6 && !memcmp(text, "\"\n\xEF\xBF\xBD", 6) && finish && !strcmp(finish, "length"));
+        CU_ASSERT_EQUAL(json_array_size(list), 4);
+        json_decref(root);
+        gw_buf_free(&line);
+        gw_answer_destroy(answer);
+    }
+}
+
 int main(void)
 {
     if (CU_initialize_registry() != CUE_SUCCESS) return 1;
@@ -274,6 +314,7 @@ int main(void)
     CU_add_test(suite, "sampling parameters", test_params);
     CU_add_test(suite, "ends of a text", test_ends);
     CU_add_test(suite, "stop strings", test_stop_strings);
+    CU_add_test(suite, "as JSON", test_json);
     CU_add_test(suite, "log-probabilities", test_logprobs);
     CU_basic_set_mode(CU_BRM_VERBOSE);
     CU_basic_run_tests();

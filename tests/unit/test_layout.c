@@ -169,9 +169,10 @@ static void test_parse(void)
     CU_ASSERT_EQUAL(gw_layout_parse("2x3x4", &l), GW_OK);
     CU_ASSERT(l.data == 2 && l.tensor == 3 && l.pipeline == 4);
     CU_ASSERT_EQUAL(gw_layout_ranks(l), 24);
-    static const char *const bad[] = {"",      "2",     "2x2",     "2x2x",   "2x2x2x2", "2x2x2 ",    "0x1x1",
-                                      "1x0x1", "1x1x0", "-1x1x1",  "axbxc",  "2*2*2",   "2x2x70000", "1x1x99999999999",
-                                      "2,2,2", "x1x1",  "1.5x1x1", "1x1x1\n"};
+    static const char *const bad[] = {"",       "2",      "2x2",     "2x2x",      "2x2x2x2",
+                                      "2x2x2 ", "2x3x1x", "0x1x1",   "1x0x1",     "1x1x0",
+                                      "-1x1x1", "axbxc",  "2*2*2",   "2x2x70000", "1x1x99999999999",
+                                      "2,2,2",  "x1x1",   "1.5x1x1", "1x1x1\n"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         l = (struct gw_layout){7, 7, 7};
         gw_err rc = gw_layout_parse(bad[i], &l);

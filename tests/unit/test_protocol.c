@@ -200,6 +200,12 @@ static void test_wrong_options(void)
 
 static void test_sizes(void)
 {
+    static const char *const bad[] = {"", "x", "-1", "0", "0.5", "1x", "G", "1GiBs", "1 G", "nan", "inf", "1e30"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        uint64_t untouched = 7;
+        CU_ASSERT_EQUAL(gw_parse_bytes(bad[i], "kv-memory", &untouched), GW_ERR_USAGE);
+        CU_ASSERT(untouched == 7 && strstr(gw_error_detail(), "kv-memory"));
+    }
     static const struct {
         const char *text;
         uint64_t bytes;
@@ -211,6 +217,7 @@ static void test_sizes(void)
                 {"512M", 536870912},
                 {"2G", 2147483648u},
                 {"2GiB", 2147483648u},
+                {"1.5GiB", 1610612736u},
                 {"2GB", 2147483648u},
                 {"0.5g", 536870912},
                 {"1T", 1099511627776u}};

@@ -157,6 +157,22 @@ static void test_all_partitions(void)
     }
 }
 
+/* Beyond that, all ways to deal out to two or three shards, empty runs among them. */
+static void test_two_and_three(void)
+{
+    for (int atoms = 17; atoms <= 24; atoms++) {
+        fill(atoms, 2);
+        for (int first = 0; first <= atoms; first++)
+            for (int second = first; second <= atoms; second++) { /* second == atoms: two shards and an empty one */
+                int ends[3] = {first, second, atoms};
+                if (check_partition(atoms, ends, 3, 2)) continue;
+                printf("atoms %d cut at %d and %d ", atoms, first, second);
+                CU_FAIL("a partition gives another sum");
+                return;
+            }
+    }
+}
+
 /* Random runs, empty ones among them: a shard may own no kv head. */
 static void test_random_partitions(void)
 {
@@ -208,6 +224,7 @@ int main(void)
     if (CU_initialize_registry() != CUE_SUCCESS) return 1;
     CU_pSuite suite = CU_add_suite("tree", NULL, NULL);
     CU_add_test(suite, "all partitions", test_all_partitions);
+    CU_add_test(suite, "two and three shards", test_two_and_three);
     CU_add_test(suite, "random partitions", test_random_partitions);
     CU_add_test(suite, "long rows", test_long_rows);
     CU_add_test(suite, "order matters", test_order_matters);
