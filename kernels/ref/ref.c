@@ -69,7 +69,7 @@ struct block {
     const float *scale;
     const float *min;              /* NULL without a min term */
     const int8_t *half_scale;      /* [2][16], U6 only */
-    int16_t w[GW_PANEL][GW_BLOCK]; /* code - bias */
+    int32_t w[GW_BLOCK][GW_PANEL]; /* code - bias; outputs side by side, so that a compiler can take them together */
 };
 
 static int code_at(enum gw_pack pack, const uint8_t *code, int output, int i)
@@ -88,24 +88,31 @@ static void unpack_block(const struct gw_packed *w, int panel, int index, struct
     at += w->has_min ? GW_PANEL * sizeof(float) : 0;
     block->half_scale = (const int8_t *)at;
     at += w->pack == GW_PACK_U6 ? 2 * GW_PANEL : 0;
-    for (int output = 0; output < GW_PANEL; output++)
-        for (int i = 0; i < GW_BLOCK; i++) block->w[output][i] = (int16_t)(code_at(w->pack, at, output, i) - w->bias);
+    for (int i = 0; i < GW_BLOCK; i++)
+        for (int output = 0; output < GW_PANEL; output++)
+            block->w[i][output] = code_at(w->pack, at, output, i) - w->bias;
 }
 
-static int32_t dot16(const int16_t *w, const int16_t *q)
+/* dot[output] += w[i][output] * q[i] over half `half` of the block. */
+static void add_half(const struct block *block, const int8_t *q, int half, int32_t dot[GW_PANEL])
 {
-    int32_t sum = 0;
-    for (int i = 0; i < 16; i++) sum += w[i] * q[i];
-    return sum;
+    for (int i = 16 * half; i < 16 * half + 16; i++)
+        for (int output = 0; output < GW_PANEL; output++) dot[output] += block->w[i][output] * q[i];
 }
 
-/* The exact integer of one output's block. */
-static int32_t block_dot(const struct gw_packed *w, const struct block *block, int output, const int16_t *q)
+/* The exact integers of a block, one an output. */
+static void block_dots(const struct gw_packed *w, const struct block *block, const int8_t *q, int32_t dot[GW_PANEL])
 {
-    int32_t first = dot16(block->w[output], q);
-    int32_t second = dot16(block->w[output] + 16, q + 16);
-    if (w->pack == GW_PACK_U6) return block->half_scale[output] * first + block->half_scale[GW_PANEL + output] * second;
-    return first + second;
+    int32_t second[GW_PANEL] = {0};
+    memset(dot, 0, GW_PANEL * sizeof *dot);
+    add_half(block, q, 0, dot);
+    add_half(block, q, 1, second);
+    for (int output = 0; output < GW_PANEL; output++) {
+        if (w->pack == GW_PACK_U6)
+            dot[output] = block->half_scale[output] * dot[output] +
+                          block->half_scale[GW_PANEL + output] * second[output];
+        else dot[output] += second[output];
+    }
 }
 
 /* acc[row] of rows [row, row + rows) over blocks [begin, end) of quantized weights. */
@@ -118,11 +125,10 @@ static void accumulate_int8(const struct gw_gemm *g, int panel, int row, int row
         unpack_block(g->w, panel, b, &block);
         for (int r = 0; r < rows; r++) {
             size_t at = (size_t)(row + r) * ((size_t)act->k / GW_BLOCK) + (size_t)b;
-            int16_t q[GW_BLOCK];
-            for (int i = 0; i < GW_BLOCK; i++) q[i] = act->q[at * GW_BLOCK + (size_t)i];
+            int32_t dot[GW_PANEL];
+            block_dots(g->w, &block, act->q + at * GW_BLOCK, dot);
             for (int output = 0; output < GW_PANEL; output++) {
-                float dot = (float)block_dot(g->w, &block, output, q);
-                acc[r][output] = fmaf(dot, block.scale[output] * act->scale[at], acc[r][output]);
+                acc[r][output] = fmaf((float)dot[output], block.scale[output] * act->scale[at], acc[r][output]);
                 if (block.min) acc[r][output] = fmaf(block.min[output], act->sum[at], acc[r][output]);
             }
         }
