@@ -52,8 +52,8 @@ for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
     [ -z "${!name:-}" ] || pass+=("$name=${!name}")
 done
 
-rm -rf "$root/root/godwit"
-git clone -q "$top" "$root/root/godwit"
+rm -rf "$root/srv/godwit"
+git clone -q "$top" "$root/srv/godwit"
 echo "clone of $(git -C "$top" log -1 --format='%h %s') in the bare Debian; running: $*"
 # a mount and process namespace of its own: nothing stays mounted or running when this ends
 export root
@@ -62,4 +62,4 @@ exec unshare --mount --pid --fork --kill-child bash -c '
     mount --rbind /dev "$root/dev"
     mount -t proc proc "$root/proc" 2>/dev/null || mount --rbind /proc "$root/proc"
     exec chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"' bash \
-    ${pass[@]+"${pass[@]}"} sh -c 'cd /root/godwit && exec "$@"' sh "$@"
+    ${pass[@]+"${pass[@]}"} sh -c 'cd /srv/godwit && exec "$@"' sh "$@"
