@@ -148,11 +148,6 @@ struct gw_backend *gw_executor_backend(struct gw_executor *ex)
     return ex->backend;
 }
 
-const struct gw_shard *gw_executor_shard(const struct gw_executor *ex)
-{
-    return &ex->shard;
-}
-
 const char *gw_executor_kernels(const struct gw_executor *ex)
 {
     return ex->kernels->name;

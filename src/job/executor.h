@@ -48,7 +48,6 @@ GW_CHECK gw_err gw_executor_draw(struct gw_executor *executor, const struct gw_s
 GW_CHECK gw_err gw_executor_logits(struct gw_executor *executor, const int32_t *rows, int count, float **logits);
 
 struct gw_backend *gw_executor_backend(struct gw_executor *executor);
-const struct gw_shard *gw_executor_shard(const struct gw_executor *executor);
 /* "avx512", "ref", ... */
 const char *gw_executor_kernels(const struct gw_executor *executor);
 

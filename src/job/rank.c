@@ -91,8 +91,7 @@ static gw_err agree_on_layout(struct rank *rank)
     if (pages < (uint64_t)least_pages)
         FAIL(GW_ERR_LAYOUT,
              "the KV cache of rank %d would hold %llu tokens, one sequence may have %d: give --kv-memory %lluM or "
-             "more, a lower "
-             "--context, or more ranks in a layout that cuts the model",
+             "more, a lower --context, or more ranks in a layout that cuts the model",
              gw_comm_rank(rank->comm), (unsigned long long)pages * GW_PAGE_TOKENS, rank->context,
              (unsigned long long)(page_bytes * (uint64_t)least_pages / 1048576 + 1));
     rank->kv_pages = (int)pages;
