@@ -1,6 +1,7 @@
 /* See file.h. */
 #include "base/file.h"
 
+#include "base/fault.h"
 #include "base/mem.h"
 
 #include <errno.h>
@@ -46,8 +47,10 @@ void gw_map_close(struct gw_map *map)
 gw_err gw_write_all(int fd, const char *path, const void *data, size_t bytes)
 {
     const char *at = data;
-    while (bytes) {
-        ssize_t written = write(fd, at, bytes);
+    int injected = gw_fault_write();
+    if (injected) bytes /= 2; /* a full disk takes a part, so that a torn line is tested, too */
+    while (bytes || injected) {
+        ssize_t written = bytes ? write(fd, at, bytes) : (errno = injected, -1);
         if (written < 0 && errno == EINTR) continue;
         if (written < 0)
             return gw_fail(GW_ERR_IO, "cannot write %s: %s%s", path, strerror(errno),
