@@ -28,13 +28,14 @@ static char folder[64];
 /* ---- file operations ------------------------------------------------------------------------------------------- */
 
 static struct {
-    int count;          /* operations so far */
-    int fail_at;        /* number of the one that fails; 0: none */
-    int fail_last;      /* ... and of the last that does */
-    bool die;           /* end the process instead */
-    bool in_order;      /* nothing fails: look at the order of operations */
-    char last;          /* kind of the last one: o, w, s, d, t, u */
-    off_t synced_bytes; /* of the current file: a failing fdatasync loses the rest */
+    int count;           /* operations so far */
+    int fail_at;         /* number of the one that fails; 0: none */
+    int fail_last;       /* ... and of the last that does */
+    bool die;            /* end the process instead */
+    bool in_order;       /* nothing fails: look at the order of operations */
+    char last;           /* kind of the last one: o, w, s, d, t, u */
+    off_t synced_bytes;  /* of the current file: a failing fdatasync loses the rest */
+    const char *appears; /* a file that appears at the next write: another leader's */
 } ops;
 
 static bool troubled(void)
@@ -54,6 +55,8 @@ ssize_t write(int fd, const void *data, size_t bytes)
 {
     if (fd <= 2) return syscall(SYS_write, fd, data, bytes);
     ops.last = 'w';
+    if (ops.appears) close(open(ops.appears, O_WRONLY | O_CREAT | O_EXCL, 0666));
+    ops.appears = NULL;
     if (!troubled()) return syscall(SYS_write, fd, data, bytes);
     if (bytes > 1 && ops.count == ops.fail_at) { /* half of it, and the other half fails */
         ops.fail_last += !ops.die;
@@ -141,6 +144,13 @@ static void read_file(uint64_t epoch, char **data, size_t *bytes)
     CU_ASSERT_EQUAL_FATAL(gw_file_read(file_path(epoch), 1 << 24, data, bytes), GW_OK);
 }
 
+static off_t file_bytes(uint64_t epoch)
+{
+    struct stat st;
+    CU_ASSERT_EQUAL_FATAL(stat(file_path(epoch), &st), 0);
+    return st.st_size;
+}
+
 static void put_file(uint64_t epoch, const void *data, size_t bytes)
 {
     int fd = open(file_path(epoch), O_WRONLY | O_CREAT | O_TRUNC, 0666);
@@ -151,6 +161,7 @@ static void put_file(uint64_t epoch, const void *data, size_t bytes)
 /* ---- a model of it: token values are a function of (request, number) ------------------------------------------- */
 
 enum { REQUESTS = 40, LIVE = 6, JOB = 77 };
+enum { HEADER_BYTES = 32 + 17, SEAL_BYTES = 16 }; /* docs/formats.md */
 
 static uint64_t mix(uint64_t x)
 {
@@ -362,15 +373,13 @@ static int make_file(struct state states[], size_t ends[])
     struct gw_journal *journal = open_fresh();
     struct state state = {0};
     uint64_t seed = 99;
-    struct stat st;
     states[0] = state;
     ends[0] = 0;
     for (int i = 1; i <= COMMITS; i++) {
         random_ops(journal, &state, &seed);
         CU_ASSERT_EQUAL(gw_journal_commit(journal, true), GW_OK);
         states[i] = state;
-        stat(file_path(1), &st);
-        ends[i] = (size_t)st.st_size;
+        ends[i] = (size_t)file_bytes(1);
     }
     CU_ASSERT_EQUAL(gw_journal_close(journal), GW_OK);
     return COMMITS;
@@ -423,6 +432,29 @@ static void test_flipped(void)
         gw_journal_tokens_free(tokens);
     }
     CU_ASSERT_EQUAL(wrong, 0);
+    free(data);
+}
+
+/* Whole blocks at a wrong place do not count: the last one once more, the file under another number. */
+static void test_misplaced(void)
+{
+    struct state states[COMMITS + 1];
+    size_t ends[COMMITS + 1], bytes;
+    char *data;
+    struct gw_journal_tokens *tokens;
+    uint64_t last;
+    int commits = make_file(states, ends);
+    read_file(1, &data, &bytes);
+    size_t block = ends[commits] - ends[commits - 1];
+    data = gw_realloc(data, bytes + block, 1);
+    memcpy(data + bytes, data + ends[commits - 1], block);
+    put_file(1, data, bytes + block);
+    put_file(2, data, bytes);
+    CU_ASSERT_EQUAL_FATAL(gw_journal_replay(dir, &tokens, &last), GW_OK);
+    CU_ASSERT_TRUE(is_state(tokens, &states[commits]));
+    CU_ASSERT_EQUAL(gw_journal_tokens_damaged_bytes(tokens), bytes + block);
+    CU_ASSERT_EQUAL(last, 2);
+    gw_journal_tokens_free(tokens);
     free(data);
 }
 
@@ -486,8 +518,10 @@ static void test_two_leaders(void)
     hide(2, false);
     CU_ASSERT_TRUE(replays(&state, &state, &last));
     add(first, &ahead, 2);
+    off_t before = file_bytes(1);
     CU_ASSERT_EQUAL(gw_journal_commit(first, true), GW_ERR_MISMATCH);
     CU_ASSERT_EQUAL(gw_journal_commit(first, true), GW_ERR_MISMATCH); /* for good */
+    CU_ASSERT_EQUAL(file_bytes(1), before);
     CU_ASSERT_TRUE(replays(&state, &state, &last));
     /* even when the second's snapshot is damaged, the seal holds */
     char *data;
@@ -505,6 +539,52 @@ static void test_two_leaders(void)
     CU_ASSERT_EQUAL(last, 2);
 }
 
+/* The other leader's file appears while a commit is being written: it may have been read before, so the commit must not count. */
+static void test_fenced_in_write(void)
+{
+    struct gw_journal *journal = open_fresh();
+    struct state state = {0};
+    char path[100];
+    snprintf(path, sizeof path, "%s", file_path(2));
+    add(journal, &state, 0);
+    ops.appears = path;
+    CU_ASSERT_EQUAL(gw_journal_commit(journal, true), GW_ERR_MISMATCH);
+    CU_ASSERT_PTR_NOT_NULL(strstr(gw_error_detail(), "00000002.gwj"));
+    CU_ASSERT_EQUAL(gw_journal_close(journal), GW_OK);
+}
+
+/* A full disk: nothing of the commit stays in the file, nothing is lost, the next one has it all. */
+static void test_full_disk(void)
+{
+    struct gw_journal *journal = open_fresh();
+    struct state state = {0}, before = {0};
+    uint64_t last;
+    off_t bytes = file_bytes(1);
+    for (int i = 0; i < 9; i++) add(journal, &state, i % 3);
+    finish(journal, &state, 1);
+    ops.fail_at = ops.count + 1;
+    ops.fail_last = ops.count + 1;
+    CU_ASSERT_EQUAL(gw_journal_commit(journal, true), GW_ERR_IO);
+    CU_ASSERT_PTR_NOT_NULL(strstr(gw_error_detail(), "00000001.gwj: No space left on device"));
+    CU_ASSERT_EQUAL(file_bytes(1), bytes);
+    CU_ASSERT_TRUE(is_state(gw_journal_live(journal), &state));
+    CU_ASSERT_TRUE(replays(&before, &before, &last));
+    CU_ASSERT_EQUAL(gw_journal_commit(journal, true), GW_OK);
+    CU_ASSERT_TRUE(replays(&state, &state, &last));
+    /* no room for the next file: this one goes on */
+    gw_journal_set_max_bytes(journal, 1);
+    for (int i = 0; i < 60; i++) add(journal, &state, 0);
+    CU_ASSERT_EQUAL(gw_journal_commit(journal, true), GW_OK);
+    add(journal, &state, 2);
+    ops.fail_at = ops.count + 3; /* behind the creation and its sync: the header */
+    ops.fail_last = ops.fail_at;
+    CU_ASSERT_EQUAL(gw_journal_commit(journal, true), GW_OK);
+    CU_ASSERT_TRUE(ops.count > ops.fail_at);
+    CU_ASSERT_TRUE(replays(&state, &state, &last));
+    CU_ASSERT_EQUAL(last, 1);
+    CU_ASSERT_EQUAL(gw_journal_close(journal), GW_OK);
+}
+
 /* A leader that sleeps through several others must not come back through a number that is free again. */
 static void test_late_rotation(void)
 {
@@ -512,38 +592,38 @@ static void test_late_rotation(void)
     struct state state = {0}, late = {0};
     uint64_t last;
     add(first, &late, 0);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         journal = reopen(GW_OK);
         add(journal, &state, 1);
         CU_ASSERT_EQUAL(gw_journal_close(journal), GW_OK);
     }
-    CU_ASSERT_EQUAL(count_files(), 2); /* 3 and 4 */
+    CU_ASSERT_EQUAL(count_files(), 2); /* 4 and 5 */
     gw_journal_set_max_bytes(first, 1);
     CU_ASSERT_EQUAL(gw_journal_commit(first, true), GW_ERR_MISMATCH);
     CU_ASSERT_EQUAL(gw_journal_close(first), GW_OK);
     CU_ASSERT_TRUE(replays(&state, &state, &last));
-    /* and should its file 2 appear after all: 4 does not name it, so it is none */
-    struct gw_journal_tokens *none;
+    /* and should its file 2 appear after all: 5 does not name it, so it is none, not even when the others are damaged */
+    struct gw_journal_tokens *tokens;
     char *data;
     size_t bytes;
-    read_file(4, &data, &bytes);
-    hide(3, true);
     hide(4, true);
-    CU_ASSERT_EQUAL(gw_journal_replay(dir, &none, &last), GW_OK);
-    CU_ASSERT_EQUAL(gw_journal_open(dir, 2, none, JOB, &first), GW_OK);
+    hide(5, true);
+    CU_ASSERT_EQUAL(gw_journal_open(dir, 2, NULL, JOB, &first), GW_OK);
     late = (struct state){0};
     add(first, &late, 0);
     CU_ASSERT_EQUAL(gw_journal_close(first), GW_OK);
-    hide(3, false);
     hide(4, false);
-    put_file(4, data, bytes - 1); /* its last commit is torn */
-    CU_ASSERT_TRUE(bytes > 150);
-    gw_journal_tokens_free(none);
-    CU_ASSERT_EQUAL(gw_journal_replay(dir, &none, &last), GW_OK);
-    CU_ASSERT_EQUAL(gw_journal_tokens_count(none, index_of(0)), 0);
-    CU_ASSERT_EQUAL(gw_journal_tokens_count(none, index_of(1)), 2);
-    gw_journal_tokens_free(none);
-    free(data);
+    hide(5, false);
+    CU_ASSERT_TRUE(replays(&state, &state, &last));
+    for (uint64_t epoch = 4; epoch <= 5; epoch++) {
+        read_file(epoch, &data, &bytes);
+        put_file(epoch, data, HEADER_BYTES + 2 * SEAL_BYTES);
+        free(data);
+    }
+    CU_ASSERT_EQUAL_FATAL(gw_journal_replay(dir, &tokens, &last), GW_OK);
+    CU_ASSERT_EQUAL(gw_journal_tokens_count(tokens, index_of(0)), 0);
+    gw_journal_tokens_free(tokens);
+    CU_ASSERT_EQUAL(last, 5);
 }
 
 enum { STEPS = 120, BOUND_BYTES = 400 };
@@ -667,6 +747,7 @@ static void test_fails_anywhere(void)
             if (ops.count < n) total = 0;
             ops_reset();
             bool good = reached[1] == STEPS && replays(&history[STEPS], &history[STEPS], &last);
+            good = good && count_files() >= 2; /* the one before is kept */
             if (!good) printf("\n  failing at operation %d (and %d more) goes wrong", n, more);
             wrong += !good;
         }
@@ -686,7 +767,10 @@ int main(void)
     CU_add_test(suite, "truncated anywhere", test_truncated);
     CU_add_test(suite, "a bit flipped anywhere", test_flipped);
     CU_add_test(suite, "snapshot damaged", test_snapshot_damaged);
+    CU_add_test(suite, "blocks at a wrong place", test_misplaced);
+    CU_add_test(suite, "full disk", test_full_disk);
     CU_add_test(suite, "two leaders", test_two_leaders);
+    CU_add_test(suite, "fenced while writing", test_fenced_in_write);
     CU_add_test(suite, "late rotation", test_late_rotation);
     CU_add_test(suite, "dies at any operation", test_dies_anywhere);
     CU_add_test(suite, "fails at any operation", test_fails_anywhere);

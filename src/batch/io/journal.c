@@ -193,7 +193,6 @@ static gw_err apply_block(struct parse *parse, struct gw_reader *reader)
 /* Goes through blocks up to the first that does not fit; *why says why it does not, NULL at a clean end. */
 static gw_err parse_blocks(struct parse *parse, const uint8_t *data, uint64_t bytes, const char **why)
 {
-    gw_err rc = GW_OK;
     *why = NULL;
     while (parse->accepted < bytes) {
         const uint8_t *at = data + parse->accepted;
@@ -209,15 +208,17 @@ static gw_err parse_blocks(struct parse *parse, const uint8_t *data, uint64_t by
         *why = "the checksum is wrong";
         if (frame.checksum != checksum_of(&frame, at + sizeof frame)) break;
         struct gw_reader reader = {.data = at + sizeof frame, .bytes = frame.bytes};
-        rc = apply_block(parse, &reader);
+        gw_err rc = apply_block(parse, &reader);
         *why = "its contents make no sense";
-        if (rc == GW_ERR_NOT_FOUND) rc = GW_OK;
-        else if (rc == GW_OK) *why = NULL;
-        if (rc != GW_OK || *why) break;
+        if (rc == GW_ERR_NOT_FOUND) return GW_OK;
+        if (rc == GW_ERR_BUG)
+            gw_fail(rc, "%s, block at byte %" PRIu64 ": %s", parse->path, parse->accepted, gw_error_detail());
+        if (rc != GW_OK) return rc;
+        *why = NULL;
         parse->accepted += sizeof frame + frame.bytes;
         parse->number++;
     }
-    return rc;
+    return GW_OK;
 }
 
 /* Reads a file as far as it can be read: an unreadable sector is damage like any other. GW_ERR_NOT_FOUND: it is gone. */
