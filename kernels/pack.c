@@ -191,3 +191,23 @@ float gw_packed_get(const struct gw_packed *packed, int n, int k)
     float value = scale * (float)(code - packed->bias);
     return packed->has_min ? value + min : value;
 }
+
+bool gw_packed_can_cut(const struct gw_packed *packed, int n, int k)
+{
+    return n % GW_PANEL == 0 && (packed->pack < GW_PACK_U4 || k % GW_BLOCK == 0);
+}
+
+void gw_packed_copy(const struct gw_packed *to, int to_n, int to_k, const struct gw_packed *from, int from_n,
+                    int from_k, int n, int k)
+{
+    GW_ASSERT(to->type == from->type && gw_packed_can_cut(to, to_n, to_k) && gw_packed_can_cut(from, from_n, from_k));
+    GW_ASSERT(to_n + n <= to->n && to_k + k <= to->k && from_n + n <= from->n && from_k + k <= from->k);
+    bool quantized = from->pack >= GW_PACK_U4;
+    size_t unit = quantized ? from->block_bytes : GW_PANEL * float_bytes(from->pack); /* bytes a step of k takes */
+    int step = quantized ? GW_BLOCK : 1;
+    for (int panel = 0; panel < (n + GW_PANEL - 1) / GW_PANEL; panel++) {
+        uint8_t *dst = to->data + (size_t)(to_n / GW_PANEL + panel) * to->panel_bytes;
+        const uint8_t *src = from->data + (size_t)(from_n / GW_PANEL + panel) * from->panel_bytes;
+        memcpy(dst + (size_t)(to_k / step) * unit, src + (size_t)(from_k / step) * unit, (size_t)(k / step) * unit);
+    }
+}

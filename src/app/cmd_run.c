@@ -1,4 +1,5 @@
-/* `godwit run`: starts the job's ranks, shows how it goes, and says how it ended. `godwit rank`: one of those ranks.
+/* `godwit run`: starts the job's ranks, starts them again as often as it takes, shows how it goes, and says how it ended. `godwit rank`: one of
+ * those ranks.
  *
  * The supervisor (this process) does no MPI. It starts the launcher (or, for one rank, the rank itself), reads OUTDIR/status.json for
  * the progress line, and turns Ctrl-C into a clean stop. What the launcher writes besides godwit's own lines is kept back and shown only
@@ -44,6 +45,7 @@ struct stream {
     size_t used;
     struct gw_buf kept; /* lines that are not godwit's own */
     bool explained;     /* a rank has said what is wrong */
+    int end_code;       /* with which a rank asked for the end of the launch; 0: none did */
 };
 
 static volatile sig_atomic_t interrupts;
@@ -60,6 +62,7 @@ gw_err gw_cmd_rank(int argc, char **argv)
     bool help = false;
     gw_err rc = gw_job_options_parse(argc, argv, &options, &help);
     if (rc != GW_OK || help) return rc;
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* no rank outlives the daemon that started it */
     rc = gw_rank_run(&options);
     return rc == GW_ERR_STOPPED ? GW_OK
                                 : rc; /* the supervisor learns it from status.json; the launcher would cry failure */
@@ -73,10 +76,12 @@ static const char *launcher(void)
 }
 
 /* The command line of the launch; everything in it is borrowed. */
-static char **launch_command(const struct gw_job_options *options, char *self, char *count, int argc, char **argv)
+static char **launch_command(const struct gw_job_options *options, char *self, char *count, int number, int argc,
+                             char **argv)
 {
-    static char *const fixed[] = {"--map-by", ":OVERSUBSCRIBE", "--bind-to", "none", "-n"};
-    char **command = gw_alloc((size_t)argc + 32, sizeof(char *));
+    static char *const fixed[] = {"--with-ft", "ulfm", "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none", "-n"};
+    static char launch[16], launched[32];
+    char **command = gw_alloc((size_t)argc + 40, sizeof(char *));
     int n = 0;
     if (options->ranks > 1) {
         command[n++] = (char *)launcher();
@@ -86,19 +91,28 @@ static char **launch_command(const struct gw_job_options *options, char *self, c
     command[n++] = self;
     command[n++] = "rank";
     for (int i = 1; i < argc; i++) command[n++] = argv[i];
+    snprintf(launch, sizeof launch, "%d", number);
+    snprintf(launched, sizeof launched, "%.3f", gw_clock_wall_s());
+    command[n++] = "--launch";
+    command[n++] = launch;
+    command[n++] = "--launched";
+    command[n++] = launched;
     return command;
 }
 
 static void child_environment(void)
 {
+    setenv(GW_SUPERVISED, "1", 1);
     setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 0); /* whoever runs godwit as root has decided so */
     setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 0);
     setenv("HOME", "/tmp", 0);        /* the launcher wants one */
     setenv("OMPI_MCA_pml", "ob1", 0); /* opening only the transports needed saves a second of start-up */
     setenv("OMPI_MCA_btl", "self,sm,tcp", 0);
+    setenv("OMPI_MCA_coll", "^han,adapt", 0); /* these two do not survive the loss of a rank */
 }
 
-static gw_err start(const struct gw_job_options *options, int argc, char **argv, pid_t *child, int *error_fd)
+static gw_err start(const struct gw_job_options *options, int number, int argc, char **argv, pid_t *child,
+                    int *error_fd)
 {
     gw_err rc = GW_OK;
     char self[4096], count[16];
@@ -107,7 +121,7 @@ static gw_err start(const struct gw_job_options *options, int argc, char **argv,
     if (length < 0) return gw_fail(GW_ERR_IO, "cannot find this program: %s", strerror(errno));
     self[length] = 0;
     snprintf(count, sizeof count, "%d", options->ranks);
-    char **command = launch_command(options, self, count, argc, argv);
+    char **command = launch_command(options, self, count, number, argc, argv);
     if (pipe2(pipes, O_CLOEXEC)) FAIL(GW_ERR_IO, "cannot make a pipe: %s", strerror(errno));
     pid_t parent = getpid();
     *child = fork();
@@ -135,7 +149,9 @@ out:
 static void take_line(struct stream *stream)
 {
     stream->line[stream->used] = 0;
-    if (!strncmp(stream->line, "godwit", 6)) {
+    if (!strncmp(stream->line, GW_END_LAUNCH, strlen(GW_END_LAUNCH))) {
+        stream->end_code = atoi(stream->line + strlen(GW_END_LAUNCH));
+    } else if (!strncmp(stream->line, "godwit", 6)) {
         gw_progress_clear();
         fprintf(stderr, "%s\n", stream->line);
         if (strstr(stream->line, ": error: ")) stream->explained = true;
@@ -176,9 +192,23 @@ static void pass_on_interrupts(pid_t child, int *passed)
     }
 }
 
+/* A rank that cannot go on has said so: the others are ended, at first politely. */
+static void end_on_request(pid_t child, const struct stream *stream, double *since_s)
+{
+    if (!stream->end_code) return;
+    double now_s = gw_clock_now_s();
+    if (*since_s == 0) {
+        *since_s = now_s;
+        kill(child, SIGTERM);
+    } else if (now_s - *since_s > 2) {
+        kill(-child, SIGKILL);
+    }
+}
+
 static int supervise(const struct gw_job_options *options, pid_t child, struct stream *stream)
 {
     int passed = 0, status = 0;
+    double ending_s = 0;
     bool open = true;
     struct gw_progress progress;
     gw_progress_init(&progress, options->out_dir, !options->quiet);
@@ -186,6 +216,7 @@ static int supervise(const struct gw_job_options *options, pid_t child, struct s
         if (open) open = drain(stream, 100);
         else usleep(20000);
         pass_on_interrupts(child, &passed);
+        end_on_request(child, stream, &ending_s);
         gw_progress_update(&progress);
         pid_t ended = waitpid(child, &status, WNOHANG);
         if (ended == child || (ended < 0 && errno == ECHILD)) break;
@@ -193,6 +224,7 @@ static int supervise(const struct gw_job_options *options, pid_t child, struct s
     while (open && drain(stream, 0) && poll(&(struct pollfd){.fd = stream->fd, .events = POLLIN}, 1, 0) > 0) continue;
     if (stream->used) take_line(stream);
     gw_progress_clear();
+    if (stream->end_code) return stream->end_code;
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + (WIFSIGNALED(status) ? WTERMSIG(status) : 0);
 }
 
@@ -204,7 +236,7 @@ static gw_err conclude(const struct gw_job_options *options, int exit_code, cons
     char hex[65];
     struct gw_digest_counts counts;
     TRY(gw_status_read(options->out_dir, &status));
-    if (exit_code == 0 && !strcmp(status.state, "done")) {
+    if (!strcmp(status.state, "done")) { /* whatever the launcher says: after a loss its exit code means nothing */
         TRY(gw_digest_compute(options->out_dir, hex, &counts));
         printf("%lld answered, %lld failed", (long long)counts.answered, (long long)counts.failed);
         if (status.generated_tokens > 0)
@@ -214,7 +246,7 @@ static gw_err conclude(const struct gw_job_options *options, int exit_code, cons
         printf("\noutput  %s/output.jsonl\ndigest  %s\n", options->out_dir, hex);
         return GW_OK;
     }
-    if (exit_code == 0 && !strcmp(status.state, "stopped"))
+    if (!strcmp(status.state, "stopped"))
         FAIL(GW_ERR_STOPPED, "stopped on request with %lld of %lld requests answered; the same command carries on",
              (long long)(status.requests_done + status.requests_failed), (long long)status.requests_total);
 out:
@@ -252,13 +284,71 @@ out:
     return rc;
 }
 
+/* A status.json of an earlier launch must not be taken for this one's. */
+static void forget_status(const struct gw_job_options *options)
+{
+    char *path = gw_asprintf("%s/status.json", options->out_dir);
+    unlink(path);
+    free(path);
+}
+
+/* Nothing of a launch may live on beside the next one: it would hold OUTDIR. The launcher has ended, so its group is what it left. */
+static void end_group(pid_t group)
+{
+    if (kill(-group, SIGKILL) == 0) usleep(20000);
+}
+
+/* Is it worth while to start the launch again? Not when it said what is wrong with input, model, options or memory: that would be so again. */
+static bool may_relaunch(int exit_code, const struct gw_status *status)
+{
+    if (interrupts || !strcmp(status->state, "done") || !strcmp(status->state, "stopped")) return false;
+    if (exit_code == 0 || exit_code >= 128) return true;
+    return exit_code == gw_err_exit_code(GW_ERR_PEER) || exit_code == gw_err_exit_code(GW_ERR_IO);
+}
+
+/* How far the job has come, to see whether a launch got anywhere. */
+static int64_t progress_of(const struct gw_status *status)
+{
+    return status->requests_done + status->requests_failed + status->committed_tokens + status->resumed_tokens;
+}
+
+/* Launch after launch until the batch is done. One that ends early is followed by the next, which goes on from what is committed; after
+ * several in a row that got nowhere it is given up. */
+static gw_err run_launches(const struct gw_job_options *options, int argc, char **argv)
+{
+    gw_err rc = GW_OK;
+    enum { MOST_FRUITLESS = 4 };
+    static const useconds_t pause_us[MOST_FRUITLESS] = {0, 200000, 1000000, 3000000};
+    int fruitless = 0;
+    int64_t reached = -1;
+    for (int number = 0;; number++) {
+        struct stream stream = {.fd = -1};
+        struct gw_status status = {0};
+        pid_t child = -1;
+        forget_status(options);
+        rc = start(options, number, argc, argv, &child, &stream.fd);
+        if (rc != GW_OK) return rc;
+        int exit_code = supervise(options, child, &stream);
+        end_group(child);
+        if (gw_status_read(options->out_dir, &status) != GW_OK) status = (struct gw_status){.state = ""};
+        fruitless = progress_of(&status) > reached ? 0 : fruitless + 1;
+        if (progress_of(&status) > reached) reached = progress_of(&status);
+        bool again = may_relaunch(exit_code, &status) && fruitless < MOST_FRUITLESS;
+        if (!again) rc = conclude(options, exit_code, &stream);
+        if (stream.fd >= 0) close(stream.fd);
+        gw_buf_free(&stream.kept);
+        if (!again) return rc;
+        gw_warn("the launch ended early (exit code %d); starting the next one, which goes on from what is committed",
+                exit_code);
+        usleep(pause_us[fruitless]);
+    }
+}
+
 gw_err gw_cmd_run(int argc, char **argv)
 {
     gw_err rc = GW_OK;
     struct gw_job_options options;
-    struct stream stream = {.fd = -1};
     bool help = false;
-    pid_t child = -1;
     TRY(gw_job_options_parse(argc, argv, &options, &help));
     if (help) return GW_OK;
     if (getenv("OMPI_COMM_WORLD_SIZE") ||
@@ -270,11 +360,7 @@ gw_err gw_cmd_run(int argc, char **argv)
     struct sigaction action = {.sa_handler = on_interrupt};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
-    TRY(start(&options, argc, argv, &child, &stream.fd));
-    int exit_code = supervise(&options, child, &stream);
-    TRY(conclude(&options, exit_code, &stream));
+    TRY(run_launches(&options, argc, argv));
 out:
-    if (stream.fd >= 0) close(stream.fd);
-    gw_buf_free(&stream.kept);
     return rc;
 }

@@ -74,6 +74,33 @@ void gw_free_large(void *memory, size_t bytes)
     if (memory) munmap(memory, bytes ? bytes : 1);
 }
 
+gw_err gw_shared_create(size_t bytes, const char *what, struct gw_shared **out)
+{
+    struct gw_shared *shared = gw_alloc(1, sizeof *shared);
+    gw_err rc = gw_alloc_large(bytes, what, &shared->data);
+    if (rc != GW_OK) {
+        free(shared);
+        return rc;
+    }
+    shared->bytes = bytes;
+    shared->holders = 1;
+    *out = shared;
+    return GW_OK;
+}
+
+struct gw_shared *gw_shared_hold(struct gw_shared *shared)
+{
+    shared->holders++;
+    return shared;
+}
+
+void gw_shared_release(struct gw_shared *shared)
+{
+    if (!shared || --shared->holders) return;
+    gw_free_large(shared->data, shared->bytes);
+    free(shared);
+}
+
 void gw_buf_reserve(struct gw_buf *buf, size_t more_bytes)
 {
     size_t need;

@@ -25,6 +25,19 @@ char *gw_asprintf(const char *fmt, ...) GW_PRINTF(1, 2);
 GW_CHECK gw_err gw_alloc_large(size_t bytes, const char *what, void **memory);
 void gw_free_large(void *memory, size_t bytes);
 
+/* Large memory with several holders in this process, e.g. weights that an old and a new arrangement both use. Not thread-safe. */
+struct gw_shared {
+    void *data;
+    size_t bytes;
+    int holders;
+};
+
+/* As gw_alloc_large, with one holder. */
+GW_CHECK gw_err gw_shared_create(size_t bytes, const char *what, struct gw_shared **shared);
+struct gw_shared *gw_shared_hold(struct gw_shared *shared);
+/* The last holder's release frees it. NULL is fine. */
+void gw_shared_release(struct gw_shared *shared);
+
 /* A string that knows its length. */
 struct gw_text {
     char *data; /* heap, NUL-terminated; may hold NULs of its own */

@@ -88,16 +88,17 @@ static void preempt(struct gw_sched *sched, struct gw_seq *seq)
     sched->stats.preemptions++;
     sched->stats.recomputed_tokens += (uint64_t)seq->computed;
     release_pages(sched, seq);
+    if (seq->slot >= 0) sched->running--;
     seq->slot = -1;
-    sched->running--;
 }
 
-/* Takes the pages of the youngest running sequence that is younger than `seq` and free to stop. */
+/* Takes the pages of the youngest sequence that is younger than `seq` and free to stop: a running one, or one that waits with pages it came
+ * with. */
 static bool preempt_younger(struct gw_sched *sched, const struct gw_seq *seq)
 {
     for (int i = sched->count - 1; i >= 0 && sched->seqs[i]->age > seq->age; i--) {
         struct gw_seq *victim = sched->seqs[i];
-        if (victim->slot < 0 || victim->in_flight || victim->page_count == 0) continue;
+        if (victim->in_flight || victim->page_count == 0) continue;
         preempt(sched, victim);
         return true;
     }
@@ -148,9 +149,11 @@ static int make_room(struct gw_sched *sched, struct gw_seq *seq, int rows)
  * takes its place before the step's page table is made: the step then writes the bits that are there. */
 static void register_pages(struct gw_sched *sched, struct gw_seq *seq, int from, int to)
 {
-    for (int p = from / GW_PAGE_TOKENS; p < to / GW_PAGE_TOKENS; p++)
+    for (int p = from / GW_PAGE_TOKENS; p < to / GW_PAGE_TOKENS; p++) {
+        if (gw_kv_pages_registered(sched->pages, seq->pages[p])) continue; /* shared, and written once more */
         seq->pages[p] = gw_kv_pages_register(sched->pages, seq->pages[p], p ? seq->pages[p - 1] : -1,
                                              seq->tokens + p * GW_PAGE_TOKENS);
+    }
 }
 
 /* Adds up to `budget` rows of `seq` to the step; returns how many. */
@@ -173,6 +176,7 @@ static int add_rows(struct gw_sched *sched, struct gw_seq *seq, struct gw_step *
     entry->token_index = (uint64_t)(seq->count - seq->prompt_count);
     entry->params = seq->params;
     entry->logprobs = seq->logprobs;
+    seq->computed_before = seq->computed;
     gw_step_add_tokens(step, seq->tokens + seq->computed, rows);
     gw_step_add_pages(step, seq->pages, pages_for(end));
     if (entry->sample && seq->params.repetition_penalty != 1.0f) {
@@ -197,7 +201,7 @@ static int running_in(const struct gw_sched *sched, int slot)
 static bool may_start(const struct gw_sched *sched, const struct gw_seq *seq)
 {
     if (sched->running == 0) return true;
-    return gw_kv_pages_available(sched->pages) >= pages_for(seq->count + 1) + sched->running;
+    return gw_kv_pages_available(sched->pages) >= pages_for(seq->count + 1) - seq->page_count + sched->running;
 }
 
 /* How many sequences a slot may run: an even share of those there are, so that no stage of a pipeline idles while another slot has
@@ -248,6 +252,49 @@ bool gw_sched_plan(struct gw_sched *sched, int slot, struct gw_step *step)
     return true;
 }
 
+void gw_sched_restore(struct gw_sched *sched, struct gw_seq *seq, const int32_t *drawn, int count, const int32_t *pages,
+                      int page_count, int computed)
+{
+    GW_ASSERT(seq->count == seq->prompt_count && seq->count + count < seq->limit);
+    if (count) memcpy(seq->tokens + seq->count, drawn, (size_t)count * sizeof *drawn);
+    seq->count += count;
+    GW_ASSERT(computed < seq->count && page_count == pages_for(computed));
+    for (int p = 0; p < page_count; p++) push_page(seq, pages[p]);
+    seq->computed = computed;
+    for (int p = 0; p < computed / GW_PAGE_TOKENS; p++)
+        if (!gw_kv_pages_registered(sched->pages, seq->pages[p]))
+            seq->pages[p] = gw_kv_pages_register(sched->pages, seq->pages[p], p ? seq->pages[p - 1] : -1,
+                                                 seq->tokens + p * GW_PAGE_TOKENS);
+}
+
+/* Page `page` is not what its identity says: whoever counts on it computes it again. */
+static void distrust(struct gw_sched *sched, int page)
+{
+    gw_kv_pages_unregister(sched->pages, page);
+    for (int i = 0; i < sched->count; i++) {
+        struct gw_seq *seq = sched->seqs[i];
+        for (int p = 0; p < seq->page_count; p++)
+            if (seq->pages[p] == page && seq->computed > p * GW_PAGE_TOKENS) seq->computed = p * GW_PAGE_TOKENS;
+    }
+}
+
+void gw_sched_cancel(struct gw_sched *sched)
+{
+    for (int i = 0; i < sched->count; i++) {
+        struct gw_seq *seq = sched->seqs[i];
+        if (!seq->in_flight) {
+            if (seq->computed == seq->count) seq->computed--; /* its step ended, but the token it drew never came */
+            continue;
+        }
+        seq->in_flight = false;
+        int end = seq->computed, begin = seq->computed_before;
+        if (seq->computed > begin) seq->computed = begin;
+        for (int p = begin / GW_PAGE_TOKENS; p < seq->page_count && (p + 1) * GW_PAGE_TOKENS <= end; p++)
+            distrust(sched, seq->pages[p]);
+    }
+    /* The page in which a cancelled step began may hold rows from before it: they stay good. */
+}
+
 void gw_sched_step_done(struct gw_sched *sched, int slot)
 {
     for (int i = 0; i < sched->count; i++)
@@ -277,6 +324,11 @@ void gw_sched_remove(struct gw_sched *sched, struct gw_seq *seq)
     memmove(sched->seqs + at, sched->seqs + at + 1, (size_t)(sched->count - at - 1) * sizeof *sched->seqs);
     sched->count--;
     free_seq(seq);
+}
+
+struct gw_kv_pages *gw_sched_pages(struct gw_sched *sched)
+{
+    return sched->pages;
 }
 
 int gw_sched_wants(const struct gw_sched *sched)

@@ -39,9 +39,10 @@ struct gw_seq {
     struct gw_sample_params params;
 
     /* the scheduler's own */
-    uint64_t age; /* order of arrival: lower is older */
-    int slot;     /* -1 while waiting */
-    int computed; /* tokens whose KV is, or will be after the steps in flight, in pages */
+    uint64_t age;        /* order of arrival: lower is older */
+    int slot;            /* -1 while waiting */
+    int computed;        /* tokens whose KV is, or will be after the steps in flight, in pages */
+    int computed_before; /* while in flight: what was in pages before that step */
     bool in_flight;
     int32_t *pages;
     int page_count, page_capacity;
@@ -61,12 +62,21 @@ void gw_sched_destroy(struct gw_sched *sched);
 struct gw_seq *gw_sched_add(struct gw_sched *sched, const int32_t *tokens, int prompt_count, int limit, int logprobs,
                             const struct gw_sample_params *params, void *user);
 
+/* The pages, for whoever brings sequences with their KV from elsewhere. */
+struct gw_kv_pages *gw_sched_pages(struct gw_sched *sched);
+/* For a sequence just added that was begun elsewhere: its `count` drawn tokens, and the pages that hold the KV of its first `computed` tokens.
+ * The caller's references to the pages (one each) become the sequence's; page_count = 0: none came along. */
+void gw_sched_restore(struct gw_sched *sched, struct gw_seq *seq, const int32_t *drawn, int count, const int32_t *pages,
+                      int page_count, int computed);
+
 /* Plans the next step of a slot that has none in flight: fills *step (cleared first) and returns true, or returns false when the
  * slot has nothing to do now. */
 bool gw_sched_plan(struct gw_sched *sched, int slot, struct gw_step *step);
 
 /* The slot's step has been executed; call before the tokens it drew are added. */
 void gw_sched_step_done(struct gw_sched *sched, int slot);
+/* The steps in flight will never end: the world that executed them is gone. Their rows are planned again later. */
+void gw_sched_cancel(struct gw_sched *sched);
 /* Appends a drawn token to its sequence. */
 struct gw_seq *gw_sched_push(struct gw_sched *sched, uint32_t seq, int32_t token);
 /* Ends a sequence that is not in flight and frees it; its full pages stay findable until they are needed. */

@@ -1,4 +1,5 @@
-/* MPI behind comm.h. This file and its siblings *_mpi.c are the only ones that include <mpi.h>.
+/* MPI behind comm.h: messages. This file and its siblings *_mpi.c are the only ones that include <mpi.h>. How the world changes is in
+ * world_mpi.c.
  *
  * A message is one MPI message: header, then payload. Outstanding sends are kept in a list and reaped whenever the comm is used.
  * Receives probe first (MPI_Improbe), so no size has to be agreed on beforehand and a message can never be received by the wrong
@@ -10,12 +11,12 @@
 #include "base/hash.h"
 #include "base/log.h"
 
-#include <mpi.h>
+#include "comm/world_mpi.h"
+
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 enum { MAGIC = 0x31444757, HEADER_ROOM = 64, SPINS_BEFORE_YIELD = 200, YIELDS_BEFORE_SLEEP = 2000 };
 
@@ -23,66 +24,6 @@ struct header {
     uint32_t magic, kind;
     uint64_t epoch, step, bytes, checksum;
 };
-
-struct send {
-    MPI_Request request;
-    void *memory;
-};
-
-struct gw_comm {
-    MPI_Comm world;
-    int rank, size, local_rank, local_size;
-    uint64_t epoch; /* of the current world; stale messages are dropped */
-    double peer_timeout_s;
-    struct send *sends;
-    int send_count, send_capacity;
-    int idle_rounds;
-    bool crowded; /* more busy ranks on this node than CPUs: yield at once instead of spinning */
-};
-
-static gw_err mpi_failed(const char *what, int code)
-{
-    char text[MPI_MAX_ERROR_STRING];
-    int length = 0;
-    MPI_Error_string(code, text, &length);
-    return gw_fail(GW_ERR_MPI, "%s failed: %.*s", what, length, text);
-}
-
-#define MPI_TRY(call)                                                                                                  \
-    do {                                                                                                               \
-        int mpi_code = (call);                                                                                         \
-        if (mpi_code != MPI_SUCCESS) {                                                                                 \
-            rc = mpi_failed(#call, mpi_code);                                                                          \
-            goto out;                                                                                                  \
-        }                                                                                                              \
-    } while (0)
-
-gw_err gw_comm_create(double peer_timeout_s, struct gw_comm **out)
-{
-    gw_err rc = GW_OK;
-    int provided = 0;
-    MPI_Comm node = MPI_COMM_NULL;
-    struct gw_comm *comm = gw_alloc(1, sizeof *comm);
-    comm->world = MPI_COMM_NULL;
-    comm->peer_timeout_s = peer_timeout_s;
-    MPI_TRY(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided));
-    MPI_TRY(MPI_Comm_dup(MPI_COMM_WORLD, &comm->world));
-    MPI_TRY(MPI_Comm_set_errhandler(comm->world, MPI_ERRORS_RETURN));
-    MPI_TRY(MPI_Comm_rank(comm->world, &comm->rank));
-    MPI_TRY(MPI_Comm_size(comm->world, &comm->size));
-    MPI_TRY(MPI_Comm_split_type(comm->world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node));
-    MPI_TRY(MPI_Comm_rank(node, &comm->local_rank));
-    MPI_TRY(MPI_Comm_size(node, &comm->local_size));
-    cpu_set_t cpus;
-    int allowed = sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? CPU_COUNT(&cpus) : 1;
-    comm->crowded = comm->local_size >= allowed;
-    *out = comm;
-    comm = NULL;
-out:
-    if (node != MPI_COMM_NULL) MPI_Comm_free(&node);
-    free(comm);
-    return rc;
-}
 
 /* Frees what finished sends kept. */
 static gw_err reap_sends(struct gw_comm *comm)
@@ -96,16 +37,16 @@ static gw_err reap_sends(struct gw_comm *comm)
             continue;
         }
         free(comm->sends[i].memory);
+        comm->pending_bytes -= comm->sends[i].bytes;
         comm->sends[i] = comm->sends[--comm->send_count];
     }
 out:
     return rc;
 }
 
-gw_err gw_comm_destroy(struct gw_comm *comm)
+gw_err gw_comm_flush(struct gw_comm *comm)
 {
     gw_err rc = GW_OK;
-    if (!comm) return GW_OK;
     double deadline_s = gw_clock_now_s() + comm->peer_timeout_s;
     while (comm->send_count) {
         TRY(reap_sends(comm));
@@ -114,18 +55,22 @@ gw_err gw_comm_destroy(struct gw_comm *comm)
                  comm->peer_timeout_s);
         gw_comm_idle(comm, false);
     }
-    MPI_TRY(MPI_Comm_free(&comm->world));
-    MPI_TRY(MPI_Finalize());
-    free(comm->sends);
-    free(comm);
 out:
     return rc;
 }
 
-_Noreturn void gw_comm_abort(struct gw_comm *comm, int exit_code)
+/* What was under way in a world that is gone. A send that MPI still holds keeps its memory: there is no safe moment to free it. */
+void gw_comm_drop_messages(struct gw_comm *comm)
 {
-    MPI_Abort(comm ? comm->world : MPI_COMM_WORLD, exit_code);
-    _exit(exit_code);
+    for (int i = 0; i < comm->send_count; i++) {
+        int done = 0;
+        MPI_Test(&comm->sends[i].request, &done, MPI_STATUS_IGNORE);
+        if (done) free(comm->sends[i].memory);
+    }
+    comm->send_count = 0;
+    comm->pending_bytes = 0;
+    for (int i = 0; i < comm->early_count; i++) gw_msg_free(&comm->early[i].msg);
+    comm->early_count = 0;
 }
 
 int gw_comm_rank(const struct gw_comm *comm)
@@ -138,14 +83,22 @@ int gw_comm_size(const struct gw_comm *comm)
     return comm->size;
 }
 
-int gw_comm_local_rank(const struct gw_comm *comm)
+int gw_comm_member(const struct gw_comm *comm)
 {
-    return comm->local_rank;
+    return comm->member;
 }
 
-int gw_comm_local_size(const struct gw_comm *comm)
+void gw_comm_set_epoch(struct gw_comm *comm, uint64_t epoch)
 {
-    return comm->local_size;
+    comm->epoch = epoch;
+}
+
+void gw_comm_set_local(struct gw_comm *comm, int local_rank, int local_size)
+{
+    cpu_set_t cpus;
+    int allowed = sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? CPU_COUNT(&cpus) : 1;
+    comm->local_rank = local_rank;
+    comm->crowded = local_size >= allowed;
 }
 
 void gw_comm_idle(struct gw_comm *comm, bool busy)
@@ -155,6 +108,7 @@ void gw_comm_idle(struct gw_comm *comm, bool busy)
         return;
     }
     comm->idle_rounds++;
+    gw_comm_beat(comm);
     if (comm->idle_rounds > YIELDS_BEFORE_SLEEP) {
         struct timespec pause = {.tv_nsec = 50000};
         nanosleep(&pause, NULL);
@@ -194,6 +148,8 @@ gw_err gw_comm_send(struct gw_comm *comm, int to, enum gw_msg_kind kind, uint64_
     struct send *send = &comm->sends[comm->send_count];
     MPI_TRY(MPI_Isend(memory, (int)(HEADER_ROOM + bytes), MPI_BYTE, to, (int)kind, comm->world, &send->request));
     send->memory = memory;
+    send->bytes = bytes;
+    comm->pending_bytes += bytes;
     memory = NULL;
     comm->send_count++;
 out:
@@ -214,16 +170,47 @@ static gw_err check_header(const struct gw_comm *comm, const struct header *head
     return GW_OK;
 }
 
+/* A message of a plan that this rank has not come to yet. */
+static void keep_early(struct gw_comm *comm, uint64_t epoch, const struct gw_msg *msg)
+{
+    if (comm->early_count == comm->early_capacity) {
+        comm->early_capacity = comm->early_capacity ? 2 * comm->early_capacity : 16;
+        comm->early = gw_realloc(comm->early, (size_t)comm->early_capacity, sizeof *comm->early);
+    }
+    comm->early[comm->early_count++] = (struct early){epoch, *msg};
+}
+
+static bool take_early(struct gw_comm *comm, int from, enum gw_msg_kind kind, struct gw_msg *msg)
+{
+    for (int i = 0; i < comm->early_count; i++) {
+        struct early *early = &comm->early[i];
+        if (early->epoch != comm->epoch || early->msg.kind != kind || (from >= 0 && early->msg.source != from))
+            continue;
+        *msg = early->msg;
+        memmove(early, early + 1, (size_t)(--comm->early_count - i) * sizeof *early);
+        return true;
+    }
+    return false;
+}
+
 gw_err gw_comm_poll(struct gw_comm *comm, int from, enum gw_msg_kind kind, struct gw_msg *msg, bool *got)
 {
     gw_err rc = GW_OK;
     uint8_t *memory = NULL;
-    *got = false;
-    for (;;) {
+    int excused = 0;
+    *got = comm->early_count && take_early(comm, from, kind, msg);
+    while (!*got) {
         int there = 0, received = 0;
         MPI_Message message;
         MPI_Status status;
-        MPI_TRY(MPI_Improbe(from < 0 ? MPI_ANY_SOURCE : from, (int)kind, comm->world, &there, &message, &status));
+        int code = MPI_Improbe(from < 0 ? MPI_ANY_SOURCE : from, (int)kind, comm->world, &there, &message, &status);
+        if (code != MPI_SUCCESS) {
+            rc = gw_mpi_failed("MPI_Improbe", code);
+            if (rc != GW_ERR_LOST || excused++) goto out;
+            comm->looked_s = 0; /* one that has said goodbye? Then it is noted as such, and the others can be heard */
+            TRY(gw_comm_look(comm));
+            continue;
+        }
         if (!there) break;
         MPI_TRY(MPI_Get_count(&status, MPI_BYTE, &received));
         memory = message_memory(received > HEADER_ROOM ? (size_t)received - HEADER_ROOM : 0);
@@ -237,12 +224,9 @@ gw_err gw_comm_poll(struct gw_comm *comm, int from, enum gw_msg_kind kind, struc
                                .bytes = received > HEADER_ROOM ? (size_t)received - HEADER_ROOM : 0,
                                .memory = memory};
         TRY(check_header(comm, &header, msg, received));
-        if (header.epoch == comm->epoch) {
-            memory = NULL;
-            *got = true;
-            break;
-        }
-        free(memory); /* a message of a world that is gone */
+        *got = header.epoch == comm->epoch;
+        if (header.epoch > comm->epoch) keep_early(comm, header.epoch, msg);
+        else if (!*got) free(memory); /* of a plan that is gone */
         memory = NULL;
     }
     TRY(reap_sends(comm));
@@ -262,12 +246,13 @@ gw_err gw_comm_wait(struct gw_comm *comm, int from, enum gw_msg_kind kind, int64
         gw_comm_idle(comm, got);
         if (got) break;
         if (round % 256) continue; /* the clock is read now and then only */
+        TRY(gw_comm_look(comm));
         double now_s = gw_clock_now_s();
-        if (deadline_s == 0) deadline_s = now_s + comm->peer_timeout_s;
+        if (deadline_s == 0) deadline_s = now_s + 2 * comm->peer_timeout_s; /* a silent rank is found first */
         if (now_s > deadline_s)
             FAIL(GW_ERR_PEER,
                  "rank %d has not heard from rank %d for %.0f s (message kind %d, step %lld); see --peer-timeout",
-                 comm->rank, from, comm->peer_timeout_s, (int)kind, (long long)step);
+                 comm->rank, from, 2 * comm->peer_timeout_s, (int)kind, (long long)step);
     }
     if (step >= 0 && msg->step != (uint64_t)step) {
         uint64_t other = msg->step;
@@ -279,17 +264,13 @@ out:
     return rc;
 }
 
+size_t gw_comm_pending_bytes(const struct gw_comm *comm)
+{
+    return comm->pending_bytes;
+}
+
 void gw_msg_free(struct gw_msg *msg)
 {
     free(msg->memory);
     *msg = (struct gw_msg){0};
-}
-
-gw_err gw_comm_min_u64(struct gw_comm *comm, uint64_t *value)
-{
-    gw_err rc = GW_OK;
-    uint64_t own = *value;
-    MPI_TRY(MPI_Allreduce(&own, value, 1, MPI_UINT64_T, MPI_MIN, comm->world));
-out:
-    return rc;
 }

@@ -19,6 +19,8 @@
 #include "model/arch.h"
 #include "plan/layout.h"
 
+struct gw_backend;
+
 /* What a backend is told at creation. */
 struct gw_backend_config {
     const struct gw_model *model; /* borrowed; outlives the backend */
@@ -27,9 +29,24 @@ struct gw_backend_config {
     int kv_pages; /* pages of GW_PAGE_TOKENS tokens; the same number on every rank of a replica */
     int max_rows; /* most rows of a step */
     int max_context;
+    /* An earlier backend of this rank (or NULL): what both need alike is shared instead of loaded: a layer's attention weights and its
+     * KV pages where the kv heads are the same, its FFN weights where the atoms are the same. It may be destroyed at any time. */
+    struct gw_backend *donor;
+    /* [model layers + 1], the last for the output matrix: weights that shall not be loaded but will be imported. NULL: none. */
+    const bool *awaited;
+    /* Called now and then while weights are loaded (NULL: not wanted). */
+    void (*tick)(void *context);
+    void *tick_context;
 };
 
-struct gw_backend; /* each backend's struct begins with `const struct gw_backend_ops *ops` */
+/* A part of the weights: of one layer, the matrices over kv heads [kv_begin, kv_end) and over FFN atoms [ffn_begin, ffn_end); for layer =
+ * the model's number of layers, rows [vocab_begin, vocab_end) of the output matrix. */
+struct gw_weight_slice {
+    int layer;
+    int kv_begin, kv_end;
+    int ffn_begin, ffn_end;
+    int vocab_begin, vocab_end;
+};
 
 struct gw_backend_ops {
     const char *name;
@@ -57,13 +74,22 @@ struct gw_backend_ops {
      * that the caller may change, valid until the next step_begin (last stage). */
     gw_err (*logits)(struct gw_backend *backend, const int32_t *rows, int count, float **logits);
 
-    /* Waits. One KV page of one layer in the canonical form, half precision [key|value][kv_head][token][dim], this shard's heads.
-     * `halves` = 2 * kv heads * GW_PAGE_TOKENS * head_dim. */
-    gw_err (*kv_export)(struct gw_backend *backend, int layer, int page, uint16_t *canonical);
-    gw_err (*kv_import)(struct gw_backend *backend, int layer, int page, const uint16_t *canonical);
+    /* Waits. One KV page of one layer and kv heads [kv_begin, kv_end) (the model's numbers, within the shard) in the canonical form: half
+     * precision [key|value][kv_head][token][dim], (kv_end - kv_begin) * gw_page_halves(head_dim) halves. */
+    gw_err (*kv_export)(struct gw_backend *backend, int layer, int page, int kv_begin, int kv_end, uint16_t *canonical);
+    gw_err (*kv_import)(struct gw_backend *backend, int layer, int page, int kv_begin, int kv_end,
+                        const uint16_t *canonical);
+    /* Are the KV pages of this layer the donor's, content and numbers? */
+    bool (*kv_inherited)(struct gw_backend *backend, int layer);
+
+    /* Waits. Appends a slice of the packed weights / takes one that a backend of the same kind has written. The slice lies within the
+     * shard. GW_ERR_UNSUPPORTED when it cannot be cut out of the packed form; GW_ERR_PEER when the data do not fit. */
+    gw_err (*weights_export)(struct gw_backend *backend, const struct gw_weight_slice *slice, struct gw_buf *out);
+    gw_err (*weights_import)(struct gw_backend *backend, const struct gw_weight_slice *slice, const uint8_t *data,
+                             size_t bytes);
 };
 
-struct gw_backend {
+struct gw_backend { /* each backend's struct begins with this */
     const struct gw_backend_ops *ops;
 };
 

@@ -5,7 +5,8 @@
  * threads share out, and none of them changes a bit of a result (kernels/kernels.h). Memory of the step's scratch is allocated
  * for max_rows once, so a decode step allocates nothing.
  *
- * KV pool: uint16 [layer][page][kv_head][gw_page_halves], backed lazily by the kernel as pages are first written.
+ * KV pages: per layer uint16 [page][kv_head][gw_page_halves], backed lazily by the kernel as pages are first written. Weights and
+ * KV pages have holders, so that a backend for another slice takes over what stays the same (gw_backend_config.donor).
  */
 #include "base/pool.h"
 #include "engine/backend.h"
@@ -20,11 +21,18 @@ enum {
     ATTENTION_ROWS = 16
 }; /* query rows of one attention item: enough to reuse a page's conversion, small enough to share out */
 
+enum { Q, K, V, OUT, GATE, UP, DOWN, MATRICES };
+
 struct layer {
     float *attn_norm, *ffn_norm;     /* [d_model] */
     float *q_bias, *k_bias, *v_bias; /* this shard's part, or NULL */
-    struct gw_packed q, k, v, out;   /* [heads*dim, d], [kv*dim, d] twice, [d, heads*dim] */
-    struct gw_packed gate, up, down; /* [ffn, d] twice, [d, ffn] */
+    /* Q [heads*dim, d]; K, V [kv*dim, d]; OUT [d, heads*dim]; GATE, UP [ffn, d]; DOWN [d, ffn] */
+    struct gw_packed w[MATRICES];
+    struct gw_shared *memory[MATRICES]; /* of w[].data */
+    struct gw_shared *kv;               /* [page][kv_head][gw_page_halves] */
+    int kv_pages;                       /* that it has room for */
+    bool kv_inherited;
+    int heads_awaited, atoms_awaited; /* weights that have yet to be imported */
 };
 
 /* Activations in the form GEMM reads, with their memory. */
@@ -55,15 +63,14 @@ struct cpu {
     struct layer *layers; /* [layer_end - layer_begin] */
     float *output_norm;
     struct gw_packed output;
+    struct gw_shared *output_memory;
+    int rows_awaited; /* of the output matrix */
     const struct gw_gguf_tensor *embedding;
 
     enum gw_rope_style rope_style;
     int rope_pairs, rope_positions; /* positions tabulated so far */
     double *inv_freq, rope_factor;
     float *cosine, *sine; /* [rope_positions][rope_pairs] */
-
-    uint16_t *kv;
-    size_t kv_bytes;
 
     struct partial attn_sum, ffn_sum;
     const struct partial *last_sum;
@@ -107,21 +114,32 @@ static void pack_share(void *arg, int thread, int threads)
     gw_pack_panels(job->packed, job->src, job->row_bytes, job->k_begin, begin, end);
 }
 
-/* Packs outputs [n_begin, n_begin + n) and inputs [k_begin, k_begin + k) of a tensor; n or k may be 0 (an empty shard). */
+/* Makes room for outputs [n_begin, n_begin + n) and inputs [k_begin, k_begin + k) of a tensor and, unless they are awaited from a peer, packs
+ * them. n or k may be 0 (an empty shard). */
 static gw_err load_matrix(struct cpu *cpu, enum gw_tensor_role role, int layer, int n_begin, int n, int k_begin, int k,
-                          struct gw_packed *packed)
+                          struct gw_packed *packed, struct gw_shared **memory)
 {
     gw_err rc = GW_OK;
     const struct gw_gguf_tensor *tensor = gw_model_tensor(cpu->config.model, role, layer);
+    int number = role == GW_TENSOR_OUTPUT ? cpu->config.dims.layers : layer;
     if (n == 0 || k == 0) return GW_OK;
-    void *memory = NULL;
     TRY(gw_packed_init(packed, tensor->type->type, n, k));
-    TRY(gw_alloc_large(gw_packed_bytes(packed), "weights", &memory));
-    packed->data = memory;
+    TRY(gw_shared_create(gw_packed_bytes(packed), "weights", memory));
+    packed->data = (*memory)->data;
+    if (cpu->config.awaited && cpu->config.awaited[number]) return GW_OK;
     struct pack_job job = {packed, tensor->data + (size_t)n_begin * tensor->row_bytes, tensor->row_bytes, k_begin};
     gw_pool_run(cpu->pool, pack_share, &job);
 out:
     return rc;
+}
+
+/* Matrices [begin, end) of the donor's layer. */
+static void share_matrices(struct layer *layer, const struct layer *donor, int begin, int end)
+{
+    for (int m = begin; m < end; m++) {
+        layer->w[m] = donor->w[m];
+        if (donor->memory[m]) layer->memory[m] = gw_shared_hold(donor->memory[m]);
+    }
 }
 
 static float *load_vector(struct cpu *cpu, enum gw_tensor_role role, int layer, int begin, int count)
@@ -147,20 +165,41 @@ static gw_err load_layer(struct cpu *cpu, int number, struct layer *layer)
     layer->q_bias = load_vector(cpu, GW_TENSOR_Q_BIAS, number, q0, qn);
     layer->k_bias = load_vector(cpu, GW_TENSOR_K_BIAS, number, kv0, kvn);
     layer->v_bias = load_vector(cpu, GW_TENSOR_V_BIAS, number, kv0, kvn);
-    TRY(load_matrix(cpu, GW_TENSOR_Q, number, q0, qn, 0, d, &layer->q));
-    TRY(load_matrix(cpu, GW_TENSOR_K, number, kv0, kvn, 0, d, &layer->k));
-    TRY(load_matrix(cpu, GW_TENSOR_V, number, kv0, kvn, 0, d, &layer->v));
-    TRY(load_matrix(cpu, GW_TENSOR_ATTN_OUT, number, 0, d, q0, qn, &layer->out));
-    TRY(load_matrix(cpu, GW_TENSOR_GATE, number, f0, cpu->ffn, 0, d, &layer->gate));
-    TRY(load_matrix(cpu, GW_TENSOR_UP, number, f0, cpu->ffn, 0, d, &layer->up));
-    TRY(load_matrix(cpu, GW_TENSOR_DOWN, number, 0, d, f0, cpu->ffn, &layer->down));
+    const struct cpu *donor = cpu->config.donor ? of(cpu->config.donor) : NULL;
+    const struct gw_shard *ds = donor ? &donor->config.shard : s;
+    const struct layer *from = donor && number >= ds->layer_begin && number < ds->layer_end
+                                   ? &donor->layers[number - ds->layer_begin]
+                                   : NULL;
+    bool same_heads = from && ds->kv_begin == s->kv_begin && ds->kv_end == s->kv_end;
+    bool awaited = cpu->config.awaited && cpu->config.awaited[number];
+    if (same_heads && !from->heads_awaited) {
+        share_matrices(layer, from, Q, GATE);
+    } else {
+        layer->heads_awaited = awaited ? cpu->kv_heads : 0;
+        TRY(load_matrix(cpu, GW_TENSOR_Q, number, q0, qn, 0, d, &layer->w[Q], &layer->memory[Q]));
+        TRY(load_matrix(cpu, GW_TENSOR_K, number, kv0, kvn, 0, d, &layer->w[K], &layer->memory[K]));
+        TRY(load_matrix(cpu, GW_TENSOR_V, number, kv0, kvn, 0, d, &layer->w[V], &layer->memory[V]));
+        TRY(load_matrix(cpu, GW_TENSOR_ATTN_OUT, number, 0, d, q0, qn, &layer->w[OUT], &layer->memory[OUT]));
+    }
+    if (from && ds->ffn_begin == s->ffn_begin && ds->ffn_end == s->ffn_end && !from->atoms_awaited) {
+        share_matrices(layer, from, GATE, MATRICES);
+    } else {
+        layer->atoms_awaited = awaited ? s->ffn_end - s->ffn_begin : 0;
+        TRY(load_matrix(cpu, GW_TENSOR_GATE, number, f0, cpu->ffn, 0, d, &layer->w[GATE], &layer->memory[GATE]));
+        TRY(load_matrix(cpu, GW_TENSOR_UP, number, f0, cpu->ffn, 0, d, &layer->w[UP], &layer->memory[UP]));
+        TRY(load_matrix(cpu, GW_TENSOR_DOWN, number, 0, d, f0, cpu->ffn, &layer->w[DOWN], &layer->memory[DOWN]));
+    }
+    layer->kv_inherited = same_heads && from->kv_pages >= cpu->config.kv_pages;
+    if (layer->kv_inherited) {
+        layer->kv_pages = from->kv_pages;
+        layer->kv = from->kv ? gw_shared_hold(from->kv) : NULL;
+    } else if (cpu->kv_heads) {
+        size_t page = (size_t)cpu->kv_heads * gw_page_halves(dim) * sizeof(uint16_t);
+        layer->kv_pages = cpu->config.kv_pages;
+        TRY(gw_shared_create(page * (size_t)layer->kv_pages, "the KV cache (see --kv-memory)", &layer->kv));
+    }
 out:
     return rc;
-}
-
-static void free_matrix(struct gw_packed *packed)
-{
-    if (packed->data) gw_free_large(packed->data, gw_packed_bytes(packed));
 }
 
 static void free_layer(struct layer *layer)
@@ -170,8 +209,8 @@ static void free_layer(struct layer *layer)
     free(layer->q_bias);
     free(layer->k_bias);
     free(layer->v_bias);
-    struct gw_packed *all[] = {&layer->q, &layer->k, &layer->v, &layer->out, &layer->gate, &layer->up, &layer->down};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free_matrix(all[i]);
+    for (int m = 0; m < MATRICES; m++) gw_shared_release(layer->memory[m]);
+    gw_shared_release(layer->kv);
 }
 
 static void act_init(struct act *act, int rows, int k)
@@ -244,18 +283,6 @@ static void init_scratch(struct cpu *cpu)
                                  sizeof(*cpu->page_scratch));
 }
 
-static gw_err init_kv(struct cpu *cpu)
-{
-    gw_err rc = GW_OK;
-    void *memory = NULL;
-    const struct gw_shard *s = &cpu->config.shard;
-    cpu->kv_bytes = (size_t)gw_shard_page_bytes(&cpu->config.dims, s) * (size_t)cpu->config.kv_pages;
-    TRY(gw_alloc_large(cpu->kv_bytes, "the KV cache (see --kv-memory)", &memory));
-    cpu->kv = memory;
-out:
-    return rc;
-}
-
 static void cpu_destroy(struct gw_backend *backend)
 {
     struct cpu *cpu = of(backend);
@@ -264,11 +291,10 @@ static void cpu_destroy(struct gw_backend *backend)
     for (int i = 0; cpu->layers && i < layers; i++) free_layer(&cpu->layers[i]);
     free(cpu->layers);
     free(cpu->output_norm);
-    free_matrix(&cpu->output);
+    gw_shared_release(cpu->output_memory);
     free(cpu->inv_freq);
     free(cpu->cosine);
     free(cpu->sine);
-    gw_free_large(cpu->kv, cpu->kv_bytes);
     free(cpu->row_seq);
     free(cpu->items);
     free(cpu->page_scratch);
@@ -446,8 +472,8 @@ static void multiply_partial(struct cpu *cpu, const struct gw_packed *w, const s
 
 static uint16_t *kv_page(const struct cpu *cpu, int layer, int page, int head)
 {
-    size_t at = (size_t)(layer - cpu->config.shard.layer_begin) * (size_t)cpu->config.kv_pages + (size_t)page;
-    return cpu->kv + (at * (size_t)cpu->kv_heads + (size_t)head) * gw_page_halves(cpu->head_dim);
+    uint16_t *pages = cpu->layers[layer - cpu->config.shard.layer_begin].kv->data;
+    return pages + ((size_t)page * (size_t)cpu->kv_heads + (size_t)head) * gw_page_halves(cpu->head_dim);
 }
 
 struct half_layer {
@@ -511,9 +537,9 @@ static void attention_share(void *arg, int thread, int threads)
     int begin, end;
     gw_split(cpu->step->rows, threads, thread, &begin, &end);
     norm_rows(cpu, layer->attn_norm, NULL, begin, end,
-              is_quantized(&layer->q) || is_quantized(&layer->k) || is_quantized(&layer->v));
+              is_quantized(&layer->w[Q]) || is_quantized(&layer->w[K]) || is_quantized(&layer->w[V]));
     gw_pool_sync(cpu->pool);
-    const struct product qkv[] = {{&layer->q, cpu->query}, {&layer->k, cpu->key}, {&layer->v, cpu->value}};
+    const struct product qkv[] = {{&layer->w[Q], cpu->query}, {&layer->w[K], cpu->key}, {&layer->w[V], cpu->value}};
     multiply_share(cpu, qkv, 3, &cpu->normed, cpu->step->rows, thread, threads);
     gw_pool_sync(cpu->pool);
     for (int row = begin; row < end; row++) finish_qkv_row(cpu, half, row);
@@ -521,11 +547,11 @@ static void attention_share(void *arg, int thread, int threads)
     for (int i; (i = atomic_fetch_add(&cpu->next_item, 1)) < cpu->item_count;)
         attend(cpu, half, &cpu->items[i], thread);
     gw_pool_sync(cpu->pool);
-    if (is_quantized(&layer->out)) {
+    if (is_quantized(&layer->w[OUT])) {
         if (begin < end) cpu->kernels->quantize(&cpu->attended.view, begin, end);
         gw_pool_sync(cpu->pool);
     }
-    multiply_partial(cpu, &layer->out, &cpu->attn_sum, &cpu->attended, thread, threads);
+    multiply_partial(cpu, &layer->w[OUT], &cpu->attn_sum, &cpu->attended, thread, threads);
 }
 
 static gw_err cpu_attention(struct gw_backend *backend, int layer)
@@ -546,18 +572,18 @@ static void ffn_share(void *arg, int thread, int threads)
     const struct layer *layer = half->layer;
     int begin, end;
     gw_split(cpu->step->rows, threads, thread, &begin, &end);
-    norm_rows(cpu, layer->ffn_norm, NULL, begin, end, is_quantized(&layer->gate) || is_quantized(&layer->up));
+    norm_rows(cpu, layer->ffn_norm, NULL, begin, end, is_quantized(&layer->w[GATE]) || is_quantized(&layer->w[UP]));
     gw_pool_sync(cpu->pool);
-    const struct product gate_up[] = {{&layer->gate, cpu->gate}, {&layer->up, cpu->up}};
+    const struct product gate_up[] = {{&layer->w[GATE], cpu->gate}, {&layer->w[UP], cpu->up}};
     multiply_share(cpu, gate_up, 2, &cpu->normed, cpu->step->rows, thread, threads);
     gw_pool_sync(cpu->pool);
     for (int row = begin; row < end; row++) {
         size_t at = (size_t)row * (size_t)cpu->ffn;
         cpu->kernels->swiglu(cpu->gate + at, cpu->up + at, cpu->ffn, cpu->activated.x + at);
     }
-    if (is_quantized(&layer->down) && begin < end) cpu->kernels->quantize(&cpu->activated.view, begin, end);
+    if (is_quantized(&layer->w[DOWN]) && begin < end) cpu->kernels->quantize(&cpu->activated.view, begin, end);
     gw_pool_sync(cpu->pool);
-    multiply_partial(cpu, &layer->down, &cpu->ffn_sum, &cpu->activated, thread, threads);
+    multiply_partial(cpu, &layer->w[DOWN], &cpu->ffn_sum, &cpu->activated, thread, threads);
 }
 
 static gw_err cpu_ffn(struct gw_backend *backend, int layer)
@@ -630,34 +656,133 @@ static size_t key_at(int head_dim, int token, int i)
     return ((size_t)(token / GW_PANEL) * (size_t)head_dim + (size_t)i) * GW_PANEL + (size_t)(token % GW_PANEL);
 }
 
-static gw_err cpu_kv_export(struct gw_backend *backend, int layer, int page, uint16_t *canonical)
+static gw_err cpu_kv_export(struct gw_backend *backend, int layer, int page, int kv_begin, int kv_end,
+                            uint16_t *canonical)
 {
     struct cpu *cpu = of(backend);
-    int dim = cpu->head_dim;
+    int dim = cpu->head_dim, heads = kv_end - kv_begin, first = kv_begin - cpu->config.shard.kv_begin;
     size_t plane = (size_t)GW_PAGE_TOKENS * (size_t)dim; /* one head's keys, or values */
-    for (int head = 0; head < cpu->kv_heads; head++) {
-        const uint16_t *from = kv_page(cpu, layer, page, head);
+    GW_ASSERT(first >= 0 && first + heads <= cpu->kv_heads);
+    for (int head = 0; head < heads; head++) {
+        const uint16_t *from = kv_page(cpu, layer, page, first + head);
         uint16_t *keys = canonical + (size_t)head * plane;
         for (int token = 0; token < GW_PAGE_TOKENS; token++)
             for (int i = 0; i < dim; i++) keys[token * dim + i] = from[key_at(dim, token, i)];
-        memcpy(canonical + (size_t)(cpu->kv_heads + head) * plane, from + plane, plane * sizeof(uint16_t));
+        memcpy(canonical + (size_t)(heads + head) * plane, from + plane, plane * sizeof(uint16_t));
     }
     return GW_OK;
 }
 
-static gw_err cpu_kv_import(struct gw_backend *backend, int layer, int page, const uint16_t *canonical)
+static gw_err cpu_kv_import(struct gw_backend *backend, int layer, int page, int kv_begin, int kv_end,
+                            const uint16_t *canonical)
 {
     struct cpu *cpu = of(backend);
-    int dim = cpu->head_dim;
+    int dim = cpu->head_dim, heads = kv_end - kv_begin, first = kv_begin - cpu->config.shard.kv_begin;
     size_t plane = (size_t)GW_PAGE_TOKENS * (size_t)dim;
-    for (int head = 0; head < cpu->kv_heads; head++) {
-        uint16_t *to = kv_page(cpu, layer, page, head);
+    GW_ASSERT(first >= 0 && first + heads <= cpu->kv_heads && page >= 0 && page < cpu->config.kv_pages);
+    for (int head = 0; head < heads; head++) {
+        uint16_t *to = kv_page(cpu, layer, page, first + head);
         const uint16_t *keys = canonical + (size_t)head * plane;
         for (int token = 0; token < GW_PAGE_TOKENS; token++)
             for (int i = 0; i < dim; i++) to[key_at(dim, token, i)] = keys[token * dim + i];
-        memcpy(to + plane, canonical + (size_t)(cpu->kv_heads + head) * plane, plane * sizeof(uint16_t));
+        memcpy(to + plane, canonical + (size_t)(heads + head) * plane, plane * sizeof(uint16_t));
     }
     return GW_OK;
+}
+
+static bool cpu_kv_inherited(struct gw_backend *backend, int layer)
+{
+    struct cpu *cpu = of(backend);
+    return cpu->layers[layer - cpu->config.shard.layer_begin].kv_inherited;
+}
+
+/* ---- weights on the move --------------------------------------------------------------------------------------- */
+
+/* A block of one packed matrix of this shard. */
+struct block {
+    const struct gw_packed *packed;
+    int n0, k0, n, k;
+};
+
+/* The blocks of a slice, in the order in which they travel; returns their number. */
+static int blocks_of(struct cpu *cpu, const struct gw_weight_slice *slice, struct block blocks[MATRICES])
+{
+    const struct gw_dims *dims = &cpu->config.dims;
+    const struct gw_shard *s = &cpu->config.shard;
+    int d = cpu->d, dim = cpu->head_dim, wide = cpu->group * dim, count = 0;
+    if (slice->layer == dims->layers) {
+        blocks[0] = (struct block){&cpu->output, slice->vocab_begin - s->vocab_begin, 0,
+                                   slice->vocab_end - slice->vocab_begin, d};
+        return 1;
+    }
+    const struct gw_packed *w = cpu->layers[slice->layer - s->layer_begin].w;
+    int h0 = slice->kv_begin - s->kv_begin, hn = slice->kv_end - slice->kv_begin;
+    if (hn > 0) {
+        blocks[count++] = (struct block){&w[Q], h0 * wide, 0, hn * wide, d};
+        blocks[count++] = (struct block){&w[K], h0 * dim, 0, hn * dim, d};
+        blocks[count++] = (struct block){&w[V], h0 * dim, 0, hn * dim, d};
+        blocks[count++] = (struct block){&w[OUT], 0, h0 * wide, d, hn * wide};
+    }
+    if (slice->ffn_end > slice->ffn_begin) {
+        int first = gw_ffn_atom_block(dims->ffn, dims->ffn_atoms, s->ffn_begin);
+        int f0 = (gw_ffn_atom_block(dims->ffn, dims->ffn_atoms, slice->ffn_begin) - first) * GW_BLOCK;
+        int f1 = (gw_ffn_atom_block(dims->ffn, dims->ffn_atoms, slice->ffn_end) - first) * GW_BLOCK;
+        blocks[count++] = (struct block){&w[GATE], f0, 0, f1 - f0, d};
+        blocks[count++] = (struct block){&w[UP], f0, 0, f1 - f0, d};
+        blocks[count++] = (struct block){&w[DOWN], 0, f0, d, f1 - f0};
+    }
+    return count;
+}
+
+static gw_err cpu_weights_export(struct gw_backend *backend, const struct gw_weight_slice *slice, struct gw_buf *out)
+{
+    gw_err rc = GW_OK;
+    struct block blocks[MATRICES];
+    int count = blocks_of(of(backend), slice, blocks);
+    for (int i = 0; i < count; i++) {
+        const struct block *b = &blocks[i];
+        struct gw_packed part;
+        if (!gw_packed_can_cut(b->packed, b->n0, b->k0))
+            FAIL(GW_ERR_UNSUPPORTED, "layer %d cannot be cut at output %d, input %d", slice->layer, b->n0, b->k0);
+        TRY(gw_packed_init(&part, b->packed->type, b->n, b->k));
+        size_t bytes = gw_packed_bytes(&part);
+        gw_buf_reserve(out, bytes);
+        part.data = out->data + out->bytes;
+        gw_packed_copy(&part, 0, 0, b->packed, b->n0, b->k0, b->n, b->k);
+        out->bytes += bytes;
+    }
+out:
+    return rc;
+}
+
+static gw_err cpu_weights_import(struct gw_backend *backend, const struct gw_weight_slice *slice, const uint8_t *data,
+                                 size_t bytes)
+{
+    gw_err rc = GW_OK;
+    struct block blocks[MATRICES];
+    int count = blocks_of(of(backend), slice, blocks);
+    size_t at = 0;
+    for (int i = 0; i < count; i++) {
+        const struct block *b = &blocks[i];
+        struct gw_packed part;
+        if (!gw_packed_can_cut(b->packed, b->n0, b->k0))
+            FAIL(GW_ERR_UNSUPPORTED, "layer %d cannot be cut at output %d, input %d", slice->layer, b->n0, b->k0);
+        TRY(gw_packed_init(&part, b->packed->type, b->n, b->k));
+        if (gw_packed_bytes(&part) > bytes - at) FAIL(GW_ERR_PEER, "weights of layer %d came short", slice->layer);
+        part.data = (uint8_t *)(uintptr_t)(data + at); /* read from only */
+        gw_packed_copy(b->packed, b->n0, b->k0, &part, 0, 0, b->n, b->k);
+        at += gw_packed_bytes(&part);
+    }
+    if (slice->layer == of(backend)->config.dims.layers) {
+        of(backend)->rows_awaited -= slice->vocab_end - slice->vocab_begin;
+    } else {
+        struct layer *layer = &of(backend)->layers[slice->layer - of(backend)->config.shard.layer_begin];
+        layer->heads_awaited -= slice->kv_end - slice->kv_begin;
+        layer->atoms_awaited -= slice->ffn_end - slice->ffn_begin;
+    }
+    if (at != bytes) FAIL(GW_ERR_PEER, "weights of layer %d came with %zu bytes too many", slice->layer, bytes - at);
+out:
+    return rc;
 }
 
 static const struct gw_backend_ops cpu_ops = {
@@ -675,6 +800,9 @@ static const struct gw_backend_ops cpu_ops = {
     .logits = cpu_logits,
     .kv_export = cpu_kv_export,
     .kv_import = cpu_kv_import,
+    .kv_inherited = cpu_kv_inherited,
+    .weights_export = cpu_weights_export,
+    .weights_import = cpu_weights_import,
 };
 
 static void init_rope(struct cpu *cpu)
@@ -693,7 +821,17 @@ static gw_err load_ends(struct cpu *cpu)
     if (s->first) cpu->embedding = gw_model_tensor(cpu->config.model, GW_TENSOR_EMBED, 0);
     if (s->last) {
         cpu->output_norm = load_vector(cpu, GW_TENSOR_OUTPUT_NORM, 0, 0, cpu->d);
-        TRY(load_matrix(cpu, GW_TENSOR_OUTPUT, 0, s->vocab_begin, cpu->vocab, 0, cpu->d, &cpu->output));
+        const struct cpu *donor = cpu->config.donor ? of(cpu->config.donor) : NULL;
+        const struct gw_shard *ds = donor ? &donor->config.shard : s;
+        if (donor && ds->last && ds->vocab_begin == s->vocab_begin && ds->vocab_end == s->vocab_end &&
+            !donor->rows_awaited) {
+            cpu->output = donor->output;
+            if (donor->output_memory) cpu->output_memory = gw_shared_hold(donor->output_memory);
+        } else {
+            cpu->rows_awaited = cpu->config.awaited && cpu->config.awaited[cpu->config.dims.layers] ? cpu->vocab : 0;
+            TRY(load_matrix(cpu, GW_TENSOR_OUTPUT, 0, s->vocab_begin, cpu->vocab, 0, cpu->d, &cpu->output,
+                            &cpu->output_memory));
+        }
     }
 out:
     return rc;
@@ -723,10 +861,13 @@ gw_err gw_backend_cpu_create(const struct gw_backend_config *config, const struc
     init_rope(cpu);
     init_partials(cpu);
     init_scratch(cpu);
-    TRY(init_kv(cpu));
     TRY(load_ends(cpu));
-    for (int layer = s->layer_begin; layer < s->layer_end; layer++)
+    for (int layer = s->layer_begin; layer < s->layer_end; layer++) {
         TRY(load_layer(cpu, layer, &cpu->layers[layer - s->layer_begin]));
+        if (config->tick) config->tick(config->tick_context);
+    }
+    cpu->config.donor = NULL; /* it may be gone by the time of the next call */
+    cpu->config.awaited = NULL;
     *backend = &cpu->base;
     cpu = NULL;
 out:

@@ -14,8 +14,8 @@ struct page {
     uint64_t parent_id; /* the parent's `id`, 0 = start of a sequence */
     int32_t parent;     /* page that `parent_id` names, NONE at the start */
     int32_t refs;
-    int32_t lru_prev, lru_next;         /* cached pages, oldest release first */
-    int32_t child_first;                /* registered pages under this one */
+    int32_t lru_prev, lru_next; /* cached pages, oldest release first; lru_prev: of a free page, the one above it */
+    int32_t child_first;        /* registered pages under this one */
     int32_t sibling_prev, sibling_next; /* among the parent's children */
     int32_t next;                       /* in its hash bucket when registered, in the free stack when free */
     int32_t bucket;
@@ -45,7 +45,8 @@ struct gw_kv_pages *gw_kv_pages_create(int page_count)
     for (int i = 0; i < page_count; i++) {
         struct page *p = &pages->page[i];
         p->next = i + 1 < page_count ? i + 1 : NONE;
-        p->parent = p->lru_prev = p->lru_next = p->child_first = p->sibling_prev = p->sibling_next = NONE;
+        p->parent = p->lru_next = p->child_first = p->sibling_prev = p->sibling_next = NONE;
+        p->lru_prev = i - 1;
     }
     pages->lru_first = pages->lru_last = NONE;
     pages->stats.pages = pages->stats.free = page_count;
@@ -93,8 +94,20 @@ static void lru_remove(struct gw_kv_pages *pages, int32_t at)
 static void free_push(struct gw_kv_pages *pages, int32_t at)
 {
     pages->page[at].next = pages->free_first;
+    pages->page[at].lru_prev = NONE;
+    if (pages->free_first != NONE) pages->page[pages->free_first].lru_prev = at;
     pages->free_first = at;
     pages->stats.free++;
+}
+
+static void free_remove(struct gw_kv_pages *pages, int32_t at)
+{
+    struct page *p = &pages->page[at];
+    if (p->lru_prev != NONE) pages->page[p->lru_prev].next = p->next;
+    else pages->free_first = p->next;
+    if (p->next != NONE) pages->page[p->next].lru_prev = p->lru_prev;
+    p->lru_prev = p->next = NONE;
+    pages->stats.free--;
 }
 
 static void child_add(struct gw_kv_pages *pages, int32_t parent, int32_t at)
@@ -225,11 +238,30 @@ int gw_kv_pages_alloc(struct gw_kv_pages *pages)
         unregister_tree(pages, pages->lru_first);
     }
     int32_t at = pages->free_first;
-    pages->free_first = pages->page[at].next;
-    pages->stats.free--;
+    free_remove(pages, at);
     pages->stats.used++;
     pages->page[at].refs = 1;
     return at;
+}
+
+bool gw_kv_pages_claim(struct gw_kv_pages *pages, int page)
+{
+    struct page *p = page_at(pages, page);
+    if (p->refs || p->id) return false;
+    free_remove(pages, page);
+    pages->stats.used++;
+    p->refs = 1;
+    return true;
+}
+
+void gw_kv_pages_unregister(struct gw_kv_pages *pages, int page)
+{
+    if (page_at(pages, page)->id) unregister_tree(pages, page);
+}
+
+bool gw_kv_pages_registered(const struct gw_kv_pages *pages, int page)
+{
+    return page_at(pages, page)->id != 0;
 }
 
 int gw_kv_pages_available(const struct gw_kv_pages *pages)

@@ -40,6 +40,9 @@ int gw_kv_pages_alloc(struct gw_kv_pages *pages);
 /* Pages that gw_kv_pages_alloc could still hand out. */
 int gw_kv_pages_available(const struct gw_kv_pages *pages);
 
+/* Takes a certain page if it is free: false when it is not. */
+bool gw_kv_pages_claim(struct gw_kv_pages *pages, int page);
+
 /* ref: of a used or cached page. unref: of a used page; the last one leaves it cached (registered) or frees it. */
 void gw_kv_pages_ref(struct gw_kv_pages *pages, int page);
 void gw_kv_pages_unref(struct gw_kv_pages *pages, int page);
@@ -60,6 +63,10 @@ int gw_kv_pages_adopt(struct gw_kv_pages *pages, const int32_t *tokens, int coun
  * Returns the page that the caller holds from now on: `page`, or, when another page has this identity already, that one:
  * the reference is moved there and `page` is released. A page under an unregistered parent stays private. */
 int gw_kv_pages_register(struct gw_kv_pages *pages, int page, int parent, const int32_t tokens[GW_PAGE_TOKENS]);
+
+/* The content of a used page turns out not to be written: it, and everything registered under it, can no longer be found. */
+void gw_kv_pages_unregister(struct gw_kv_pages *pages, int page);
+bool gw_kv_pages_registered(const struct gw_kv_pages *pages, int page);
 
 struct gw_kv_stats gw_kv_pages_stats(const struct gw_kv_pages *pages);
 

@@ -6,13 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* One position's log-probabilities as they will be written; texts are the tokenizer's. */
-struct position {
-    struct gw_token_logprob chosen;
-    struct gw_token_logprob top[GW_MAX_LOGPROBS];
-    int top_count;
-};
-
 struct gw_answer {
     const struct gw_answer_context *context;
     struct gw_request request;
@@ -22,7 +15,7 @@ struct gw_answer {
     struct gw_buf text;
     size_t scanned; /* bytes of text already searched for stop strings */
     enum gw_finish finish;
-    struct position *positions;
+    struct gw_sample_result *positions; /* with log-probabilities, where they are asked for */
     int position_count, position_capacity;
 };
 
@@ -137,24 +130,18 @@ struct gw_sample_params gw_answer_params(const struct gw_answer *answer)
                                      .stream = gw_request_stream(&answer->request)};
 }
 
-static struct gw_token_logprob logprob_of(const struct gw_answer *answer, int32_t token, float logprob)
-{
-    struct gw_token_logprob entry = {.logprob = logprob};
-    entry.text = gw_tokenizer_bytes(answer->context->tokenizer, token, &entry.bytes);
-    return entry;
-}
-
 static void note_logprobs(struct gw_answer *answer, const struct gw_sample_result *drawn)
 {
     if (answer->position_count == answer->position_capacity) {
         answer->position_capacity = answer->position_capacity ? 2 * answer->position_capacity : 32;
         answer->positions = gw_realloc(answer->positions, (size_t)answer->position_capacity, sizeof *answer->positions);
     }
-    struct position *position = &answer->positions[answer->position_count++];
-    position->chosen = logprob_of(answer, drawn->token, drawn->logprob);
-    position->top_count = drawn->alternatives;
-    for (int i = 0; i < drawn->alternatives; i++)
-        position->top[i] = logprob_of(answer, drawn->alt_token[i], drawn->alt_logprob[i]);
+    answer->positions[answer->position_count++] = *drawn;
+}
+
+const struct gw_sample_result *gw_answer_results(const struct gw_answer *answer)
+{
+    return answer->positions;
 }
 
 /* Cuts the text before the first stop string, if one has come. Only new text and what it may complete are searched. */
@@ -187,13 +174,27 @@ bool gw_answer_push(struct gw_answer *answer, const struct gw_sample_result *dra
     return true;
 }
 
+static struct gw_token_logprob logprob_of(const struct gw_answer *answer, int32_t token, float logprob)
+{
+    struct gw_token_logprob entry = {.logprob = logprob};
+    entry.text = gw_tokenizer_bytes(answer->context->tokenizer, token, &entry.bytes);
+    return entry;
+}
+
 void gw_answer_format(struct gw_answer *answer, struct gw_buf *line)
 {
-    struct gw_position_logprobs *logprobs = gw_alloc((size_t)answer->position_count + 1, sizeof *logprobs);
-    for (int i = 0; i < answer->position_count; i++)
-        logprobs[i] = (struct gw_position_logprobs){.chosen = answer->positions[i].chosen,
-                                                    .top = answer->positions[i].top,
-                                                    .top_count = answer->positions[i].top_count};
+    size_t count = (size_t)answer->position_count;
+    struct gw_position_logprobs *logprobs = gw_alloc(count + 1, sizeof *logprobs);
+    struct gw_token_logprob *tops = gw_alloc(count * GW_MAX_LOGPROBS + 1, sizeof *tops);
+    for (size_t i = 0; i < count; i++) {
+        const struct gw_sample_result *drawn = &answer->positions[i];
+        struct gw_token_logprob *top = tops + i * GW_MAX_LOGPROBS;
+        for (int j = 0; j < drawn->alternatives; j++)
+            top[j] = logprob_of(answer, drawn->alt_token[j], drawn->alt_logprob[j]);
+        logprobs[i] = (struct gw_position_logprobs){.chosen = logprob_of(answer, drawn->token, drawn->logprob),
+                                                    .top = top,
+                                                    .top_count = drawn->alternatives};
+    }
     struct gw_completion completion = {.custom_id = answer->request.custom_id,
                                        .endpoint = answer->request.endpoint,
                                        .model = answer->context->model_name,
@@ -204,7 +205,8 @@ void gw_answer_format(struct gw_answer *answer, struct gw_buf *line)
                                        .completion_tokens = answer->drawn_tokens,
                                        .finish = answer->finish,
                                        .logprobs = answer->request.sampling.logprobs >= 0 ? logprobs : NULL,
-                                       .logprob_count = (size_t)answer->position_count};
+                                       .logprob_count = count};
     gw_output_format_completion(&completion, line);
+    free(tops);
     free(logprobs);
 }

@@ -38,6 +38,9 @@ struct gw_sample_params gw_answer_params(const struct gw_answer *answer);
 /* Takes the next drawn token; true when the answer is complete. */
 bool gw_answer_push(struct gw_answer *answer, const struct gw_sample_result *drawn);
 
+/* What was drawn so far, where log-probabilities are asked for (gw_answer_logprobs() >= 0); else NULL: tokens are all there is. */
+const struct gw_sample_result *gw_answer_results(const struct gw_answer *answer);
+
 /* After completion: appends the output line. */
 void gw_answer_format(struct gw_answer *answer, struct gw_buf *line);
 int gw_answer_prompt_tokens(const struct gw_answer *answer);

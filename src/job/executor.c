@@ -23,11 +23,10 @@ struct gw_executor {
     struct gw_sampler *samplers; /* [threads] on the last stage */
 
     struct gw_shards shards;
-    int *shard_ranks;
     int *vocab_begin; /* [shards + 1] */
     struct sum_plan attn_sum, ffn_sum;
     float *sum;         /* [max_rows][d_model], when there are several shards */
-    uint64_t exchanges; /* numbers the sums, alike on all shards */
+    uint64_t exchanges; /* numbers the sums of a step, alike on all shards */
     float *full_logits; /* [rows drawn here][vocab], when there are several shards */
     size_t full_logits_count;
 };
@@ -64,10 +63,10 @@ struct gw_dims gw_executor_dims(const struct gw_model *model)
 
 static void plan_sum(struct sum_plan *plan, const struct gw_executor *ex, int atoms, bool of_ffn)
 {
-    int shards = ex->config.layout.tensor, total = 0;
+    int shards = ex->config.team->layout.tensor, total = 0;
     plan->node_counts = gw_alloc((size_t)shards, sizeof(int));
     for (int s = 0; s < shards; s++) {
-        struct gw_shard shard = gw_layout_shard(&ex->dims, ex->config.layout, s, ex->config.place.stage);
+        struct gw_shard shard = gw_layout_shard(&ex->dims, ex->config.team->layout, s, ex->config.team->place.stage);
         struct gw_tree_node nodes[GW_TREE_MAX_NODES];
         int begin = of_ffn ? shard.ffn_begin : shard.kv_begin, end = of_ffn ? shard.ffn_end : shard.kv_end;
         plan->node_counts[s] = gw_tree_nodes(atoms, begin, end, nodes);
@@ -78,18 +77,18 @@ static void plan_sum(struct sum_plan *plan, const struct gw_executor *ex, int at
 
 static void plan_shards(struct gw_executor *ex)
 {
-    int count = ex->config.layout.tensor;
-    ex->shard_ranks = gw_alloc((size_t)count, sizeof(int));
+    int count = ex->config.team->layout.tensor;
     ex->vocab_begin = gw_alloc((size_t)count + 1, sizeof(int));
     for (int s = 0; s < count; s++) {
-        struct gw_place place = ex->config.place;
+        struct gw_place place = ex->config.team->place;
         place.shard = s;
-        ex->shard_ranks[s] = gw_layout_rank(ex->config.layout, place);
-        ex->vocab_begin[s] = gw_layout_shard(&ex->dims, ex->config.layout, s, place.stage).vocab_begin;
+        ex->vocab_begin[s] = gw_layout_shard(&ex->dims, ex->config.team->layout, s, place.stage).vocab_begin;
     }
     ex->vocab_begin[count] = ex->dims.vocab;
-    ex->shards = (struct gw_shards){
-        .comm = ex->config.comm, .count = count, .own = ex->config.place.shard, .ranks = ex->shard_ranks};
+    ex->shards = (struct gw_shards){.comm = ex->config.comm,
+                                    .count = count,
+                                    .own = ex->config.team->place.shard,
+                                    .ranks = ex->config.team->ranks + ex->config.team->place.stage * count};
     plan_sum(&ex->attn_sum, ex, ex->dims.kv_heads, false);
     plan_sum(&ex->ffn_sum, ex, ex->dims.ffn_atoms, true);
 }
@@ -101,13 +100,13 @@ gw_err gw_executor_create(const struct gw_executor_config *config, struct gw_exe
     struct gw_executor *ex = gw_alloc(1, sizeof *ex);
     ex->config = *config;
     ex->dims = gw_executor_dims(config->model);
-    TRY(gw_layout_check(&ex->dims, config->layout));
-    ex->shard = gw_layout_shard(&ex->dims, config->layout, config->place.shard, config->place.stage);
+    TRY(gw_layout_check(&ex->dims, config->team->layout));
+    ex->shard = gw_layout_shard(&ex->dims, config->team->layout, config->team->place.shard, config->team->place.stage);
     TRY(gw_kernels_get(&ex->kernels));
     int pinned = gw_pool_cpus(config->local_rank, config->local_size, config->threads, cpus, 1024);
     TRY(gw_pool_create(config->threads, pinned ? cpus : NULL, &ex->pool));
     plan_shards(ex);
-    if (config->layout.tensor > 1)
+    if (config->team->layout.tensor > 1)
         ex->sum = gw_alloc((size_t)config->max_rows * (size_t)ex->dims.d_model, sizeof(float));
     if (ex->shard.last) {
         ex->samplers = gw_alloc((size_t)config->threads, sizeof *ex->samplers);
@@ -118,7 +117,11 @@ gw_err gw_executor_create(const struct gw_executor_config *config, struct gw_exe
                                         .shard = ex->shard,
                                         .kv_pages = config->kv_pages,
                                         .max_rows = config->max_rows,
-                                        .max_context = config->max_context};
+                                        .max_context = config->max_context,
+                                        .donor = config->donor ? config->donor->backend : NULL,
+                                        .awaited = config->awaited,
+                                        .tick = config->tick,
+                                        .tick_context = config->tick_context};
     TRY(gw_backend_cpu_create(&backend, ex->kernels, ex->pool, &ex->backend));
     *out = ex;
     ex = NULL;
@@ -134,13 +137,17 @@ void gw_executor_destroy(struct gw_executor *ex)
     for (int t = 0; ex->samplers && t < ex->config.threads; t++) gw_sampler_close(&ex->samplers[t]);
     free(ex->samplers);
     gw_pool_destroy(ex->pool);
-    free(ex->shard_ranks);
     free(ex->vocab_begin);
     free(ex->attn_sum.node_counts);
     free(ex->ffn_sum.node_counts);
     free(ex->sum);
     free(ex->full_logits);
     free(ex);
+}
+
+struct gw_shard gw_executor_shard(const struct gw_executor *ex)
+{
+    return ex->shard;
 }
 
 struct gw_backend *gw_executor_backend(struct gw_executor *ex)
@@ -173,9 +180,11 @@ gw_err gw_executor_forward(struct gw_executor *ex, const struct gw_step *step, c
     gw_err rc = GW_OK;
     const struct gw_backend_ops *ops = ex->backend->ops;
     TRY(ops->step_begin(ex->backend, step));
+    ex->exchanges = step->id * 2 * (uint64_t)ex->dims.layers;
     if (ex->shard.first) TRY(ops->embed(ex->backend));
     else TRY(ops->hidden_import(ex->backend, hidden_in));
     for (int layer = ex->shard.layer_begin; layer < ex->shard.layer_end; layer++) {
+        if (ex->config.comm) gw_comm_beat(ex->config.comm);
         TRY(ops->attention(ex->backend, layer));
         TRY(add_sum(ex, &ex->attn_sum, step->rows));
         TRY(ops->ffn(ex->backend, layer));

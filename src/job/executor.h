@@ -9,8 +9,8 @@
 
 #include "engine/backend.h"
 #include "engine/sampler.h"
+#include "job/team.h"
 #include "model/arch.h"
-#include "plan/layout.h"
 
 struct gw_comm;
 struct gw_pool;
@@ -18,11 +18,16 @@ struct gw_pool;
 struct gw_executor_config {
     const struct gw_model *model; /* borrowed */
     struct gw_comm *comm;         /* borrowed; NULL: a world of one */
-    struct gw_layout layout;
-    struct gw_place place;
+    const struct gw_team *team;   /* borrowed */
     int threads;
     int local_rank, local_size; /* among the ranks of this node, for pinning */
     int kv_pages, max_rows, max_context;
+    struct gw_executor
+        *donor; /* this rank's executor of the plan before, or NULL: what stays the same is shared (engine/backend.h) */
+    /* as in struct gw_backend_config */
+    const bool *awaited;
+    void (*tick)(void *context);
+    void *tick_context;
 };
 
 struct gw_executor; /* opaque */
@@ -47,6 +52,8 @@ GW_CHECK gw_err gw_executor_draw(struct gw_executor *executor, const struct gw_s
 /* After forward on the last stage of a world of one: logits of the given rows, float32 [count][vocab], valid until the next step. */
 GW_CHECK gw_err gw_executor_logits(struct gw_executor *executor, const int32_t *rows, int count, float **logits);
 
+/* The rank's slice of the model. */
+struct gw_shard gw_executor_shard(const struct gw_executor *executor);
 struct gw_backend *gw_executor_backend(struct gw_executor *executor);
 /* "avx512", "ref", ... */
 const char *gw_executor_kernels(const struct gw_executor *executor);

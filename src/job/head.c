@@ -5,6 +5,7 @@
 #include "batch/scheduler.h"
 #include "comm/comm.h"
 #include "job/answer.h"
+#include "job/mover.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -18,10 +19,27 @@ struct slot {
     struct gw_buf drawn; /* struct gw_drawn of those that have */
 };
 
+/* Sequences on their way here with their KV. */
+struct adoption {
+    int number;
+    const struct gw_held *held; /* [held_count], the plan's: with the old pages */
+    int held_count;
+    int32_t **pages; /* [held_count][page_count]: the new ones, a reference each, until the sequence takes them */
+    int due;         /* ranks of the replica whose pages are not all there */
+};
+
+/* A request that waits for its pages. */
+struct arrival {
+    int adoption, held;
+    struct gw_answer *answer;
+    struct gw_tokens prompt;
+    struct gw_buf drawn; /* int32 */
+};
+
+enum { LEADER = 0 };
+
 struct gw_head {
     struct gw_head_config config;
-    struct gw_tokenizer *tokenizer;
-    struct gw_chat *chat;
     struct gw_answer_context answers;
     struct gw_sched *sched;
     struct slot *slots; /* [pipeline] */
@@ -29,29 +47,32 @@ struct gw_head {
     struct gw_drawn *drawn; /* [max_seqs]: this rank's own, when the replica has one stage */
     float *hidden;          /* [step_rows][d_model], handed to the next stage */
     struct gw_buf message;  /* scratch */
+    struct gw_buf tokens;   /* GW_MSG_TOKENS in the making */
     struct gw_head_report report;
     int32_t reported_wants;
     double reported_at_s;
-    bool stopping, stopped;
+    struct adoption *adoptions;
+    int adoption_count;
+    struct arrival *arrivals;
+    int arrival_count;
+    uint64_t steps;
+    bool draining, drained, stopping, stopped;
 };
 
 gw_err gw_head_create(const struct gw_head_config *config, struct gw_head **out)
 {
     gw_err rc = GW_OK;
     const struct gw_job_options *o = config->options;
-    const struct gw_gguf *gguf = gw_model_gguf(config->model);
     struct gw_head *head = gw_alloc(1, sizeof *head);
     head->config = *config;
-    TRY(gw_tokenizer_create(gguf, &head->tokenizer));
-    TRY(gw_chat_create(gguf, head->tokenizer, o->chat_template, &head->chat));
-    head->answers = (struct gw_answer_context){.tokenizer = head->tokenizer,
-                                               .chat = head->chat,
+    head->answers = (struct gw_answer_context){.tokenizer = config->tokenizer,
+                                               .chat = config->chat,
                                                .defaults = &o->defaults,
                                                .model_name = o->model_name,
                                                .created = o->created,
                                                .context = config->context,
                                                .vocab = gw_model_info(config->model)->vocab};
-    head->slot_count = config->layout.pipeline;
+    head->slot_count = config->team->layout.pipeline;
     head->slots = gw_alloc((size_t)head->slot_count, sizeof *head->slots);
     struct gw_sched_config sched = {.slots = head->slot_count,
                                     .max_seqs = o->max_seqs,
@@ -70,10 +91,42 @@ out:
     return rc;
 }
 
+static void free_arrival(struct arrival *arrival)
+{
+    gw_answer_destroy(arrival->answer);
+    gw_tokens_free(&arrival->prompt);
+    gw_buf_free(&arrival->drawn);
+}
+
+/* Gives back the pages of a sequence that never came, or did not need them. */
+static void release_adopted(struct gw_head *head, struct adoption *adoption, int held)
+{
+    if (adoption->pages[held])
+        gw_kv_pages_unref_chain(gw_sched_pages(head->sched), adoption->pages[held], adoption->held[held].page_count);
+    free(adoption->pages[held]);
+    adoption->pages[held] = NULL;
+}
+
+static void drop_adoptions(struct gw_head *head)
+{
+    for (int i = 0; i < head->arrival_count; i++) free_arrival(&head->arrivals[i]);
+    free(head->arrivals);
+    head->arrivals = NULL;
+    head->arrival_count = 0;
+    for (int a = 0; a < head->adoption_count; a++) {
+        for (int h = 0; h < head->adoptions[a].held_count; h++) release_adopted(head, &head->adoptions[a], h);
+        free(head->adoptions[a].pages);
+    }
+    free(head->adoptions);
+    head->adoptions = NULL;
+    head->adoption_count = 0;
+}
+
 void gw_head_destroy(struct gw_head *head)
 {
     if (!head) return;
     if (head->sched) {
+        drop_adoptions(head);
         struct gw_seq *seq;
         for (int i = 0; (seq = gw_sched_at(head->sched, i)); i++) gw_answer_destroy(seq->user);
         gw_sched_destroy(head->sched);
@@ -83,12 +136,16 @@ void gw_head_destroy(struct gw_head *head)
         gw_buf_free(&head->slots[s].drawn);
     }
     free(head->slots);
-    gw_chat_destroy(head->chat);
-    gw_tokenizer_destroy(head->tokenizer);
     free(head->drawn);
     free(head->hidden);
     gw_buf_free(&head->message);
+    gw_buf_free(&head->tokens);
     free(head);
+}
+
+uint64_t gw_head_steps(const struct gw_head *head)
+{
+    return head->steps;
 }
 
 /* ---- towards the leader ---------------------------------------------------------------------------------------- */
@@ -97,8 +154,7 @@ static gw_err send_result(struct gw_head *head, const struct gw_result *result)
 {
     gw_buf_clear(&head->message);
     gw_result_encode(result, &head->message);
-    return gw_comm_send(head->config.comm, head->config.leader, GW_MSG_RESULT, 0, head->message.data,
-                        head->message.bytes);
+    return gw_comm_send(head->config.comm, LEADER, GW_MSG_RESULT, 0, head->message.data, head->message.bytes);
 }
 
 static gw_err send_error(struct gw_head *head, int64_t index, const char *custom_id, const struct gw_request_error *bad)
@@ -140,29 +196,89 @@ static gw_err report(struct gw_head *head)
     head->report.computed_tokens = stats.rows;
     head->report.preemptions = stats.preemptions;
     head->report.prefix_tokens_reused = stats.prefix_tokens_reused;
-    return gw_comm_send(head->config.comm, head->config.leader, GW_MSG_WANT, 0, &head->report, sizeof head->report);
+    return gw_comm_send(head->config.comm, LEADER, GW_MSG_WANT, 0, &head->report, sizeof head->report);
 }
 
-static gw_err take_line(struct gw_head *head, int64_t index, const char *line, size_t bytes)
+/* The log-probabilities that a request asks for, or just the tokens. */
+static void add_tokens(const struct gw_seq *seq, int at, int count, struct gw_buf *out)
+{
+    const struct gw_answer *answer = seq->user;
+    const struct gw_sample_result *results = gw_answer_results(answer);
+    bool logprobs = gw_answer_logprobs(answer) >= 0;
+    struct gw_buf plain = {0};
+    for (int i = 0; !logprobs && i < count; i++) {
+        struct gw_sample_result r = {.token = seq->tokens[seq->prompt_count + at + i]};
+        gw_buf_add(&plain, &r, sizeof r);
+    }
+    gw_tokens_msg_add(out, gw_answer_index(answer), at,
+                      logprobs ? results + at : (const struct gw_sample_result *)(const void *)plain.data, count,
+                      logprobs);
+    gw_buf_free(&plain);
+}
+
+static void add_seq(struct gw_head *head, struct arrival *arrival, const int32_t *pages, int page_count, int computed)
+{
+    struct gw_answer *answer = arrival->answer;
+    struct gw_sample_params params = gw_answer_params(answer);
+    struct gw_seq *seq = gw_sched_add(head->sched, arrival->prompt.ids, (int)arrival->prompt.count,
+                                      gw_answer_limit(answer), gw_answer_logprobs(answer), &params, answer);
+    gw_sched_restore(head->sched, seq, (const int32_t *)(const void *)arrival->drawn.data,
+                     (int)(arrival->drawn.bytes / sizeof(int32_t)), pages, page_count, computed);
+    arrival->answer = NULL;
+}
+
+/* Where the pages of request `index` are coming from: its place in an adoption. */
+static bool find_adopted(const struct gw_head *head, int64_t index, int *adoption, int *held)
+{
+    for (*adoption = 0; *adoption < head->adoption_count; ++*adoption)
+        for (*held = 0; *held < head->adoptions[*adoption].held_count; ++*held)
+            if (head->adoptions[*adoption].held[*held].index == index && head->adoptions[*adoption].pages[*held])
+                return true;
+    return false;
+}
+
+/* Everything of the request is here but maybe its pages. */
+static void take_arrival(struct gw_head *head, int64_t index, struct arrival *arrival)
+{
+    if (!find_adopted(head, index, &arrival->adoption, &arrival->held)) {
+        add_seq(head, arrival, NULL, 0, 0);
+        free_arrival(arrival);
+        return;
+    }
+    head->arrivals = gw_realloc(head->arrivals, (size_t)head->arrival_count + 1, sizeof *head->arrivals);
+    head->arrivals[head->arrival_count++] = *arrival;
+}
+
+/* A request from the leader, maybe with tokens that were drawn elsewhere or before. */
+static gw_err take_line(struct gw_head *head, int64_t index, const char *line, size_t bytes, const struct gw_buf *drawn)
 {
     gw_err rc = GW_OK;
-    struct gw_tokens prompt = {0};
-    struct gw_answer *answer = NULL;
+    struct arrival arrival = {0};
     struct gw_request_error bad = {0};
     char *custom_id = NULL;
-    TRY(gw_answer_create(&head->answers, line, bytes, index, &prompt, &answer, &bad, &custom_id));
+    int adoption, held;
+    bool complete = false;
+    TRY(gw_answer_create(&head->answers, line, bytes, index, &arrival.prompt, &arrival.answer, &bad, &custom_id));
     if (bad.code) {
         TRY(send_error(head, index, custom_id, &bad));
         head->reported_wants = -1; /* its place is free again: say so */
         goto out;
     }
-    struct gw_sample_params params = gw_answer_params(answer);
-    gw_sched_add(head->sched, prompt.ids, (int)prompt.count, gw_answer_limit(answer), gw_answer_logprobs(answer),
-                 &params, answer);
-    answer = NULL;
+    const struct gw_sample_result *results = (const struct gw_sample_result *)(const void *)drawn->data;
+    for (size_t i = 0; i < drawn->bytes / sizeof *results && !complete; i++) {
+        complete = gw_answer_push(arrival.answer, &results[i]);
+        gw_buf_add(&arrival.drawn, &results[i].token, sizeof results[i].token);
+    }
+    if (complete) { /* its last token was committed, its line was not */
+        TRY(send_answer(head, arrival.answer));
+        if (find_adopted(head, index, &adoption, &held)) release_adopted(head, &head->adoptions[adoption], held);
+        head->reported_wants = -1;
+        goto out;
+    }
+    take_arrival(head, index, &arrival);
+    arrival = (struct arrival){0};
 out:
-    gw_tokens_free(&prompt);
-    gw_answer_destroy(answer);
+    free_arrival(&arrival);
     free(custom_id);
     return rc;
 }
@@ -171,44 +287,204 @@ static gw_err take_requests(struct gw_head *head, bool *busy)
 {
     gw_err rc = GW_OK;
     struct gw_msg msg = {0};
+    struct gw_buf drawn = {0};
     for (bool got = true; got;) {
-        TRY(gw_comm_poll(head->config.comm, head->config.leader, GW_MSG_ASSIGN, &msg, &got));
+        TRY(gw_comm_poll(head->config.comm, LEADER, GW_MSG_ASSIGN, &msg, &got));
         if (!got) break;
         *busy = true;
         struct gw_reader in = {.data = msg.data, .bytes = msg.bytes};
         int64_t index;
         const char *line;
         size_t bytes;
-        while (gw_assign_next(&in, &index, &line, &bytes)) {
+        while (gw_assign_next(&in, &index, &line, &bytes, &drawn)) {
             head->report.taken++;
-            TRY(take_line(head, index, line, bytes));
+            TRY(take_line(head, index, line, bytes, &drawn));
         }
         if (in.failed) FAIL(GW_ERR_PEER, "an assignment of %zu bytes from the leader is malformed", msg.bytes);
         gw_msg_free(&msg);
     }
 out:
     gw_msg_free(&msg);
+    gw_buf_free(&drawn);
+    return rc;
+}
+
+/* ---- from plan to plan ----------------------------------------------------------------------------------------- */
+
+gw_err gw_head_report(struct gw_head *head, struct gw_held **held, int32_t *count)
+{
+    gw_err rc = GW_OK;
+    struct gw_seq *seq;
+    *count = 0;
+    gw_sched_cancel(head->sched);
+    for (int s = 0; s < head->slot_count; s++) {
+        head->slots[s].in_flight = false;
+        gw_buf_clear(&head->slots[s].drawn);
+    }
+    drop_adoptions(head);
+    gw_buf_clear(&head->tokens);
+    while (gw_sched_at(head->sched, *count)) ++*count;
+    *held = gw_alloc((size_t)*count + 1, sizeof **held);
+    for (int i = 0; (seq = gw_sched_at(head->sched, i)); i++) {
+        int pages = (seq->computed + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS;
+        (*held)[i] = (struct gw_held){.index = gw_answer_index(seq->user),
+                                      .computed = seq->computed,
+                                      .page_count = pages};
+        (*held)[i].pages = gw_alloc((size_t)pages + 1, sizeof(int32_t));
+        if (pages) memcpy((*held)[i].pages, seq->pages, (size_t)pages * sizeof(int32_t));
+        if (seq->count > seq->prompt_count) add_tokens(seq, 0, seq->count - seq->prompt_count, &head->tokens);
+    }
+    if (head->tokens.bytes)
+        TRY(gw_comm_send(head->config.comm, LEADER, GW_MSG_TOKENS, 0, head->tokens.data, head->tokens.bytes));
+    gw_buf_clear(&head->tokens);
+out:
+    return rc;
+}
+
+/* Pages for the sequences of one adoption, under their old numbers where these are free: then what lies in this rank's memory may stay
+ * where it is. A sequence for which there is no room is computed again. */
+static void make_pages(struct gw_head *head, struct adoption *adoption, struct gw_buf *from, struct gw_buf *to)
+{
+    struct gw_kv_pages *table = gw_sched_pages(head->sched);
+    int32_t *map = NULL, known = 0;
+    for (int h = 0; h < adoption->held_count; h++)
+        for (int p = 0; p < adoption->held[h].page_count; p++)
+            if (adoption->held[h].pages[p] >= known) known = adoption->held[h].pages[p] + 1;
+    map = gw_alloc((size_t)known + 1, sizeof *map);
+    for (int32_t p = 0; p < known; p++) map[p] = -1;
+    for (int h = 0; h < adoption->held_count; h++) {
+        const struct gw_held *held = &adoption->held[h];
+        if (held->page_count + head->config.options->max_seqs / 8 > gw_kv_pages_available(table)) continue;
+        int32_t *pages = gw_alloc((size_t)held->page_count + 1, sizeof *pages);
+        for (int p = 0; p < held->page_count; p++) {
+            int32_t old = held->pages[p];
+            if (map[old] >= 0) {
+                gw_kv_pages_ref(table, map[old]);
+            } else {
+                map[old] = old < head->config.kv_pages && gw_kv_pages_claim(table, old) ? old
+                                                                                        : gw_kv_pages_alloc(table);
+                GW_ASSERT(map[old] >= 0);
+                gw_buf_add(from, &old, sizeof old);
+                gw_buf_add(to, &map[old], sizeof old);
+            }
+            pages[p] = map[old];
+        }
+        adoption->pages[h] = pages;
+    }
+    free(map);
+}
+
+static gw_err send_map(struct gw_head *head, const struct gw_plan *plan, const struct adoption *adoption,
+                       struct gw_mover *mover, const struct gw_page_map *map)
+{
+    gw_err rc = GW_OK;
+    int own = gw_comm_rank(head->config.comm);
+    gw_buf_clear(&head->message);
+    gw_page_map_encode(map->from, map->to, map->count, &head->message);
+    for (int r = 0; r < plan->peer_count; r++) {
+        const struct gw_peer *peer = &plan->peers[r];
+        bool gives = peer->placed && peer->before.replica == plan->adoptions[adoption->number].from;
+        bool gets = peer->slot >= 0 &&
+                    gw_layout_place(plan->layout, peer->slot).replica == plan->adoptions[adoption->number].to;
+        if (r != own && (gives || gets))
+            TRY(gw_comm_send(head->config.comm, r, GW_MSG_ADOPT, (uint64_t)adoption->number, head->message.data,
+                             head->message.bytes));
+    }
+    TRY(gw_mover_adopt(mover, adoption->number, map));
+out:
+    return rc;
+}
+
+gw_err gw_head_begin(struct gw_head *head, const struct gw_plan *plan, struct gw_mover *mover)
+{
+    gw_err rc = GW_OK;
+    struct gw_buf from = {0}, to = {0};
+    head->draining = head->drained = false;
+    head->report.taken = 0;
+    head->reported_wants = -1;
+    head->adoptions = gw_alloc((size_t)plan->adoption_count + 1, sizeof *head->adoptions);
+    for (int a = 0; a < plan->adoption_count; a++) {
+        if (plan->adoptions[a].to != head->config.team->place.replica) continue;
+        struct adoption *adoption = &head->adoptions[head->adoption_count++];
+        *adoption = (struct adoption){.number = a,
+                                      .held = plan->adoptions[a].held,
+                                      .held_count = plan->adoptions[a].held_count,
+                                      .due = gw_team_size(head->config.team)};
+        adoption->pages = gw_alloc((size_t)adoption->held_count + 1, sizeof *adoption->pages);
+        gw_buf_clear(&from);
+        gw_buf_clear(&to);
+        make_pages(head, adoption, &from, &to);
+        struct gw_page_map map = {.count = (int32_t)(from.bytes / sizeof(int32_t)),
+                                  .from = (const int32_t *)(const void *)from.data,
+                                  .to = (const int32_t *)(const void *)to.data};
+        TRY(send_map(head, plan, adoption, mover, &map));
+    }
+out:
+    gw_buf_free(&from);
+    gw_buf_free(&to);
+    return rc;
+}
+
+/* The requests of an adoption whose pages are all there begin, or rather go on. */
+static void settle_adoption(struct gw_head *head, int number)
+{
+    for (int i = 0; i < head->arrival_count;) {
+        struct arrival *arrival = &head->arrivals[i];
+        if (arrival->adoption != number) {
+            i++;
+            continue;
+        }
+        struct adoption *adoption = &head->adoptions[number];
+        const struct gw_held *held = &adoption->held[arrival->held];
+        int known = (int)(arrival->prompt.count + arrival->drawn.bytes / sizeof(int32_t));
+        int computed = held->computed;
+        if (computed < known) {
+            add_seq(head, arrival, adoption->pages[arrival->held], held->page_count, computed);
+            free(adoption->pages[arrival->held]); /* its references are the sequence's now */
+            adoption->pages[arrival->held] = NULL;
+        } else { /* more was computed than is committed: its last tokens are lost, so it begins anew */
+            release_adopted(head, adoption, arrival->held);
+            add_seq(head, arrival, NULL, 0, 0);
+        }
+        free_arrival(arrival);
+        *arrival = head->arrivals[--head->arrival_count];
+    }
+}
+
+static gw_err take_adopted(struct gw_head *head, bool *busy)
+{
+    gw_err rc = GW_OK;
+    struct gw_msg msg = {0};
+    for (bool got = head->adoption_count > 0; got;) {
+        TRY(gw_comm_poll(head->config.comm, -1, GW_MSG_ADOPTED, &msg, &got));
+        *busy |= got;
+        for (int a = 0; got && a < head->adoption_count; a++)
+            if ((uint64_t)head->adoptions[a].number == msg.step) head->adoptions[a].due--;
+        gw_msg_free(&msg);
+    }
+    for (int a = 0; a < head->adoption_count; a++)
+        if (head->adoptions[a].due == 0) settle_adoption(head, a);
+out:
     return rc;
 }
 
 /* ---- within the replica ---------------------------------------------------------------------------------------- */
 
-static int first_rank_of(const struct gw_head *head)
-{
-    return gw_layout_rank(head->config.layout, head->config.place);
-}
-
-static int ranks_of(const struct gw_head *head)
-{
-    return head->config.layout.tensor * head->config.layout.pipeline;
-}
-
 static gw_err tell_replica(struct gw_head *head, enum gw_msg_kind kind, uint64_t step, const void *data, size_t bytes)
 {
     gw_err rc = GW_OK;
-    for (int r = 1; r < ranks_of(head); r++)
-        TRY(gw_comm_send(head->config.comm, first_rank_of(head) + r, kind, step, data, bytes));
+    for (int r = 1; r < gw_team_size(head->config.team); r++)
+        TRY(gw_comm_send(head->config.comm, head->config.team->ranks[r], kind, step, data, bytes));
 out:
+    return rc;
+}
+
+/* Tokens go to the leader with the step that drew them, and before the line that they complete. */
+static gw_err send_tokens(struct gw_head *head)
+{
+    if (!head->tokens.bytes) return GW_OK;
+    gw_err rc = gw_comm_send(head->config.comm, LEADER, GW_MSG_TOKENS, 0, head->tokens.data, head->tokens.bytes);
+    gw_buf_clear(&head->tokens);
     return rc;
 }
 
@@ -220,11 +496,18 @@ static gw_err take_drawn(struct gw_head *head, const struct gw_drawn *drawn, siz
         struct gw_seq *seq = gw_sched_push(head->sched, drawn[i].seq, drawn[i].result.token);
         struct gw_answer *answer = seq->user;
         head->report.drawn_tokens++;
-        if (!gw_answer_push(answer, &drawn[i].result)) continue;
-        TRY(send_answer(head, answer));
+        bool complete = gw_answer_push(answer, &drawn[i].result);
+        gw_tokens_msg_add(&head->tokens, gw_answer_index(answer), seq->count - seq->prompt_count - 1, &drawn[i].result,
+                          1, gw_answer_logprobs(answer) >= 0);
+        if (!complete) continue;
+        gw_sched_remove(head->sched,
+                        seq); /* first: should the leader not hear of it, it must not be reported as held */
+        rc = send_tokens(head);
+        if (rc == GW_OK) rc = send_answer(head, answer);
         gw_answer_destroy(answer);
-        gw_sched_remove(head->sched, seq);
+        if (rc != GW_OK) goto out;
     }
+    TRY(send_tokens(head));
 out:
     return rc;
 }
@@ -235,6 +518,7 @@ static gw_err take_shard(struct gw_head *head, struct slot *slot, const void *dr
     gw_buf_add(&slot->drawn, drawn, bytes);
     if (--slot->due > 0) return GW_OK;
     slot->in_flight = false;
+    head->steps++;
     gw_sched_step_done(head->sched, slot->step.slot);
     gw_err rc = take_drawn(head, (const struct gw_drawn *)(const void *)slot->drawn.data,
                            slot->drawn.bytes / sizeof(struct gw_drawn));
@@ -247,7 +531,7 @@ static gw_err launch(struct gw_head *head, struct slot *slot)
 {
     gw_err rc = GW_OK;
     struct gw_executor *ex = head->config.executor;
-    const struct gw_layout *layout = &head->config.layout;
+    const struct gw_layout *layout = &head->config.team->layout;
     int d = gw_model_info(head->config.model)->d_model, own = 0;
     gw_buf_clear(&head->message);
     gw_step_encode(&slot->step, &head->message);
@@ -257,7 +541,7 @@ static gw_err launch(struct gw_head *head, struct slot *slot)
     slot->due = layout->tensor;
     TRY(gw_executor_forward(ex, &slot->step, NULL, head->hidden));
     if (layout->pipeline > 1)
-        return gw_comm_send(head->config.comm, first_rank_of(head) + layout->tensor, GW_MSG_HIDDEN, slot->step.id,
+        return gw_comm_send(head->config.comm, gw_team_rank(head->config.team, 1, 0), GW_MSG_HIDDEN, slot->step.id,
                             head->hidden, (size_t)slot->step.rows * (size_t)d * sizeof(float));
     TRY(gw_executor_draw(ex, &slot->step, head->drawn, &own));
     TRY(take_shard(head, slot, head->drawn, (size_t)own * sizeof *head->drawn));
@@ -307,41 +591,63 @@ static gw_err check_deadlines(const struct gw_head *head)
 {
     double timeout_s = head->config.options->peer_timeout_s, now_s = gw_clock_now_s();
     for (int s = 0; s < head->slot_count; s++)
-        if (head->slots[s].in_flight && now_s - head->slots[s].launched_s > timeout_s)
+        if (head->slots[s].in_flight && now_s - head->slots[s].launched_s > 2 * timeout_s)
             return gw_fail(GW_ERR_PEER, "replica %d has not finished step %llu within %.0f s; see --peer-timeout",
-                           head->config.place.replica, (unsigned long long)head->slots[s].step.id, timeout_s);
+                           head->config.team->place.replica, (unsigned long long)head->slots[s].step.id, 2 * timeout_s);
     return GW_OK;
+}
+
+static bool in_flight(const struct gw_head *head)
+{
+    for (int s = 0; s < head->slot_count; s++)
+        if (head->slots[s].in_flight) return true;
+    return false;
 }
 
 /* Once no step is in flight, all that was sent has been received: the replica can end without a message left behind. */
 static gw_err end_replica(struct gw_head *head)
 {
     gw_err rc = GW_OK;
-    for (int s = 0; s < head->slot_count; s++)
-        if (head->slots[s].in_flight) return GW_OK;
+    if (in_flight(head)) return GW_OK;
     TRY(tell_replica(head, GW_MSG_STOP, 0, NULL, 0));
-    TRY(gw_comm_send(head->config.comm, head->config.leader, GW_MSG_BYE, 0, NULL, 0));
+    TRY(gw_comm_send(head->config.comm, LEADER, GW_MSG_BYE, 0, NULL, 0));
     head->stopped = true;
 out:
     return rc;
 }
 
-gw_err gw_head_poll(struct gw_head *head, bool *busy, bool *stopped)
+static gw_err take_orders(struct gw_head *head)
 {
     gw_err rc = GW_OK;
     struct gw_msg msg = {0};
-    bool stop = false;
-    *busy = false;
-    if (head->stopped) goto out;
-    TRY(gw_comm_poll(head->config.comm, head->config.leader, GW_MSG_STOP, &msg, &stop));
+    bool stop = false, drain = false;
+    TRY(gw_comm_poll(head->config.comm, LEADER, GW_MSG_STOP, &msg, &stop));
+    gw_msg_free(&msg);
+    TRY(gw_comm_poll(head->config.comm, LEADER, GW_MSG_DRAIN, &msg, &drain));
     gw_msg_free(&msg);
     head->stopping |= stop;
+    head->draining |= drain;
+out:
+    return rc;
+}
+
+gw_err gw_head_poll(struct gw_head *head, bool may_step, bool *busy, bool *stopped)
+{
+    gw_err rc = GW_OK;
+    if (head->stopped) goto out;
+    TRY(take_orders(head));
     TRY(take_requests(head, busy));
+    TRY(take_adopted(head, busy));
     TRY(collect(head, busy));
     TRY(check_deadlines(head));
     if (head->stopping) {
         TRY(end_replica(head));
-    } else {
+    } else if (head->draining) {
+        if (!head->drained && !in_flight(head)) {
+            head->drained = true;
+            TRY(gw_comm_send(head->config.comm, LEADER, GW_MSG_DRAINED, 0, NULL, 0));
+        }
+    } else if (may_step) {
         TRY(launch_next(head, busy));
         TRY(report(head));
     }

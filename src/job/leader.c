@@ -1,190 +1,111 @@
 /* See leader.h.
  *
  * Requests are granted by guided self-scheduling: half of an even share of what is left at a time, so that replicas finish together
- * whatever their speeds. Output is synced once a second, so a power cut loses a second of finished lines at most; they would be
- * generated again, to the same bytes.
+ * whatever their speeds. Tokens are committed as they come, written at once and synced once a second with the output: a killed process
+ * loses nothing that the leader has heard of, a power cut a second of it, and what is lost is generated again, to the same bytes.
  */
 #include "job/leader.h"
 
-#ifdef HAVE_CONFIG_H
-#include "config.h"
-#endif
-
 #include "base/clock.h"
-#include "base/file.h"
 #include "base/log.h"
-#include "batch/io/manifest.h"
-#include "batch/io/output.h"
-#include "batch/ledger.h"
 #include "comm/comm.h"
+#include "control/control.h"
+#include "job/planning.h"
+#include "job/record.h"
+#include "job/requests.h"
 
-#include <errno.h>
-#include <jansson.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/utsname.h>
-#include <unistd.h>
 
-static const double SYNC_EVERY_S = 1.0, STATUS_EVERY_S = 0.5;
+static const double SYNC_EVERY_S = 1.0, STATUS_EVERY_S = 0.5, COMMIT_EVERY_S = 0.005;
 
 struct head_state {
     int rank;
     int wants;        /* as last reported, less what was granted since */
     uint32_t granted; /* requests sent so far */
-    double heard_s;   /* of its last report */
-    struct gw_head_report report;
+    bool drained;
 };
 
 struct gw_leader {
     struct gw_leader_config config;
-    struct gw_ledger *ledger;
-    struct gw_output *output;
+    struct gw_requests *requests;
+    struct gw_control *control;
+    struct gw_hello *hellos; /* [hello_count] by rank, while a world forms */
+    bool *heard;
+    int hello_count;
+    struct gw_plan plan; /* the last one made */
+    bool planned, fresh; /* there is one; this rank has not taken it yet */
+    int next_member;
     struct head_state *heads;
+    struct gw_head_report *reports; /* [head_count] */
     int head_count;
-    int64_t lines_total;                      /* non-blank lines of the input */
-    int64_t answered_before;                  /* by earlier runs */
-    int64_t done, failed;                     /* in all */
-    int64_t active;                           /* with the heads now */
-    int64_t prompt_tokens, completion_tokens; /* of requests finished in this run */
-    bool input_ended, told, stopped;
+    uint64_t drawn_before, computed_before; /* by heads of earlier plans */
+    uint64_t losses;
+    double lost_wall_s; /* of the loss that is being recovered from; 0: none */
+    double formed_s;
+    bool told, stopped;
     int byes; /* heads that have sent their last message */
-    double started_s, started_wall_s, synced_s, status_s;
-    bool unsynced;
-    struct gw_buf line, message;
+    double started_s, synced_s, status_s, committed_s;
+    const char *kernels;
+    int threads;
+    struct gw_buf message;
 };
 
-/* ---- opening --------------------------------------------------------------------------------------------------- */
+/* ---- begin and end --------------------------------------------------------------------------------------------- */
 
-static gw_err open_manifest(struct gw_leader *leader)
+static struct gw_control_limits limits_of(const struct gw_job_options *o, int ranks)
 {
-    gw_err rc = GW_OK;
-    const struct gw_job_options *o = leader->config.options;
-    struct gw_manifest manifest = {.created = o->created, .started_at = gw_clock_wall_s()};
-    char hex[65], number[32];
-    bool created = false;
-    gw_manifest_set(&manifest.program, "godwit " PACKAGE_VERSION);
-    gw_manifest_set(&manifest.model_name, o->model_name);
-    gw_manifest_set(&manifest.model_path, o->model_path);
-    gw_model_fingerprint(leader->config.model, hex);
-    gw_manifest_set(&manifest.model_hash, hex);
-    char *absolute = realpath(o->input_path, NULL);
-    gw_manifest_set(&manifest.input_path, absolute ? absolute : o->input_path);
-    free(absolute);
-    TRY(gw_manifest_hash_file(o->input_path, hex, &manifest.input_bytes));
-    gw_manifest_set(&manifest.input_hash, hex);
-    gw_manifest_add_defaults(&manifest, &o->defaults);
-    snprintf(number, sizeof number, "%d", leader->config.context);
-    gw_manifest_add_option(&manifest, "context", number);
-    gw_manifest_add_option(&manifest, "chat_template", o->chat_template ? o->chat_template : "from the model");
-    TRY(gw_manifest_open_or_create(o->out_dir, &manifest, &created));
-out:
-    gw_manifest_free(&manifest);
-    return rc;
+    double timeout_s = o->peer_timeout_s;
+    return (struct gw_control_limits){.agree_s = 3 * timeout_s,
+                                      .migrate_s = 60 * timeout_s, /* silent ranks are found long before */
+                                      .drain_s = 10 * timeout_s,
+                                      .move_s = 0.2,
+                                      .margin_s = 0.3,
+                                      .wanted = o->ranks > ranks ? o->ranks : ranks,
+                                      .replacements = o->replace ? 4 * (o->ranks > ranks ? o->ranks : ranks) : 0,
+                                      .window_s = 60};
 }
 
-/* Lines with anything but white space in them. Streamed, so that a large input takes no memory. */
-static gw_err count_lines(const char *path, int64_t *lines)
+/* Seeds the controller with the members that the plan in force had, so that it knows who is missing. */
+static void remember_members(struct gw_leader *leader, const struct gw_plan *last)
 {
-    gw_err rc = GW_OK;
-    enum { BYTES = 1 << 20 };
-    char *data = gw_alloc(BYTES, 1);
-    bool blank = true;
-    *lines = 0;
-    FILE *file = fopen(path, "rb");
-    if (!file) FAIL(GW_ERR_IO, "cannot read %s: %s", path, strerror(errno));
-    for (size_t got; (got = fread(data, 1, BYTES, file)) > 0;)
-        for (size_t i = 0; i < got; i++) {
-            if (data[i] == '\n') {
-                *lines += !blank;
-                blank = true;
-            } else if (data[i] != ' ' && data[i] != '\t' && data[i] != '\r') {
-                blank = false;
-            }
-        }
-    *lines += !blank;
-    if (ferror(file)) rc = gw_fail(GW_ERR_IO, "cannot read %s: %s", path, strerror(errno));
-out:
-    if (file) fclose(file);
-    free(data);
-    return rc;
-}
-
-static gw_err note_found(void *context, const char *custom_id, int64_t index)
-{
-    struct gw_leader *leader = context;
-    if (index < 0) {
-        gw_ledger_note_answered(leader->ledger, custom_id);
-        leader->done++;
-    } else {
-        gw_ledger_note_error(leader->ledger, index);
-        leader->failed++;
+    struct gw_update update;
+    int *members = gw_alloc((size_t)last->peer_count + 1, sizeof *members), count = 0;
+    for (int r = 0; r < last->peer_count; r++) {
+        if (last->peers[r].slot >= 0) members[count++] = last->peers[r].member;
+        if (last->peers[r].member >= leader->next_member) leader->next_member = last->peers[r].member + 1;
     }
-    return GW_OK;
-}
-
-static gw_err write_ranks(struct gw_leader *leader)
-{
-    gw_err rc = GW_OK;
-    struct gw_msg msg = {0};
-    json_t *ranks = json_array();
-    char *path = gw_asprintf("%s/ranks.json", leader->config.options->out_dir), *text = NULL;
-    for (int rank = 0; rank < gw_comm_size(leader->config.comm); rank++) {
-        struct gw_place place = gw_layout_place(leader->config.layout, rank);
-        TRY(gw_comm_wait(leader->config.comm, rank, GW_MSG_HELLO, -1, &msg));
-        struct gw_reader in = {.data = msg.data, .bytes = msg.bytes};
-        long pid = (long)gw_read_u64(&in);
-        json_array_append_new(ranks, json_pack("{s:i,s:I,s:s%,s:[i,i,i]}", "rank", rank, "pid", (json_int_t)pid, "host",
-                                               (const char *)msg.data + 8, msg.bytes - 8, "layout", place.replica,
-                                               place.shard, place.stage));
-        gw_msg_free(&msg);
-    }
-    json_t *all = json_pack("{s:O}", "ranks", ranks);
-    text = json_dumps(all, JSON_COMPACT);
-    json_decref(all);
-    GW_ASSERT(text);
-    TRY(gw_file_replace(path, text, strlen(text), false));
-out:
-    gw_msg_free(&msg);
-    json_decref(ranks);
-    free(path);
-    free(text);
-    return rc;
-}
-
-gw_err gw_leader_hello(struct gw_comm *comm, int leader)
-{
-    struct utsname host;
-    struct gw_buf hello = {0};
-    uname(&host);
-    gw_buf_add_u64(&hello, (uint64_t)getpid());
-    gw_buf_add_text(&hello, host.nodename);
-    gw_err rc = gw_comm_send(comm, leader, GW_MSG_HELLO, 0, hello.data, hello.bytes);
-    gw_buf_free(&hello);
-    return rc;
+    struct gw_event event = {.kind = GW_EVENT_WORLD,
+                             .now_s = gw_clock_now_s(),
+                             .member = -1,
+                             .count = count,
+                             .members = members,
+                             .grown = true};
+    gw_control_step(leader->control, &event, &update);
+    free(members);
 }
 
 gw_err gw_leader_create(const struct gw_leader_config *config, struct gw_leader **out)
 {
     gw_err rc = GW_OK;
-    const struct gw_job_options *o = config->options;
     struct gw_leader *leader = gw_alloc(1, sizeof *leader);
     leader->config = *config;
-    leader->head_count = config->layout.data;
-    leader->heads = gw_alloc((size_t)leader->head_count, sizeof *leader->heads);
-    for (int r = 0; r < leader->head_count; r++)
-        leader->heads[r].rank = gw_layout_rank(config->layout, (struct gw_place){.replica = r});
-    TRY(gw_ledger_open(o->input_path, &o->defaults, &leader->ledger));
-    TRY(gw_make_dir(o->out_dir));
-    TRY(open_manifest(leader));
-    TRY(gw_output_open(o->out_dir, &leader->output));
-    TRY(gw_output_recover(leader->output, note_found, leader));
-    leader->answered_before = leader->done + leader->failed;
-    TRY(count_lines(o->input_path, &leader->lines_total));
-    TRY(write_ranks(leader));
+    leader->config.last = NULL;
+    leader->kernels = "";
+    leader->next_member = gw_comm_size(config->comm);
+    struct gw_control_limits limits = limits_of(config->options, gw_comm_size(config->comm));
+    leader->control = gw_control_create(&limits);
+    TRY(gw_requests_open(config->options, config->model, config->context, &leader->requests));
+    if (config->last) {
+        remember_members(leader, config->last);
+        leader->plan.number = config->last->number;
+    }
     leader->started_s = gw_clock_now_s();
-    for (int r = 0; r < leader->head_count; r++) leader->heads[r].heard_s = leader->started_s;
-    leader->started_wall_s = gw_clock_wall_s();
+    struct gw_request_counts counts = gw_requests_counts(leader->requests);
+    gw_record_event(config->options->out_dir, config->last ? "leader" : "start",
+                    json_pack("{s:i,s:i,s:I,s:I,s:I}", "ranks", gw_comm_size(config->comm), "launch",
+                              config->options->launch, "requests", (json_int_t)counts.total, "answered",
+                              (json_int_t)counts.answered_before, "resumed_tokens", (json_int_t)counts.resumed_tokens));
     *out = leader;
     leader = NULL;
 out:
@@ -192,61 +113,449 @@ out:
     return rc;
 }
 
+static void free_hellos(struct gw_leader *leader)
+{
+    for (int r = 0; r < leader->hello_count; r++) gw_hello_free(&leader->hellos[r]);
+    free(leader->hellos);
+    free(leader->heard);
+    leader->hellos = NULL;
+    leader->heard = NULL;
+    leader->hello_count = 0;
+}
+
 void gw_leader_destroy(struct gw_leader *leader)
 {
     if (!leader) return;
-    if (leader->output && gw_output_close(leader->output) != GW_OK) gw_warn("%s", gw_error_detail());
-    gw_ledger_close(leader->ledger);
+    if (gw_requests_close(leader->requests) != GW_OK) gw_warn("%s", gw_error_detail());
+    gw_control_destroy(leader->control);
+    free_hellos(leader);
+    gw_plan_free(&leader->plan);
     free(leader->heads);
-    gw_buf_free(&leader->line);
+    free(leader->reports);
     gw_buf_free(&leader->message);
     free(leader);
 }
 
-/* ---- handing out ----------------------------------------------------------------------------------------------- */
+void gw_leader_note_executor(struct gw_leader *leader, const char *kernels, int threads)
+{
+    leader->kernels = kernels;
+    leader->threads = threads;
+}
 
-/* The next request that a head must answer, appended to the message; false at the end of the input. Lines that the ledger itself finds
- * bad are answered on the way. */
-static gw_err next_line(struct gw_leader *leader, bool *got)
+static gw_err write_status(struct gw_leader *leader, const char *state)
+{
+    struct gw_record_status status = {.state = state,
+                                      .options = leader->config.options,
+                                      .plan = leader->planned ? &leader->plan : NULL,
+                                      .heads = leader->reports,
+                                      .head_count = leader->head_count,
+                                      .counts = gw_requests_counts(leader->requests),
+                                      .phase = gw_state_name(gw_control_state(leader->control)),
+                                      .kernels = leader->kernels,
+                                      .threads = leader->threads,
+                                      .context = leader->config.context,
+                                      .ranks = gw_control_members(leader->control),
+                                      .generated_before = leader->drawn_before,
+                                      .computed_before = leader->computed_before,
+                                      .losses = leader->losses,
+                                      .elapsed_s = gw_clock_now_s() - leader->started_s};
+    return gw_record_status(leader->config.options->out_dir, &status);
+}
+
+/* ---- messages to everybody ------------------------------------------------------------------------------------- */
+
+static gw_err tell_all(struct gw_leader *leader, enum gw_msg_kind kind, const void *data, size_t bytes)
 {
     gw_err rc = GW_OK;
-    struct gw_request request = {0};
-    struct gw_request_error bad = {0};
-    bool end = false;
-    *got = false;
-    TRY(gw_ledger_next(leader->ledger, &request, &bad, &end));
-    if (end) {
-        leader->input_ended = true;
-    } else if (bad.code) {
-        TRY(gw_output_add_error(leader->output, request.custom_id, request.index, &bad));
-        leader->failed++;
-        leader->unsynced = true;
-    } else {
-        TRY(gw_ledger_read_line(leader->ledger, request.index, &leader->line));
-        gw_assign_add(&leader->message, request.index, leader->line.data, leader->line.bytes);
-        leader->active++;
-        *got = true;
-    }
+    for (int r = 0; r < gw_comm_size(leader->config.comm); r++)
+        TRY(gw_comm_send(leader->config.comm, r, kind, 0, data, bytes));
 out:
-    gw_request_free(&request);
     return rc;
 }
 
-static gw_err grant(struct gw_leader *leader, struct head_state *head, bool *busy)
+static gw_err tell_heads(struct gw_leader *leader, enum gw_msg_kind kind)
 {
     gw_err rc = GW_OK;
-    int64_t left = leader->lines_total - leader->done - leader->failed - leader->active;
+    for (int h = 0; h < leader->head_count; h++)
+        TRY(gw_comm_send(leader->config.comm, leader->heads[h].rank, kind, 0, NULL, 0));
+out:
+    return rc;
+}
+
+/* ---- the end --------------------------------------------------------------------------------------------------- */
+
+gw_err gw_leader_finish(struct gw_leader *leader)
+{
+    gw_err rc = GW_OK;
+    struct gw_request_counts counts = gw_requests_counts(leader->requests);
+    leader->stopped = !gw_requests_finished(leader->requests);
+    TRY(gw_requests_commit(leader->requests, true));
+    TRY(write_status(leader, leader->stopped ? "stopped" : "done"));
+    gw_record_event(leader->config.options->out_dir, leader->stopped ? "stopped" : "done",
+                    json_pack("{s:I,s:I}", "answered", (json_int_t)counts.done, "failed", (json_int_t)counts.failed));
+    if (leader->stopped)
+        FAIL(GW_ERR_STOPPED, "stopped on request with %lld of %lld requests answered; the same command carries on",
+             (long long)(counts.done + counts.failed), (long long)counts.total);
+out:
+    return rc;
+}
+
+gw_err gw_leader_dismiss(struct gw_leader *leader)
+{
+    int32_t count = gw_comm_size(leader->config.comm), *ranks = gw_alloc((size_t)count, sizeof *ranks);
+    for (int32_t r = 0; r < count; r++) ranks[r] = r;
+    gw_err rc = tell_all(leader, GW_MSG_LEAVE, ranks, (size_t)count * sizeof *ranks);
+    free(ranks);
+    return rc;
+}
+
+gw_err gw_leader_resign(struct gw_leader *leader)
+{
+    gw_err rc = gw_requests_commit(leader->requests, true);
+    gw_err closed = gw_requests_close(leader->requests);
+    leader->requests = NULL;
+    return rc != GW_OK ? rc : closed;
+}
+
+/* ---- forming a world ------------------------------------------------------------------------------------------- */
+
+static gw_err act(struct gw_leader *leader, const struct gw_update *update);
+
+static gw_err step(struct gw_leader *leader, const struct gw_event *event)
+{
+    struct gw_update update;
+    struct gw_event now = *event;
+    now.now_s = gw_clock_now_s();
+    gw_control_step(leader->control, &now, &update);
+    return act(leader, &update);
+}
+
+void gw_leader_note_loss(struct gw_leader *leader, double noticed_wall_s)
+{
+    if (noticed_wall_s <= 0) return;
+    leader->lost_wall_s = noticed_wall_s;
+    leader->losses++;
+}
+
+void gw_leader_world(struct gw_leader *leader)
+{
+    leader->formed_s = gw_clock_now_s();
+    free_hellos(leader);
+    leader->hello_count = gw_comm_size(leader->config.comm);
+    leader->hellos = gw_alloc((size_t)leader->hello_count, sizeof *leader->hellos);
+    leader->heard = gw_alloc((size_t)leader->hello_count, sizeof *leader->heard);
+    for (int h = 0; h < leader->head_count; h++) {
+        leader->drawn_before += leader->reports[h].drawn_tokens;
+        leader->computed_before += leader->reports[h].computed_tokens;
+    }
+    leader->head_count = 0;
+    leader->byes = 0;
+    leader->told = false;
+}
+
+const struct gw_plan *gw_leader_new_plan(struct gw_leader *leader)
+{
+    bool fresh = leader->fresh;
+    leader->fresh = false;
+    return fresh ? &leader->plan : NULL;
+}
+
+static gw_err take_hellos(struct gw_leader *leader, bool *busy)
+{
+    gw_err rc = GW_OK;
+    struct gw_msg msg = {0};
+    for (bool got = leader->hellos != NULL; got;) {
+        TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_HELLO, &msg, &got));
+        if (!got) break;
+        *busy = true;
+        gw_hello_free(&leader->hellos[msg.source]);
+        TRY(gw_hello_decode(msg.data, msg.bytes, &leader->hellos[msg.source]));
+        leader->heard[msg.source] = true;
+        gw_msg_free(&msg);
+    }
+out:
+    gw_msg_free(&msg);
+    return rc;
+}
+
+/* Once all have said hello the controller hears of the world and of every hello, in this order. */
+static gw_err note_hellos(struct gw_leader *leader)
+{
+    gw_err rc = GW_OK;
+    int count = leader->hello_count;
+    int *members = NULL;
+    for (int r = 0; r < count; r++) {
+        if (leader->heard[r]) continue;
+        double waited_s = gw_clock_now_s() - leader->formed_s;
+        if (waited_s < gw_control_limits(leader->control)->agree_s) return GW_OK;
+        return gw_fail(GW_ERR_TIMEOUT, "rank %d has not said hello for %.0f s", r, waited_s);
+    }
+    members = gw_alloc((size_t)count + 1, sizeof *members);
+    for (int r = 0; r < count; r++) {
+        members[r] = leader->hellos[r].peer.member;
+        leader->heard[r] = false;
+        if (members[r] >= leader->next_member) leader->next_member = members[r] + 1;
+    }
+    int before = gw_control_members(leader->control);
+    TRY(step(leader, &(struct gw_event){.kind = GW_EVENT_WORLD,
+                                        .member = -1,
+                                        .count = count,
+                                        .members = members,
+                                        .grown = count > before || before == 0}));
+    for (int r = 0; r < count && leader->hellos; r++)
+        TRY(step(leader, &(struct gw_event){.kind = GW_EVENT_HELLO, .member = members[r]}));
+out:
+    free(members);
+    return rc;
+}
+
+/* The replica whose head is rank `rank`; -1: none. */
+static int head_of(const struct gw_leader *leader, int rank)
+{
+    for (int h = 0; h < leader->head_count; h++)
+        if (leader->heads[h].rank == rank) return h;
+    return -1;
+}
+
+static gw_err take_tokens(struct gw_leader *leader, bool *busy)
+{
+    gw_err rc = GW_OK;
+    struct gw_msg msg = {0};
+    for (bool got = true; got;) {
+        TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_TOKENS, &msg, &got));
+        if (!got) break;
+        *busy = true;
+        TRY(gw_requests_tokens(leader->requests, msg.data, msg.bytes));
+        gw_msg_free(&msg);
+    }
+out:
+    gw_msg_free(&msg);
+    return rc;
+}
+
+static gw_err take_results(struct gw_leader *leader, bool *busy)
+{
+    gw_err rc = GW_OK;
+    struct gw_msg msg = {0};
+    for (bool got = true; got;) {
+        TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_RESULT, &msg, &got));
+        if (!got) break;
+        *busy = true;
+        int head = head_of(leader, msg.source);
+        if (head >= 0) TRY(gw_requests_result(leader->requests, head, msg.data, msg.bytes));
+        gw_msg_free(&msg);
+    }
+out:
+    gw_msg_free(&msg);
+    return rc;
+}
+
+/* The requests under a new plan: kept replicas have what they reported, adopted sequences go to their new heads, the rest is returned. */
+static gw_err hand_over(struct gw_leader *leader)
+{
+    gw_err rc = GW_OK;
+    const struct gw_plan *plan = &leader->plan;
+    int size = plan->layout.tensor * plan->layout.pipeline;
+    gw_requests_forget_owners(leader->requests);
+    for (int replica = 0; replica < plan->layout.data; replica++) {
+        const struct gw_hello *hello = &leader->hellos[gw_plan_rank(plan, replica * size)];
+        for (int h = 0; plan->kept[replica] >= 0 && h < hello->held_count; h++)
+            TRY(gw_requests_keep(leader->requests, hello->held[h].index, replica));
+    }
+    for (int a = 0; a < plan->adoption_count; a++) {
+        const struct gw_adoption *adoption = &plan->adoptions[a];
+        struct head_state *head = &leader->heads[adoption->to];
+        gw_buf_clear(&leader->message);
+        for (int h = 0; h < adoption->held_count; h++) {
+            size_t before = leader->message.bytes;
+            TRY(gw_requests_assign(leader->requests, adoption->held[h].index, adoption->to, &leader->message));
+            head->granted += leader->message.bytes > before;
+        }
+        if (leader->message.bytes)
+            TRY(gw_comm_send(leader->config.comm, head->rank, GW_MSG_ASSIGN, 0, leader->message.data,
+                             leader->message.bytes));
+    }
+    gw_requests_settle(leader->requests);
+out:
+    return rc;
+}
+
+static void note_plan(struct gw_leader *leader, double planned_s)
+{
+    const struct gw_plan *plan = &leader->plan;
+    int kept = 0, held = 0;
+    for (int r = 0; r < plan->layout.data; r++) kept += plan->kept[r] >= 0;
+    for (int a = 0; a < plan->adoption_count; a++) held += plan->adoptions[a].held_count;
+    json_t *details = json_pack("{s:I,s:i,s:[i,i,i],s:i,s:i,s:f}", "plan", (json_int_t)plan->number, "ranks",
+                                (int)plan->peer_count, "layout", plan->layout.data, plan->layout.tensor,
+                                plan->layout.pipeline, "replicas_kept", kept, "sequences_adopted", held, "hello_s",
+                                planned_s - leader->formed_s);
+    if (leader->lost_wall_s > 0) json_object_set_new(details, "lost_at", json_real(leader->lost_wall_s));
+    gw_record_event(leader->config.options->out_dir, "plan", details);
+}
+
+/* The heads of the plan, and what they reported in their old places. */
+static void seat_heads(struct gw_leader *leader)
+{
+    const struct gw_plan *plan = &leader->plan;
+    int size = plan->layout.tensor * plan->layout.pipeline;
+    leader->head_count = plan->layout.data;
+    leader->heads = gw_realloc(leader->heads, (size_t)leader->head_count, sizeof *leader->heads);
+    leader->reports = gw_realloc(leader->reports, (size_t)leader->head_count, sizeof *leader->reports);
+    memset(leader->reports, 0, (size_t)leader->head_count * sizeof *leader->reports);
+    for (int r = 0; r < leader->head_count; r++)
+        leader->heads[r] = (struct head_state){.rank = gw_plan_rank(plan, r * size)};
+}
+
+static gw_err make_plan(struct gw_leader *leader)
+{
+    gw_err rc = GW_OK;
+    bool busy = false;
+    struct gw_comm *comm = leader->config.comm;
+    struct gw_planning planning = {.options = leader->config.options,
+                                   .dims = leader->config.dims,
+                                   .context = leader->config.context,
+                                   .hellos = leader->hellos,
+                                   .count = leader->hello_count,
+                                   .number = leader->plan.number + 1};
+    bool *active = gw_alloc((size_t)leader->hello_count + 1, sizeof *active);
+    for (int r = 0; r < leader->hello_count; r++)
+        active[r] = gw_control_active(leader->control, leader->hellos[r].peer.member);
+    planning.active = active;
+    TRY(take_tokens(leader, &busy)); /* what heads sent before their hellos */
+    TRY(take_results(leader, &busy));
+    gw_plan_free(&leader->plan);
+    TRY(gw_planning_make(&planning, &leader->plan));
+    gw_buf_clear(&leader->message);
+    gw_plan_encode(&leader->plan, &leader->message);
+    for (int r = 1; r < leader->hello_count; r++)
+        TRY(gw_comm_send(comm, r, GW_MSG_PLAN, 0, leader->message.data, leader->message.bytes));
+    gw_comm_set_epoch(comm, leader->plan.number);
+    leader->planned = leader->fresh = true;
+    seat_heads(leader);
+    TRY(hand_over(leader));
+    TRY(gw_record_ranks(leader->config.options->out_dir, &leader->plan));
+    note_plan(leader, gw_clock_now_s());
+    leader->lost_wall_s = 0;
+    free_hellos(leader);
+    TRY(step(leader, &(struct gw_event){.kind = GW_EVENT_PLANNED}));
+out:
+    free(active);
+    return rc;
+}
+
+/* ---- what the controller says ---------------------------------------------------------------------------------- */
+
+static gw_err let_leave(struct gw_leader *leader, const struct gw_update *update)
+{
+    gw_err rc = GW_OK;
+    int32_t *ranks = gw_alloc((size_t)update->leaver_count + 1, sizeof *ranks), count = 0;
+    for (int r = 0; r < leader->plan.peer_count; r++)
+        for (int i = 0; i < update->leaver_count; i++)
+            if (leader->plan.peers[r].member == update->leavers[i]) ranks[count++] = r;
+    gw_record_event(leader->config.options->out_dir, "leave", json_pack("{s:i}", "ranks", (int)count));
+    TRY(tell_all(leader, GW_MSG_LEAVE, ranks, (size_t)count * sizeof *ranks));
+out:
+    free(ranks);
+    return rc;
+}
+
+static gw_err act(struct gw_leader *leader, const struct gw_update *update)
+{
+    gw_err rc = GW_OK;
+    if (update->what & GW_DO_PLAN) TRY(make_plan(leader));
+    if (update->what & GW_DO_DRAIN) {
+        gw_record_event(leader->config.options->out_dir, "drain", NULL);
+        TRY(tell_heads(leader, GW_MSG_DRAIN));
+    }
+    if (update->what & GW_DO_FORM) {
+        struct gw_form_order order = {.grow = update->grow, .member_base = leader->next_member};
+        leader->next_member += update->grow;
+        if (update->grow)
+            gw_record_event(leader->config.options->out_dir, "grow", json_pack("{s:i}", "ranks", update->grow));
+        TRY(tell_all(leader, GW_MSG_FORM, &order, sizeof order));
+    }
+    if (update->what & GW_DO_LEAVE) TRY(let_leave(leader, update));
+    if (update->what & GW_DO_SAVE) {
+        gw_record_event(leader->config.options->out_dir, "save", json_pack("{s:f}", "grace_s", update->grace_s));
+        leader->stopped = true;
+    }
+    if (update->what & GW_DO_GIVE_UP)
+        FAIL(GW_ERR_TIMEOUT, "the ranks did not come to '%s' in time",
+             gw_state_name(gw_control_state(leader->control)));
+out:
+    return rc;
+}
+
+gw_err gw_leader_notice(struct gw_leader *leader, int member, double seconds, int more)
+{
+    if (more > 0) gw_record_event(leader->config.options->out_dir, "more", json_pack("{s:i}", "ranks", more));
+    else
+        gw_record_event(leader->config.options->out_dir, "notice",
+                        json_pack("{s:i,s:f}", "member", member, "grace_s", seconds));
+    return step(leader, more > 0 ? &(struct gw_event){.kind = GW_EVENT_MORE, .member = -1, .count = more}
+                                 : &(struct gw_event){.kind = GW_EVENT_NOTICE, .member = member, .seconds = seconds});
+}
+
+/* Notices from ranks, ends of moves, drained heads. */
+static gw_err take_signals(struct gw_leader *leader, bool *busy)
+{
+    gw_err rc = GW_OK;
+    struct gw_msg msg = {0};
+    for (bool got = true; got;) {
+        TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_NOTICE, &msg, &got));
+        if (got && msg.bytes == sizeof(struct gw_notice)) {
+            struct gw_notice notice;
+            memcpy(&notice, msg.data, sizeof notice);
+            TRY(gw_leader_notice(leader, notice.member, notice.seconds, notice.more));
+        }
+        *busy |= got;
+        gw_msg_free(&msg);
+    }
+    for (bool got = leader->planned; got;) {
+        TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_READY, &msg, &got));
+        *busy |= got;
+        if (got && msg.source < leader->plan.peer_count)
+            TRY(step(leader,
+                     &(struct gw_event){.kind = GW_EVENT_READY, .member = leader->plan.peers[msg.source].member}));
+        gw_msg_free(&msg);
+    }
+    for (bool got = leader->head_count > 0; got;) {
+        TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_DRAINED, &msg, &got));
+        int head = got ? head_of(leader, msg.source) : -1;
+        if (head >= 0) leader->heads[head].drained = true;
+        *busy |= got;
+        gw_msg_free(&msg);
+    }
+out:
+    gw_msg_free(&msg);
+    return rc;
+}
+
+static gw_err check_drained(struct gw_leader *leader)
+{
+    if (gw_control_state(leader->control) != GW_STATE_DRAIN) return GW_OK;
+    for (int h = 0; h < leader->head_count; h++)
+        if (!leader->heads[h].drained) return GW_OK;
+    for (int h = 0; h < leader->head_count; h++) leader->heads[h].drained = false;
+    return step(leader, &(struct gw_event){.kind = GW_EVENT_DRAINED});
+}
+
+/* ---- handing out ----------------------------------------------------------------------------------------------- */
+
+static gw_err grant(struct gw_leader *leader, int replica, bool *any)
+{
+    gw_err rc = GW_OK;
+    struct head_state *head = &leader->heads[replica];
+    int64_t left = gw_requests_left(leader->requests);
     int64_t share = leader->head_count > 1 ? left / (2 * leader->head_count) : left;
     int most = share < 1 ? 1 : share < head->wants ? (int)share : head->wants;
     int granted = 0;
     gw_buf_clear(&leader->message);
-    while (granted < most && !leader->input_ended) {
-        bool got = false;
-        TRY(next_line(leader, &got));
-        granted += got;
-    }
+    for (bool got = true; granted < most && got; granted += got)
+        TRY(gw_requests_grant(leader->requests, replica, &leader->message, &got));
     if (granted == 0) return GW_OK;
-    *busy = true;
+    *any = true;
     head->wants -= granted;
     head->granted += (uint32_t)granted;
     TRY(gw_comm_send(leader->config.comm, head->rank, GW_MSG_ASSIGN, 0, leader->message.data, leader->message.bytes));
@@ -260,13 +569,11 @@ static gw_err take_reports(struct gw_leader *leader)
     struct gw_msg msg = {0};
     for (bool got = true; got;) {
         TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_WANT, &msg, &got));
-        if (!got) break;
-        for (int h = 0; h < leader->head_count; h++) {
-            struct head_state *head = &leader->heads[h];
-            if (head->rank != msg.source || msg.bytes != sizeof head->report) continue;
-            memcpy(&head->report, msg.data, sizeof head->report);
-            head->heard_s = gw_clock_now_s();
-            head->wants = head->report.wants - (int)(head->granted - head->report.taken);
+        int h = got ? head_of(leader, msg.source) : -1;
+        if (h >= 0 && msg.bytes == sizeof *leader->reports) {
+            memcpy(&leader->reports[h], msg.data, sizeof *leader->reports);
+            leader->heads[h].wants = leader->reports[h].wants -
+                                     (int)(leader->heads[h].granted - leader->reports[h].taken);
         }
         gw_msg_free(&msg);
     }
@@ -275,88 +582,31 @@ out:
     return rc;
 }
 
-static gw_err take_results(struct gw_leader *leader, bool *busy)
+/* Rounds over the heads, so that none takes all of what is left because it asked first. */
+static gw_err hand_out(struct gw_leader *leader, bool *busy)
 {
     gw_err rc = GW_OK;
-    struct gw_msg msg = {0};
-    struct gw_result result;
-    for (bool got = true; got;) {
-        TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_RESULT, &msg, &got));
-        if (!got) break;
-        *busy = true;
-        TRY(gw_result_decode(msg.data, msg.bytes, &result));
-        gw_buf_clear(&leader->line);
-        gw_buf_add(&leader->line, result.line, result.line_bytes);
-        if (result.failed) TRY(gw_output_add_error_line(leader->output, &leader->line));
-        else TRY(gw_output_add_line(leader->output, &leader->line));
-        leader->unsynced = true;
-        gw_ledger_set_state(leader->ledger, result.index, result.failed ? GW_LINE_FAILED : GW_LINE_DONE);
-        leader->failed += result.failed;
-        leader->done += !result.failed;
-        leader->active--;
-        leader->prompt_tokens += result.prompt_tokens;
-        leader->completion_tokens += result.completion_tokens;
-        gw_msg_free(&msg);
+    enum gw_state state = gw_control_state(leader->control);
+    if (leader->told || (state != GW_STATE_RUN && state != GW_STATE_MIGRATE)) return GW_OK;
+    for (bool any = true; any;) {
+        any = false;
+        for (int h = 0; h < leader->head_count; h++)
+            if (leader->heads[h].wants > 0) TRY(grant(leader, h, &any));
+        *busy |= any;
     }
 out:
-    gw_msg_free(&msg);
-    return rc;
-}
-
-/* ---- status ---------------------------------------------------------------------------------------------------- */
-
-static gw_err write_status(struct gw_leader *leader, const char *state)
-{
-    uint64_t drawn = 0, computed = 0, preemptions = 0, reused = 0;
-    int running = 0, waiting = 0, pages_used = 0;
-    for (int h = 0; h < leader->head_count; h++) {
-        const struct gw_head_report *r = &leader->heads[h].report;
-        drawn += r->drawn_tokens;
-        computed += r->computed_tokens;
-        preemptions += r->preemptions;
-        reused += r->prefix_tokens_reused;
-        running += r->running;
-        waiting += r->waiting;
-        pages_used += r->pages_used;
-    }
-    double elapsed_s = gw_clock_now_s() - leader->started_s;
-    int64_t answered = leader->done + leader->failed, here = answered - leader->answered_before;
-    double eta_s = here > 0 ? elapsed_s / (double)here * (double)(leader->lines_total - answered) : -1;
-    const struct gw_layout *l = &leader->config.layout;
-    json_t *status = json_pack(
-        "{s:s,s:s,s:i,s:f,s:f,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:i,s:i,s:i,s:i,s:I,s:I,s:s,s:[i,i,i],s:i,s:i}",
-        "state", state, "model", leader->config.options->model_name, "pid", (int)getpid(), "updated_at",
-        gw_clock_wall_s(), "elapsed_s", elapsed_s, "requests_total", (json_int_t)leader->lines_total, "requests_done",
-        (json_int_t)leader->done, "requests_failed", (json_int_t)leader->failed, "requests_done_before",
-        (json_int_t)leader->answered_before, "generated_tokens", (json_int_t)drawn, "computed_tokens",
-        (json_int_t)computed, "finished_completion_tokens", (json_int_t)leader->completion_tokens,
-        "generated_tokens_per_s", elapsed_s > 0 ? (double)drawn / elapsed_s : 0.0, "eta_s", eta_s, "running", running,
-        "waiting", waiting, "kv_pages_used", pages_used, "kv_pages_total", leader->config.kv_pages * leader->head_count,
-        "preemptions", (json_int_t)preemptions, "prefix_tokens_reused", (json_int_t)reused, "kernels",
-        leader->config.kernels, "layout", l->data, l->tensor, l->pipeline, "threads_per_rank", leader->config.threads,
-        "context", leader->config.context);
-    GW_ASSERT(status);
-    char *text = json_dumps(status, JSON_INDENT(1) | JSON_REAL_PRECISION(10));
-    char *path = gw_asprintf("%s/status.json", leader->config.options->out_dir);
-    gw_err rc = gw_file_replace(path, text, strlen(text), false);
-    json_decref(status);
-    free(text);
-    free(path);
     return rc;
 }
 
 static gw_err housekeeping(struct gw_leader *leader)
 {
     gw_err rc = GW_OK;
-    double now_s = gw_clock_now_s(), timeout_s = leader->config.options->peer_timeout_s;
-    for (int h = 0; h < leader->head_count; h++)
-        if (now_s - leader->heads[h].heard_s > timeout_s)
-            FAIL(GW_ERR_PEER, "the leader has not heard from rank %d for %.0f s; see --peer-timeout",
-                 leader->heads[h].rank, timeout_s);
-    if (leader->unsynced && now_s - leader->synced_s > SYNC_EVERY_S) {
-        TRY(gw_output_sync(leader->output));
-        leader->unsynced = false;
-        leader->synced_s = gw_clock_now_s();
+    double now_s = gw_clock_now_s();
+    bool durable = now_s - leader->synced_s > SYNC_EVERY_S;
+    if (gw_requests_uncommitted(leader->requests) && (durable || now_s - leader->committed_s > COMMIT_EVERY_S)) {
+        TRY(gw_requests_commit(leader->requests, durable));
+        leader->committed_s = now_s;
+        if (durable) leader->synced_s = gw_clock_now_s();
     }
     if (now_s - leader->status_s > STATUS_EVERY_S) {
         TRY(write_status(leader, "running"));
@@ -381,41 +631,33 @@ out:
     return rc;
 }
 
+/* The end is told only while nothing else goes on: a world that forms has no heads to tell. */
+static gw_err check_end(struct gw_leader *leader, bool stop)
+{
+    enum gw_state state = gw_control_state(leader->control);
+    bool settled = state == GW_STATE_RUN || state == GW_STATE_STOP;
+    if (leader->told || !leader->head_count || !settled) return GW_OK;
+    if (!stop && !leader->stopped && !gw_requests_finished(leader->requests)) return GW_OK;
+    leader->told = true;
+    return tell_heads(leader, GW_MSG_STOP);
+}
+
 gw_err gw_leader_poll(struct gw_leader *leader, bool stop, bool *busy, bool *finished)
 {
     gw_err rc = GW_OK;
     TRY(take_byes(leader, busy));
-    *finished = leader->byes == leader->head_count;
+    *finished = leader->told && leader->byes == leader->head_count;
+    TRY(take_tokens(leader, busy));
     TRY(take_results(leader, busy));
     TRY(take_reports(leader));
-    /* Rounds over the heads, so that none takes all of what is left because it asked first. */
-    for (bool any = true; any && !leader->input_ended && !stop && !leader->told;) {
-        any = false;
-        for (int h = 0; h < leader->head_count && !leader->input_ended; h++)
-            if (leader->heads[h].wants > 0) TRY(grant(leader, &leader->heads[h], &any));
-        *busy |= any;
-    }
+    TRY(take_hellos(leader, busy));
+    if (leader->hellos) TRY(note_hellos(leader));
+    TRY(take_signals(leader, busy));
+    TRY(check_drained(leader));
+    TRY(step(leader, &(struct gw_event){.kind = GW_EVENT_TICK, .member = -1}));
+    TRY(hand_out(leader, busy));
     TRY(housekeeping(leader));
-    if (!leader->told && (stop || (leader->input_ended && leader->active == 0))) {
-        for (int h = 0; h < leader->head_count; h++)
-            TRY(gw_comm_send(leader->config.comm, leader->heads[h].rank, GW_MSG_STOP, 0, NULL, 0));
-        leader->told = true;
-    }
-out:
-    return rc;
-}
-
-gw_err gw_leader_finish(struct gw_leader *leader)
-{
-    gw_err rc = GW_OK;
-    struct gw_output *output = leader->output;
-    leader->output = NULL;
-    leader->stopped = !leader->input_ended || leader->active > 0;
-    TRY(gw_output_close(output));
-    TRY(write_status(leader, leader->stopped ? "stopped" : "done"));
-    if (leader->stopped)
-        FAIL(GW_ERR_STOPPED, "stopped on request with %lld of %lld requests answered; the same command carries on",
-             (long long)(leader->done + leader->failed), (long long)leader->lines_total);
+    TRY(check_end(leader, stop));
 out:
     return rc;
 }

@@ -1,10 +1,15 @@
-/* The leader (rank 0): owns the ledger and OUTDIR. It hands input lines to the heads as they ask, writes their finished lines, and keeps
- * the files that people and tools watch (status.json, ranks.json). Runs beside the rank's other work, in gw_leader_poll(). */
+/* The leader (rank 0): owns OUTDIR and decides. It hands input lines to the heads as they ask, commits their tokens, writes their
+ * finished lines, keeps the files that people and tools watch, and runs the controller: it collects hellos, makes the plans,
+ * and tells everybody what to do when ranks die, leave or come. Runs beside the rank's other work, in gw_leader_poll(), and never waits.
+ *
+ * When it dies, the next rank 0 creates a leader of its own from OUTDIR and from what the others say.
+ */
 #ifndef GW_JOB_LEADER_H
 #define GW_JOB_LEADER_H
 
+#include "job/chaos.h"
+#include "job/formation.h"
 #include "job/options.h"
-#include "job/protocol.h"
 #include "model/arch.h"
 
 struct gw_leader; /* opaque */
@@ -14,22 +19,42 @@ struct gw_leader_config {
     const struct gw_job_options *options;
     const struct gw_model *model;
     struct gw_comm *comm;
-    struct gw_layout layout;
-    const char *kernels; /* for status.json */
-    int threads, kv_pages, context;
+    struct gw_dims dims;
+    int context;
+    const struct gw_plan
+        *last; /* the plan in force under the leader before, or NULL at the start of a launch; borrowed for the call */
 };
 
-/* Opens the input and OUTDIR (creating or carrying it on), and gathers every rank's GW_MSG_HELLO into ranks.json. */
+/* GW_MSG_FORM. */
+struct gw_form_order {
+    int32_t grow, member_base;
+};
+
 GW_CHECK gw_err gw_leader_create(const struct gw_leader_config *config, struct gw_leader **leader);
 void gw_leader_destroy(struct gw_leader *leader);
 
-/* `stop`: someone asked for an early end. *finished: all is answered (or stopped) and every head has said its last word. */
+/* The world has formed: the next hellos are awaited. */
+void gw_leader_world(struct gw_leader *leader);
+
+/* A plan that was just made, once: on the leader's own rank it does not come as a message. NULL: none. Valid until the next one. */
+const struct gw_plan *gw_leader_new_plan(struct gw_leader *leader);
+
+/* For status.json. */
+void gw_leader_note_executor(struct gw_leader *leader, const char *kernels, int threads);
+/* For events.jsonl: ranks were lost, at this time (gw_clock_wall_s). */
+void gw_leader_note_loss(struct gw_leader *leader, double noticed_wall_s);
+/* `seconds` of notice for `member` (-1: every one), or `more` ranks are wanted. */
+GW_CHECK gw_err gw_leader_notice(struct gw_leader *leader, int member, double seconds, int more);
+
+/* `stop`: someone asked for an early end. *finished: all is answered (or stopped) and every head has said its last word. GW_ERR_TIMEOUT: the
+ * launch has to be made anew. */
 GW_CHECK gw_err gw_leader_poll(struct gw_leader *leader, bool stop, bool *busy, bool *finished);
 
 /* At the end: makes the output durable, closes it, writes the last status.json. GW_ERR_STOPPED when requests are left. */
 GW_CHECK gw_err gw_leader_finish(struct gw_leader *leader);
-
-/* What a rank tells the leader at start. */
-GW_CHECK gw_err gw_leader_hello(struct gw_comm *comm, int leader);
+/* After gw_leader_finish(): tells every rank to leave. */
+GW_CHECK gw_err gw_leader_dismiss(struct gw_leader *leader);
+/* Before this process leaves a job that goes on without it: everything committed, OUTDIR closed. */
+GW_CHECK gw_err gw_leader_resign(struct gw_leader *leader);
 
 #endif

@@ -4,6 +4,7 @@
 #include "base/file.h"
 
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,4 +60,28 @@ int gw_node_cpus(void)
     if (sched_getaffinity(0, sizeof cpus, &cpus) == 0) return CPU_COUNT(&cpus);
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     return online > 0 ? (int)online : 1;
+}
+
+uint64_t gw_node_process_start(int64_t pid)
+{
+    char path[64], text[1024];
+    snprintf(path, sizeof path, "/proc/%lld/stat", (long long)pid);
+    FILE *file = fopen(path, "r");
+    if (!file) return 0;
+    size_t bytes = fread(text, 1, sizeof text - 1, file);
+    fclose(file);
+    text[bytes] = 0;
+    /* field 22; the second is the name in brackets, which may hold anything (proc(5)) */
+    const char *at = strrchr(text, ')');
+    unsigned long long started = 0;
+    if (!at || sscanf(at + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
+                      &started) != 1)
+        return 0;
+    return started;
+}
+
+bool gw_node_end_process(int64_t pid, uint64_t started)
+{
+    if (pid <= 1 || !started || gw_node_process_start(pid) != started) return false;
+    return kill((pid_t)pid, SIGKILL) == 0;
 }

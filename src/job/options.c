@@ -31,13 +31,21 @@ enum option_id {
     OPT_PENALTY,
     OPT_SEED,
     OPT_MAX_TOKENS,
-    OPT_IGNORE_EOS
+    OPT_IGNORE_EOS,
+    OPT_NO_REPLACE,
+    OPT_NOTICE,
+    OPT_GRACE,
+    OPT_CHAOS,
+    OPT_MEMBER,
+    OPT_LAUNCH,
+    OPT_LAUNCHED
 };
 
 static const struct {
     int id;
     const char *name, *argument, *text;
 } table[] = {
+    /* without a text: for godwit itself */
     {OPT_MODEL, "model", "FILE", "model in GGUF form (required)"},
     {OPT_INPUT, "input", "FILE", "requests, one JSON object a line (required)"},
     {OPT_OUT, "output", "DIR", "where results go; an existing one is carried on (required)"},
@@ -51,7 +59,11 @@ static const struct {
     {OPT_NAME, "model-name", "NAME", "model name in the output (default: the file's name)"},
     {OPT_CHAT, "chat-template", "NAME", "chatml, llama3 or plain (default: recognised from the model)"},
     {OPT_CREATED, "created", "SECONDS", "the `created` field of output lines (default 0)"},
-    {OPT_TIMEOUT, "peer-timeout", "SECONDS", "give up on a rank that is waited for and silent that long (default 600)"},
+    {OPT_TIMEOUT, "peer-timeout", "SECONDS", "give up on a rank that is waited for and silent that long (default 60)"},
+    {OPT_NO_REPLACE, "no-replace", NULL, "do not start ranks anew that were lost"},
+    {OPT_NOTICE, "notice", "FILE", "watch this file for notices: 'leave RANK SECONDS', 'leave all SECONDS', 'join N'"},
+    {OPT_GRACE, "grace", "SECONDS", "time that a SIGUSR2 leaves the rank that gets it (default 30)"},
+    {OPT_CHAOS, "chaos", "SPEC", "make things go wrong, such as 'kill:1@step=40'; see docs/usage.md"},
     {OPT_QUIET, "quiet", NULL, "no progress lines"},
     {OPT_TEMPERATURE, "temperature", "X", "temperature where a request names none (default 1; 0 is greedy)"},
     {OPT_TOP_P, "top-p", "X", "top_p likewise (default 1: off)"},
@@ -62,6 +74,9 @@ static const struct {
     {OPT_MAX_TOKENS, "max-tokens", "N", "max_tokens likewise (default: up to the context)"},
     {OPT_IGNORE_EOS, "ignore-eos", NULL, "ignore_eos likewise: past the model's end of the answer, up to max_tokens"},
     {OPT_HELP, "help", NULL, "this text"},
+    {OPT_MEMBER, "member", "N", NULL},
+    {OPT_LAUNCH, "launch", "N", NULL},
+    {OPT_LAUNCHED, "launched", "SECONDS", NULL},
 };
 enum { OPTIONS = sizeof table / sizeof *table };
 
@@ -112,6 +127,7 @@ static void print_help(const char *command)
            command);
     for (int i = 0; i < OPTIONS; i++) {
         char left[64];
+        if (!table[i].text) continue;
         snprintf(left, sizeof left, "%s--%s%s%s", table[i].id < 256 ? "" : "    ", table[i].name,
                  table[i].argument ? " " : "", table[i].argument ? table[i].argument : "");
         if (table[i].id < 256) printf("  -%c, %-28s %s\n", table[i].id, left, table[i].text);
@@ -178,6 +194,13 @@ static gw_err set_option(struct gw_job_options *o, int id, const char *text, con
     case OPT_ROWS: return int_to_int(text, name, 1, 65536, &o->step_rows);
     case OPT_CREATED: return gw_parse_int(text, name, 0, INT64_MAX, &o->created);
     case OPT_TIMEOUT: return gw_parse_real(text, name, &o->peer_timeout_s);
+    case OPT_NO_REPLACE: o->replace = false; return GW_OK;
+    case OPT_NOTICE: o->notice_path = text; return GW_OK;
+    case OPT_GRACE: return gw_parse_real(text, name, &o->grace_s);
+    case OPT_CHAOS: o->chaos = text; return GW_OK;
+    case OPT_MEMBER: return int_to_int(text, name, 0, INT32_MAX, &o->member_base);
+    case OPT_LAUNCH: return int_to_int(text, name, 0, INT32_MAX, &o->launch);
+    case OPT_LAUNCHED: return gw_parse_real(text, name, &o->launched_s);
     default: return set_sampling(id, text, name, &o->defaults.sampling);
     }
 }
@@ -212,7 +235,9 @@ gw_err gw_job_options_parse(int argc, char **argv, struct gw_job_options *o, boo
     struct option longs[OPTIONS + 1] = {0};
     char shorts[2 * OPTIONS + 2] = ":";
     *help = false;
-    *o = (struct gw_job_options){.max_seqs = 64, .step_rows = 512, .peer_timeout_s = 600};
+    *o = (struct gw_job_options){
+        .max_seqs = 64, .step_rows = 512, .peer_timeout_s = 60, .replace = true, .grace_s = 30};
+    o->argv = argv;
     o->defaults.sampling = gw_sampling_default();
     for (int i = 0; i < OPTIONS; i++) {
         longs[i] = (struct option){table[i].name, table[i].argument ? required_argument : no_argument, NULL,

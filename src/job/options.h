@@ -19,6 +19,13 @@ struct gw_job_options {
     int step_rows;     /* most rows of a step */
     int64_t created;   /* the `created` of output lines */
     double peer_timeout_s;
+    bool replace;            /* lost ranks are started again */
+    const char *notice_path; /* file that is watched for notices, or NULL */
+    const char *chaos;       /* job/chaos.h, or NULL */
+    double grace_s;          /* of a notice that does not say */
+    int member_base, launch; /* of `godwit rank`, set by who starts it */
+    double launched_s;       /* wall clock */
+    char **argv;             /* as given, for ranks that are started later */
     bool quiet;
     struct gw_request_defaults defaults;
 };

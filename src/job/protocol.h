@@ -1,4 +1,4 @@
-/* What leader and heads say to each other: payloads of GW_MSG_WANT, GW_MSG_ASSIGN and GW_MSG_RESULT. Local, pure.
+/* What leader and heads say to each other: payloads of GW_MSG_WANT, GW_MSG_ASSIGN, GW_MSG_TOKENS and GW_MSG_RESULT. Local, pure.
  *
  * The leader hands out input lines as they are; the head parses, tokenises, generates, and gives back the finished line of output.jsonl or
  * errors.jsonl. So the leader's work per request is small (the ledger parses a line for its custom_id) whatever the
@@ -8,6 +8,7 @@
 #define GW_JOB_PROTOCOL_H
 
 #include "base/mem.h"
+#include "engine/sampler.h"
 
 #include <stdint.h>
 
@@ -22,10 +23,28 @@ struct gw_head_report {
     uint64_t preemptions, prefix_tokens_reused;
 };
 
-/* GW_MSG_ASSIGN: requests, each as (index, line). */
-void gw_assign_add(struct gw_buf *out, int64_t index, const void *line, size_t bytes);
-/* Reads the next one; false at the end or (reader->failed) at a malformed message. */
-bool gw_assign_next(struct gw_reader *in, int64_t *index, const char **line, size_t *bytes);
+/* Tokens of one request in a message: number `at` and the following of its output, with log-probabilities where there are any. */
+void gw_drawn_add(struct gw_buf *out, const struct gw_sample_result *results, int count, bool logprobs);
+/* Appends `count` struct gw_sample_result to `results`; false when the message is malformed. */
+bool gw_drawn_read(struct gw_reader *in, struct gw_buf *results, int *count);
+
+/* GW_MSG_ASSIGN: requests, each as (index, line, tokens drawn so far); `drawn`: struct gw_sample_result. */
+void gw_assign_add(struct gw_buf *out, int64_t index, const void *line, size_t bytes, const struct gw_buf *drawn);
+/* Reads the next one (drawn is replaced); false at the end or (reader->failed) at a malformed message. */
+bool gw_assign_next(struct gw_reader *in, int64_t *index, const char **line, size_t *bytes, struct gw_buf *drawn);
+
+/* GW_MSG_TOKENS: tokens just drawn, each entry as (index, number of its first token, tokens). */
+void gw_tokens_msg_add(struct gw_buf *out, int64_t index, int at, const struct gw_sample_result *results, int count,
+                       bool logprobs);
+bool gw_tokens_msg_next(struct gw_reader *in, int64_t *index, int *at, struct gw_buf *results, int *count,
+                        bool *logprobs);
+
+/* GW_MSG_NOTICE. */
+struct gw_notice {
+    int32_t member; /* who will be taken away; -1: everybody */
+    int32_t more;   /* > 0: instead, that many more ranks are wanted */
+    double seconds; /* from now */
+};
 
 /* GW_MSG_RESULT: one finished request. */
 struct gw_result {

@@ -1,126 +1,270 @@
-/* See rank.h. The roles of a rank: every one executes steps; the first of each replica is its head; rank 0 is the leader too. */
+/* See rank.h.
+ *
+ * A rank lives through plans. Under a plan it executes steps in its place, is the head of its replica if it stands first there, and as rank
+ * 0 leads the job. Everything happens in turns of one loop that never waits, so that a rank notices within a turn that the world has
+ * changed. Then it unwinds to the loop, meets the survivors in gw_comm_repair(), says hello, and goes on under the plan that comes back.
+ * What fits the new plan is kept: the whole replica if nothing of it changes, else weights and KV pages slice by slice.
+ */
 #include "job/rank.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "comm/comm.h"
+#include "job/chaos.h"
 #include "job/executor.h"
+#include "job/formation.h"
 #include "job/head.h"
 #include "job/leader.h"
+#include "job/mover.h"
 #include "job/node.h"
+#include "job/notice.h"
 #include "job/worker.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 enum { LEADER = 0 };
+
+/* A place in a plan, and what executes steps there. */
+struct post {
+    struct gw_team team;
+    struct gw_executor *executor;
+};
 
 struct rank {
     const struct gw_job_options *options;
     struct gw_comm *comm;
     struct gw_model *model;
-    struct gw_layout layout;
-    struct gw_place place;
-    int threads, context, kv_pages;
-    struct gw_executor *executor;
-    struct gw_leader *leader;
+    struct gw_tokenizer *tokenizer;
+    struct gw_chat *chat;
+    struct gw_chaos *chaos;
+    struct gw_dims dims;
+    int context;
+    struct gw_hello self; /* what does not change from hello to hello */
+    struct gw_plan plan;
+    bool planned, forming;
+    struct post *post, *post_before; /* of this plan; of the one before, while something is moved from it */
+    bool kept;                       /* post is the one before, unchanged */
+    struct gw_mover *mover;
+    bool moved; /* all is in place, and the leader knows */
     struct gw_head *head;
     struct gw_worker *worker;
+    struct gw_leader *leader;
+    bool stopped, leave;
+    uint64_t steps_before; /* under earlier plans */
+    double looked_s, noticed_s, formed_s, lost_wall_s;
 };
 
-static volatile sig_atomic_t stop_asked;
+static volatile sig_atomic_t stop_asked, notice_given;
 
-static void ask_stop(int signal)
+static void on_signal(int signal)
 {
-    (void)signal;
-    stop_asked = 1;
+    if (signal == SIGUSR2) notice_given = 1;
+    else stop_asked = 1;
 }
 
-/* The launcher hands signals on to every rank; only the leader acts on them, at a step's end. */
+/* The launcher hands signals on to every rank. A request to stop is for the leader; a notice is this rank's own. Under a supervisor SIGTERM comes
+ * from a launcher that ends the launch, and is obeyed. */
 static void catch_signals(void)
 {
-    struct sigaction action = {.sa_handler = ask_stop, .sa_flags = SA_RESTART};
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    if (!getenv(GW_SUPERVISED)) sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);
+    sigaction(SIGUSR2, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
 }
 
-static int context_of(const struct gw_job_options *o, const struct gw_model_info *info)
-{
-    return o->context && o->context < info->context ? o->context : info->context;
-}
+/* ---- start ----------------------------------------------------------------------------------------------------- */
 
-/* The KV budget of each rank: the option, or half of what is left of its share of the node's free memory after the weights. */
-static uint64_t kv_budget(const struct rank *rank, double rank_bytes, double weight_bytes)
-{
-    if (rank->options->kv_bytes) return rank->options->kv_bytes;
-    double left = (rank_bytes - weight_bytes) / 2;
-    return left > 0 ? (uint64_t)left : 0;
-}
-
-/* All ranks come to the same layout and page count: they see the same model and options, and the least memory of any of them. */
-static gw_err agree_on_layout(struct rank *rank)
+static gw_err open_model(struct rank *rank)
 {
     gw_err rc = GW_OK;
     const struct gw_job_options *o = rank->options;
-    struct gw_dims dims = gw_executor_dims(rank->model);
-    rank->context = context_of(o, gw_model_info(rank->model));
-    int least_pages = (rank->context + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS;
-    uint64_t memory = gw_node_memory() / (uint64_t)gw_comm_local_size(rank->comm);
-    TRY(gw_comm_min_u64(rank->comm, &memory));
-    if (o->layout_set) {
-        rank->layout = o->layout;
-        if (gw_layout_ranks(rank->layout) != gw_comm_size(rank->comm))
-            FAIL(GW_ERR_LAYOUT, "layout %dx%dx%d needs %d ranks but the launch has %d", rank->layout.data,
-                 rank->layout.tensor, rank->layout.pipeline, gw_layout_ranks(rank->layout), gw_comm_size(rank->comm));
-    } else {
-        TRY(gw_layout_choose(&dims, gw_comm_size(rank->comm), (double)memory, least_pages, &rank->layout));
-    }
-    TRY(gw_layout_check(&dims, rank->layout));
-    rank->place = gw_layout_place(rank->layout, gw_comm_rank(rank->comm));
-    struct gw_shard shard = gw_layout_shard(&dims, rank->layout, rank->place.shard, rank->place.stage);
-    uint64_t page_bytes = gw_shard_page_bytes(&dims, &shard);
-    uint64_t budget = kv_budget(rank, (double)memory, gw_shard_weight_bytes(&dims, &shard));
-    uint64_t most = (uint64_t)least_pages * (uint64_t)o->max_seqs;
-    uint64_t pages = page_bytes ? budget / page_bytes : most;
-    if (pages > most) pages = most;
-    TRY(gw_comm_min_u64(rank->comm, &pages));
-    if (pages < (uint64_t)least_pages)
-        FAIL(GW_ERR_LAYOUT,
-             "the KV cache of rank %d would hold %llu tokens, one sequence may have %d: give --kv-memory %lluM or "
-             "more, a lower --context, or more ranks in a layout that cuts the model",
-             gw_comm_rank(rank->comm), (unsigned long long)pages * GW_PAGE_TOKENS, rank->context,
-             (unsigned long long)(page_bytes * (uint64_t)least_pages / 1048576 + 1));
-    rank->kv_pages = (int)pages;
+    struct utsname host;
+    TRY(gw_model_open(o->model_path, &rank->model));
+    const struct gw_model_info *info = gw_model_info(rank->model);
+    const struct gw_gguf *gguf = gw_model_gguf(rank->model);
+    TRY(gw_tokenizer_create(gguf, &rank->tokenizer));
+    TRY(gw_chat_create(gguf, rank->tokenizer, o->chat_template, &rank->chat));
+    rank->dims = gw_executor_dims(rank->model);
+    rank->context = o->context && o->context < info->context ? o->context : info->context;
+    uname(&host);
+    struct gw_hello *self = &rank->self;
+    self->peer = (struct gw_peer){.member = gw_comm_member(rank->comm), .pid = getpid()};
+    self->peer.started = gw_node_process_start(getpid());
+    snprintf(self->peer.host, sizeof self->peer.host, "%s", host.nodename);
+    self->memory = gw_node_memory();
+    self->cpus = gw_node_cpus();
 out:
     return rc;
 }
 
-static gw_err load(struct rank *rank)
+static double launch_clock(const struct rank *rank)
+{
+    return gw_clock_wall_s() - rank->options->launched_s;
+}
+
+static void free_post(struct post *post)
+{
+    if (!post) return;
+    gw_executor_destroy(post->executor);
+    free(post->team.ranks);
+    free(post);
+}
+
+/* ---- chaos and notices ----------------------------------------------------------------------------------------- */
+
+static uint64_t steps(const struct rank *rank)
+{
+    uint64_t here = rank->head ? gw_head_steps(rank->head) : rank->worker ? gw_worker_steps(rank->worker) : 0;
+    return rank->steps_before + here;
+}
+
+static gw_err give_notice(struct rank *rank, int member, double seconds, int more)
+{
+    struct gw_notice notice = {.member = member, .more = more, .seconds = seconds};
+    return gw_comm_send(rank->comm, LEADER, GW_MSG_NOTICE, 0, &notice, sizeof notice);
+}
+
+static gw_err provoke(struct rank *rank, enum gw_chaos_point point)
+{
+    gw_err rc = GW_OK;
+    struct gw_chaos_action action;
+    if (!rank->chaos || (!rank->planned && point != GW_CHAOS_AT_TURN)) return GW_OK;
+    while (
+        gw_chaos_at(rank->chaos, point, launch_clock(rank), steps(rank), gw_comm_rank(rank->comm) == LEADER, &action)) {
+        if (action.kind == GW_CHAOS_SPAWN) TRY(give_notice(rank, -1, 0, action.count));
+        else if (action.kind == GW_CHAOS_NOTICE)
+            TRY(give_notice(rank, action.all ? -1 : rank->self.peer.member, action.grace_s, 0));
+        else gw_chaos_do(&action);
+    }
+out:
+    return rc;
+}
+
+/* This rank's own notice, and on the leader's the file that is watched. */
+static gw_err take_notices(struct rank *rank)
+{
+    gw_err rc = GW_OK;
+    struct gw_notice *notices = NULL;
+    int count = 0;
+    double now_s = gw_clock_now_s();
+    if (notice_given) {
+        notice_given = 0;
+        TRY(give_notice(rank, rank->self.peer.member, rank->options->grace_s, 0));
+    }
+    if (!rank->leader || !rank->options->notice_path || now_s - rank->noticed_s < 0.1) goto out;
+    rank->noticed_s = now_s;
+    if (gw_notice_take(rank->options->notice_path, &notices, &count) != GW_OK) gw_warn("%s", gw_error_detail());
+    for (int i = 0; i < count; i++) TRY(give_notice(rank, notices[i].member, notices[i].seconds, notices[i].more));
+out:
+    free(notices);
+    return rc;
+}
+
+/* ---- saying hello ---------------------------------------------------------------------------------------------- */
+
+/* Is what belongs to this rank's place there? */
+static bool complete(const struct rank *rank)
+{
+    return rank->post && (rank->kept || !rank->mover || gw_mover_done(rank->mover));
+}
+
+static gw_err say_hello(struct rank *rank)
+{
+    gw_err rc = GW_OK;
+    struct gw_hello hello = rank->self;
+    struct gw_buf message = {0};
+    TRY(provoke(rank, GW_CHAOS_AT_HELLO));
+    rank->forming = true;
+    rank->formed_s = gw_clock_now_s();
+    rank->stopped = false;
+    gw_log_set_rank(gw_comm_size(rank->comm) > 1 ? gw_comm_rank(rank->comm) : -1);
+    if (gw_comm_rank(rank->comm) == LEADER) {
+        if (!rank->leader) {
+            struct gw_leader_config config = {.options = rank->options,
+                                              .model = rank->model,
+                                              .comm = rank->comm,
+                                              .dims = rank->dims,
+                                              .context = rank->context,
+                                              .last = rank->planned ? &rank->plan : NULL};
+            TRY(gw_leader_create(&config, &rank->leader));
+        }
+        gw_leader_note_loss(rank->leader, rank->lost_wall_s);
+        gw_leader_world(rank->leader);
+    }
+    rank->lost_wall_s = 0;
+    if (rank->head) TRY(gw_head_report(rank->head, &hello.held, &hello.held_count));
+    if (rank->planned && complete(rank)) {
+        hello.peer.placed = true;
+        hello.peer.before = rank->post->team.place;
+        hello.layout = rank->plan.layout;
+        hello.plan = rank->plan.number;
+        hello.kv_pages = rank->plan.kv_pages;
+    }
+    gw_hello_encode(&hello, &message);
+    TRY(gw_comm_send(rank->comm, LEADER, GW_MSG_HELLO, 0, message.data, message.bytes));
+out:
+    hello.peer.placed = false;
+    gw_hello_free(&hello);
+    gw_buf_free(&message);
+    return rc;
+}
+
+/* ---- taking up a plan ------------------------------------------------------------------------------------------ */
+
+static void leave_roles(struct rank *rank)
+{
+    rank->steps_before = steps(rank);
+    gw_head_destroy(rank->head);
+    gw_worker_destroy(rank->worker);
+    rank->head = NULL;
+    rank->worker = NULL;
+}
+
+static void seat_team(const struct gw_plan *plan, int slot, struct gw_team *team)
+{
+    int size = plan->layout.tensor * plan->layout.pipeline;
+    team->layout = plan->layout;
+    team->place = gw_layout_place(plan->layout, slot);
+    for (int i = 0; i < size; i++) team->ranks[i] = gw_plan_rank(plan, team->place.replica * size + i);
+}
+
+static void beat(void *comm)
+{
+    gw_comm_beat(comm);
+}
+
+static gw_err create_executor(struct rank *rank, const struct gw_peer *self)
 {
     gw_err rc = GW_OK;
     const struct gw_job_options *o = rank->options;
-    int local_size = gw_comm_local_size(rank->comm);
-    rank->threads = o->threads;
-    if (rank->threads == 0) {
-        int cpus = gw_node_cpus() / local_size;
-        rank->threads = cpus > 0 ? cpus : 1;
-    }
+    int threads = o->threads ? o->threads : rank->self.cpus / (self->local_size > 0 ? self->local_size : 1);
+    bool *awaited = gw_alloc((size_t)rank->dims.layers + 1, sizeof *awaited);
+    for (int m = 0; m < rank->plan.move_count; m++)
+        if (rank->plan.moves[m].to == gw_comm_rank(rank->comm)) awaited[rank->plan.moves[m].slice.layer] = true;
     struct gw_executor_config config = {.model = rank->model,
                                         .comm = rank->comm,
-                                        .layout = rank->layout,
-                                        .place = rank->place,
-                                        .threads = rank->threads,
-                                        .local_rank = gw_comm_local_rank(rank->comm),
-                                        .local_size = local_size,
-                                        .kv_pages = rank->kv_pages,
+                                        .team = &rank->post->team,
+                                        .threads = threads > 0 ? threads : 1,
+                                        .local_rank = self->local_rank,
+                                        .local_size = self->local_size,
+                                        .kv_pages = rank->plan.kv_pages,
                                         .max_rows = o->step_rows,
-                                        .max_context = rank->context};
-    TRY(gw_executor_create(&config, &rank->executor));
+                                        .max_context = rank->context,
+                                        .donor = rank->post_before ? rank->post_before->executor : NULL,
+                                        .awaited = rank->plan.move_count ? awaited : NULL,
+                                        .tick = beat,
+                                        .tick_context = rank->comm};
+    TRY(gw_executor_create(&config, &rank->post->executor));
+    if (rank->leader) gw_leader_note_executor(rank->leader, gw_executor_kernels(rank->post->executor), config.threads);
 out:
+    free(awaited);
     return rc;
 }
 
@@ -128,59 +272,256 @@ static gw_err take_roles(struct rank *rank)
 {
     gw_err rc = GW_OK;
     const struct gw_job_options *o = rank->options;
-    TRY(gw_leader_hello(rank->comm, LEADER));
-    if (gw_comm_rank(rank->comm) == LEADER) {
-        struct gw_leader_config leader = {.options = o,
-                                          .model = rank->model,
-                                          .comm = rank->comm,
-                                          .layout = rank->layout,
-                                          .kernels = gw_executor_kernels(rank->executor),
-                                          .threads = rank->threads,
-                                          .kv_pages = rank->kv_pages,
-                                          .context = rank->context};
-        TRY(gw_leader_create(&leader, &rank->leader));
-    }
-    if (rank->place.stage == 0 && rank->place.shard == 0) {
+    struct post *post = rank->post;
+    if (gw_team_is_head(&post->team)) {
         struct gw_head_config head = {.options = o,
                                       .model = rank->model,
+                                      .tokenizer = rank->tokenizer,
+                                      .chat = rank->chat,
                                       .comm = rank->comm,
-                                      .executor = rank->executor,
-                                      .layout = rank->layout,
-                                      .place = rank->place,
-                                      .leader = LEADER,
+                                      .executor = post->executor,
+                                      .team = &post->team,
                                       .context = rank->context,
-                                      .kv_pages = rank->kv_pages};
+                                      .kv_pages = rank->plan.kv_pages};
         TRY(gw_head_create(&head, &rank->head));
     } else {
-        rank->worker = gw_worker_create(rank->comm, rank->executor, rank->layout, rank->place, o->step_rows,
-                                        gw_model_info(rank->model)->d_model);
+        rank->worker = gw_worker_create(rank->comm, post->executor, &post->team, o->step_rows, rank->dims.d_model);
     }
 out:
     return rc;
 }
 
-static gw_err play(struct rank *rank)
+/* A new place: everything is made anew, out of what this rank held. */
+static gw_err change_post(struct rank *rank, const struct gw_peer *self)
 {
     gw_err rc = GW_OK;
-    bool stopped = false, finished = !rank->leader;
-    while (!stopped || !finished) {
-        bool busy = false, leader_busy = false;
-        if (!finished) TRY(gw_leader_poll(rank->leader, stop_asked, &leader_busy, &finished));
-        if (rank->head) TRY(gw_head_poll(rank->head, &busy, &stopped));
-        else if (!stopped) TRY(gw_worker_poll(rank->worker, &busy, &stopped));
-        gw_comm_idle(rank->comm, busy || leader_busy);
-    }
-    if (rank->leader) TRY(gw_leader_finish(rank->leader));
+    leave_roles(rank);
+    free_post(rank->post_before);
+    rank->post_before = rank->post;
+    rank->post = NULL;
+    if (self->slot < 0) return GW_OK;
+    rank->post = gw_alloc(1, sizeof *rank->post);
+    rank->post->team.ranks = gw_alloc((size_t)(rank->plan.layout.tensor * rank->plan.layout.pipeline), sizeof(int));
+    seat_team(&rank->plan, self->slot, &rank->post->team);
+    TRY(create_executor(rank, self));
+    TRY(take_roles(rank));
 out:
     return rc;
 }
 
-static void leave(struct rank *rank)
+static gw_err take_plan(struct rank *rank)
 {
-    gw_head_destroy(rank->head);
-    gw_worker_destroy(rank->worker);
+    gw_err rc = GW_OK;
+    const struct gw_peer *self = &rank->plan.peers[gw_comm_rank(rank->comm)];
+    gw_comm_set_epoch(rank->comm, rank->plan.number);
+    gw_comm_set_local(rank->comm, self->local_rank, self->local_size);
+    rank->forming = false;
+    rank->planned = true;
+    rank->moved = false;
+    rank->kept = self->slot >= 0 && rank->plan.kept[gw_layout_place(rank->plan.layout, self->slot).replica] >= 0;
+    if (rank->kept) seat_team(&rank->plan, self->slot, &rank->post->team);
+    else TRY(change_post(rank, self));
+    struct gw_mover_config mover = {
+        .comm = rank->comm, .plan = &rank->plan, .dims = rank->dims, .now = rank->post ? rank->post->executor : NULL};
+    struct post *before = rank->kept ? rank->post : rank->post_before;
+    mover.before = before ? before->executor : NULL;
+    rank->mover = gw_mover_create(&mover);
+    if (rank->head) TRY(gw_head_begin(rank->head, &rank->plan, rank->mover));
+    TRY(provoke(rank, GW_CHAOS_AT_MIGRATE));
+out:
+    return rc;
+}
+
+/* The plan that answers this rank's hello, if it has come. */
+static gw_err look_for_plan(struct rank *rank, bool *busy)
+{
+    gw_err rc = GW_OK;
+    struct gw_msg msg = {0};
+    struct gw_buf own = {0};
+    struct gw_plan plan;
+    const struct gw_plan *made = rank->leader ? gw_leader_new_plan(rank->leader) : NULL;
+    if (made) {
+        gw_plan_encode(made, &own);
+        TRY(gw_plan_decode(own.data, own.bytes, &plan));
+    } else {
+        bool got = false;
+        if (!rank->leader) TRY(gw_comm_poll(rank->comm, LEADER, GW_MSG_PLAN, &msg, &got));
+        if (!got) goto out;
+        TRY(gw_plan_decode(msg.data, msg.bytes, &plan));
+    }
+    *busy = true;
+    gw_mover_destroy(rank->mover);
+    rank->mover = NULL;
+    gw_plan_free(&rank->plan);
+    rank->plan = plan;
+    TRY(take_plan(rank));
+out:
+    gw_msg_free(&msg);
+    gw_buf_free(&own);
+    return rc;
+}
+
+/* ---- orders of the leader -------------------------------------------------------------------------------------- */
+
+static gw_err form_again(struct rank *rank, const struct gw_form_order *order)
+{
+    gw_err rc = GW_OK;
+    if (order->grow > 0) {
+        TRY(provoke(rank, GW_CHAOS_AT_SPAWN));
+        rc = gw_comm_grow(rank->comm, order->grow, order->member_base, rank->options->argv);
+        if (rc != GW_OK && rc != GW_ERR_LOST) { /* the job goes on with whom it has */
+            if (rank->leader) gw_warn("more ranks could not be started: %s", gw_error_detail());
+            rc = GW_ERR_LOST;
+        }
+        TRY(rc);
+    }
+    TRY(say_hello(rank));
+out:
+    return rc;
+}
+
+static gw_err take_orders(struct rank *rank)
+{
+    gw_err rc = GW_OK;
+    struct gw_msg msg = {0};
+    bool got = false;
+    TRY(gw_comm_poll(rank->comm, LEADER, GW_MSG_LEAVE, &msg, &got));
+    for (size_t i = 0; got && i < msg.bytes / sizeof(int32_t); i++) {
+        int32_t who;
+        memcpy(&who, msg.data + i * sizeof who, sizeof who);
+        if (who == gw_comm_rank(rank->comm)) rank->leave = true;
+        else if (who > LEADER && who < gw_comm_size(rank->comm)) gw_comm_let_go(rank->comm, who);
+    }
+    gw_msg_free(&msg);
+    TRY(gw_comm_poll(rank->comm, LEADER, GW_MSG_FORM, &msg, &got));
+    if (got && msg.bytes == sizeof(struct gw_form_order)) {
+        struct gw_form_order order;
+        memcpy(&order, msg.data, sizeof order);
+        TRY(form_again(rank, &order));
+    }
+out:
+    gw_msg_free(&msg);
+    return rc;
+}
+
+/* ---- a turn ---------------------------------------------------------------------------------------------------- */
+
+/* A rank that is silent for too long is ended, so that the world can be repaired without it. */
+static gw_err check_silence(struct rank *rank)
+{
+    double now_s = gw_clock_now_s();
+    if (now_s - rank->looked_s < 0.1) return GW_OK;
+    rank->looked_s = now_s;
+    int silent = gw_comm_silent(rank->comm);
+    if (silent < 0 || !rank->planned || silent >= rank->plan.peer_count) return GW_OK;
+    const struct gw_peer *peer = &rank->plan.peers[silent];
+    if (strncmp(peer->host, rank->self.peer.host, GW_HOST_BYTES))
+        return gw_fail(GW_ERR_TIMEOUT, "rank %d on %s is silent and cannot be ended from here", silent, peer->host);
+    if (gw_node_end_process(peer->pid, peer->started))
+        gw_warn("rank %d (pid %lld) is silent for %.0f s and was ended", silent, (long long)peer->pid,
+                rank->options->peer_timeout_s);
+    return GW_OK;
+}
+
+static gw_err move(struct rank *rank, bool *busy)
+{
+    gw_err rc = GW_OK;
+    if (!rank->mover || rank->moved) return GW_OK;
+    TRY(gw_mover_poll(rank->mover, busy));
+    if (!gw_mover_done(rank->mover) || (rank->post_before && gw_comm_pending_bytes(rank->comm) > 0)) goto out;
+    TRY(provoke(rank, GW_CHAOS_AT_READY));
+    free_post(rank->post_before);
+    rank->post_before = NULL;
+    rank->moved = true;
+    TRY(gw_comm_send(rank->comm, LEADER, GW_MSG_READY, 0, NULL, 0));
+out:
+    return rc;
+}
+
+static gw_err work(struct rank *rank, bool *busy)
+{
+    gw_err rc = GW_OK;
+    bool may_step = rank->kept || rank->moved;
+    uint64_t before = steps(rank);
+    double began_s = gw_clock_now_s();
+    if (rank->head) TRY(gw_head_poll(rank->head, may_step, busy, &rank->stopped));
+    else if (rank->worker && may_step && !rank->stopped) {
+        bool executed = false;
+        TRY(gw_worker_poll(rank->worker, &executed, &rank->stopped));
+        *busy |= executed;
+    }
+    if (rank->chaos && steps(rank) > before) gw_chaos_drag(rank->chaos, gw_clock_now_s() - began_s);
+out:
+    return rc;
+}
+
+static gw_err turn(struct rank *rank, bool *ended)
+{
+    gw_err rc = GW_OK;
+    bool busy = false, finished = false;
+    TRY(provoke(rank, GW_CHAOS_AT_TURN));
+    TRY(take_notices(rank));
+    TRY(gw_comm_look(rank->comm));
+    TRY(check_silence(rank));
+    if (rank->leader) TRY(gw_leader_poll(rank->leader, stop_asked, &busy, &finished));
+    if (rank->forming) {
+        TRY(look_for_plan(rank, &busy));
+        if (rank->forming && gw_clock_now_s() - rank->formed_s > 5 * rank->options->peer_timeout_s)
+            FAIL(GW_ERR_TIMEOUT, "no plan has come for %.0f s", 5 * rank->options->peer_timeout_s);
+    }
+    TRY(take_orders(rank));
+    if (!rank->forming) {
+        TRY(move(rank, &busy));
+        TRY(work(rank, &busy));
+    }
+    if (finished) {
+        rc = gw_leader_finish(rank->leader);
+        if (rc != GW_OK && rc != GW_ERR_STOPPED) goto out;
+        gw_err told = gw_leader_dismiss(rank->leader);
+        if (told != GW_OK) gw_debug("%s", gw_error_detail());
+        *ended = true;
+    }
+    *ended |= rank->leave;
+    gw_comm_idle(rank->comm, busy);
+out:
+    return rc;
+}
+
+/* Unwound from wherever the loss showed: meets the survivors and begins again with a hello. */
+static gw_err recover(struct rank *rank)
+{
+    gw_err rc = GW_OK;
+    rank->lost_wall_s = gw_clock_wall_s();
+    TRY(provoke(rank, GW_CHAOS_AT_REPAIR));
+    TRY(gw_comm_repair(rank->comm));
+    TRY(say_hello(rank));
+out:
+    return rc;
+}
+
+static gw_err live(struct rank *rank)
+{
+    gw_err rc = say_hello(rank);
+    bool ended = false;
+    while (!ended) {
+        if (rc == GW_OK) rc = turn(rank, &ended);
+        if (rc == GW_ERR_LOST) rc = recover(rank);
+        else if (rc != GW_OK) break;
+    }
+    return rc;
+}
+
+static void close_rank(struct rank *rank)
+{
+    gw_mover_destroy(rank->mover);
+    leave_roles(rank);
     gw_leader_destroy(rank->leader);
-    gw_executor_destroy(rank->executor);
+    free_post(rank->post_before);
+    free_post(rank->post);
+    gw_plan_free(&rank->plan);
+    gw_chat_destroy(rank->chat);
+    gw_tokenizer_destroy(rank->tokenizer);
+    gw_chaos_destroy(rank->chaos);
     gw_model_close(rank->model);
 }
 
@@ -189,22 +530,26 @@ gw_err gw_rank_run(const struct gw_job_options *options)
     gw_err rc = GW_OK;
     struct rank rank = {.options = options};
     catch_signals();
-    TRY(gw_comm_create(options->peer_timeout_s, &rank.comm));
+    if (options->chaos) TRY(gw_chaos_parse(options->chaos, &rank.chaos));
+    TRY(gw_comm_create(options->peer_timeout_s, options->member_base, &rank.comm));
     gw_log_set_rank(gw_comm_size(rank.comm) > 1 ? gw_comm_rank(rank.comm) : -1);
-    TRY(gw_model_open(options->model_path, &rank.model));
-    TRY(agree_on_layout(&rank));
-    TRY(load(&rank));
-    TRY(take_roles(&rank));
-    TRY(play(&rank));
+    TRY(open_model(&rank));
+    if (rank.chaos)
+        gw_chaos_begin(rank.chaos, gw_comm_member(rank.comm), options->launch, options->ranks ? options->ranks : 1,
+                       gw_comm_rank(rank.comm) == LEADER, launch_clock(&rank));
+    TRY(live(&rank));
 out:
     if (rc != GW_OK && rc != GW_ERR_STOPPED) {
         gw_error("%s", gw_error_detail());
         gw_debug("at %s", gw_error_path());
-        leave(&rank);
+        close_rank(&rank);
         if (!rank.comm) return rc;
+        if (getenv(GW_SUPERVISED)) fprintf(stderr, "%s%d\n", GW_END_LAUNCH, gw_err_exit_code(rc));
         gw_comm_abort(rank.comm, gw_err_exit_code(rc));
     }
-    leave(&rank);
-    gw_err ended = gw_comm_destroy(rank.comm);
+    bool changed = gw_comm_changed(rank.comm);
+    close_rank(&rank);
+    gw_err ended = changed ? gw_comm_flush(rank.comm) : gw_comm_destroy(rank.comm);
+    if (changed) _exit(gw_err_exit_code(rc == GW_ERR_STOPPED ? GW_OK : rc)); /* MPI_Finalize may wait for the dead */
     return rc != GW_OK ? rc : ended;
 }

@@ -7,10 +7,12 @@
 
 struct gw_worker; /* opaque */
 
-struct gw_worker *gw_worker_create(struct gw_comm *comm, struct gw_executor *executor, struct gw_layout layout,
-                                   struct gw_place place, int max_rows, int d_model);
+struct gw_worker *gw_worker_create(struct gw_comm *comm, struct gw_executor *executor, const struct gw_team *team,
+                                   int max_rows, int d_model);
 void gw_worker_destroy(struct gw_worker *worker);
 
+/* Steps executed so far. */
+uint64_t gw_worker_steps(const struct gw_worker *worker);
 /* Executes the next step if there is one (*busy); *stopped when the head has ended the job. */
 GW_CHECK gw_err gw_worker_poll(struct gw_worker *worker, bool *busy, bool *stopped);
 

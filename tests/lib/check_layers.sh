@@ -11,12 +11,13 @@ layers='
 base       |
 kernels    | base
 plan       | base kernels
+control    | base
 model      | base kernels
 engine     | base kernels plan model
 comm       | base kernels plan model engine
 batch      | base kernels plan model engine
-job        | base kernels plan model engine comm batch
-app        | base kernels plan model engine comm batch job
+job        | base kernels plan model engine comm batch control
+app        | base kernels plan model engine comm batch control job
 '
 layer_of() { case $1 in kernels/*) echo kernels ;; src/*/*) x=${1#src/}; echo "${x%%/*}" ;; esac; }
 # An include is written from src/ or from the top ("base/mem.h", "kernels/types.h"): nothing relative, nothing absolute.

@@ -42,8 +42,10 @@ static void open_engine(struct engine *e, const struct gw_tiny_spec *spec, const
     CU_ASSERT_FATAL(rc == GW_OK);
     if (table) setenv("GODWIT_KERNELS", table, 1);
     else unsetenv("GODWIT_KERNELS");
+    static int only_rank = 0;
+    static const struct gw_team team = {.layout = {1, 1, 1}, .ranks = &only_rank};
     struct gw_executor_config config = {.model = e->model,
-                                        .layout = {1, 1, 1},
+                                        .team = &team,
                                         .threads = threads,
                                         .local_size = 1,
                                         .kv_pages = PAGES,
@@ -246,9 +248,9 @@ static void test_export_import(void)
     uint16_t *page = calloc((size_t)m->kv_heads * gw_page_halves(m->head_dim), sizeof *page);
     for (int layer = 0; layer < m->layers; layer++)
         for (int p = 0; p * GW_PAGE_TOKENS < PROMPT; p++) {
-            CU_ASSERT_EQUAL(a->ops->kv_export(a, layer, page_of(0, p), page), GW_OK);
+            CU_ASSERT_EQUAL(a->ops->kv_export(a, layer, page_of(0, p), 0, m->kv_heads, page), GW_OK);
             if (layer == 0) CU_ASSERT(is_canonical(&from, page, p));
-            CU_ASSERT_EQUAL(b->ops->kv_import(b, layer, page_of(3, p), page), GW_OK);
+            CU_ASSERT_EQUAL(b->ops->kv_import(b, layer, page_of(3, p), 0, m->kv_heads, page), GW_OK);
         }
     float *next = calloc((size_t)3 * (size_t)to.vocab, sizeof *next);
     struct gw_step step = {0};

@@ -13,27 +13,77 @@ static const char *const lines[] = {"{\"prompt\":\"a\"}", "", "x", "a\0b", "a lo
 static const size_t line_bytes[] = {14, 0, 1, 3, 26};
 enum { LINES = 5 };
 
+/* Request i comes with i tokens; every second token has i alternatives. */
+static struct gw_sample_result token_of(int request, int at)
+{
+    struct gw_sample_result r = {.token = 1000 * request + at, .logprob = -0.5f * (float)at};
+    r.alternatives = at % 2 ? request : 0;
+    for (int j = 0; j < r.alternatives; j++) {
+        r.alt_token[j] = 7 * j;
+        r.alt_logprob[j] = -(float)j;
+    }
+    return r;
+}
+
 static void test_assign(void)
 {
-    struct gw_buf out = {0};
-    for (int i = 0; i < LINES; i++) gw_assign_add(&out, ((int64_t)1 << 40) + i, lines[i], line_bytes[i]);
+    struct gw_buf out = {0}, drawn = {0};
+    size_t ends[LINES];
+    for (int i = 0; i < LINES; i++) {
+        gw_buf_clear(&drawn);
+        for (int at = 0; at < i; at++) {
+            struct gw_sample_result r = token_of(i, at);
+            gw_buf_add(&drawn, &r, sizeof r);
+        }
+        gw_assign_add(&out, ((int64_t)1 << 40) + i, lines[i], line_bytes[i], &drawn);
+        ends[i] = out.bytes;
+    }
     for (size_t bytes = 0; bytes <= out.bytes; bytes++) {
         uint8_t *exact = malloc(bytes ? bytes : 1);
         memcpy(exact, out.data, bytes);
         struct gw_reader in = {.data = exact, .bytes = bytes};
         int64_t index;
         const char *line;
-        size_t length, used = 0;
+        size_t length;
         int count = 0;
-        for (; gw_assign_next(&in, &index, &line, &length); count++) {
-            CU_ASSERT(count < LINES && index == ((int64_t)1 << 40) + count);
+        for (; gw_assign_next(&in, &index, &line, &length, &drawn); count++) {
+            CU_ASSERT(count < LINES && index == ((int64_t)1 << 40) + count && in.at == ends[count]);
             CU_ASSERT(length == line_bytes[count] && !memcmp(line, lines[count], length));
-            used += 16 + length;
+            CU_ASSERT(drawn.bytes == (size_t)count * sizeof(struct gw_sample_result));
+            for (int at = 0; at < count; at++) {
+                struct gw_sample_result wanted = token_of(count, at);
+                CU_ASSERT(!memcmp(drawn.data + (size_t)at * sizeof wanted, &wanted, sizeof wanted));
+            }
         }
-        CU_ASSERT_EQUAL(in.failed, used != bytes); /* cut between two requests is no error of the encoding */
+        CU_ASSERT_EQUAL(in.failed, bytes != (count ? ends[count - 1] : 0)); /* cut between two requests is no error */
         free(exact);
     }
     gw_buf_free(&out);
+    gw_buf_free(&drawn);
+}
+
+static void test_tokens(void)
+{
+    struct gw_buf out = {0}, drawn = {0};
+    struct gw_sample_result three[3] = {token_of(4, 0), token_of(4, 1), token_of(4, 2)}, one = {.token = 12};
+    gw_tokens_msg_add(&out, 9, 41, three, 3, true);
+    gw_tokens_msg_add(&out, (int64_t)1 << 40, 0, &one, 1, false);
+    struct gw_reader in = {.data = out.data, .bytes = out.bytes};
+    int64_t index;
+    int at, count;
+    bool logprobs;
+    CU_ASSERT(gw_tokens_msg_next(&in, &index, &at, &drawn, &count, &logprobs));
+    CU_ASSERT(index == 9 && at == 41 && count == 3 && logprobs && !memcmp(drawn.data, three, sizeof three));
+    CU_ASSERT(gw_tokens_msg_next(&in, &index, &at, &drawn, &count, &logprobs));
+    CU_ASSERT(index == (int64_t)1 << 40 && at == 0 && count == 1 && !logprobs && !memcmp(drawn.data, &one, sizeof one));
+    CU_ASSERT(!gw_tokens_msg_next(&in, &index, &at, &drawn, &count, &logprobs) && !in.failed);
+    for (size_t bytes = 1; bytes < out.bytes; bytes++) {
+        in = (struct gw_reader){.data = out.data, .bytes = bytes};
+        while (gw_tokens_msg_next(&in, &index, &at, &drawn, &count, &logprobs)) continue;
+        CU_ASSERT(in.failed || in.at == bytes);
+    }
+    gw_buf_free(&out);
+    gw_buf_free(&drawn);
 }
 
 static void test_assign_lies(void) /* a length beyond the message, also one that overflows */
@@ -47,7 +97,8 @@ static void test_assign_lies(void) /* a length beyond the message, also one that
         int64_t index;
         const char *line;
         size_t bytes;
-        CU_ASSERT(!gw_assign_next(&in, &index, &line, &bytes) && in.failed);
+        struct gw_buf drawn = {0};
+        CU_ASSERT(!gw_assign_next(&in, &index, &line, &bytes, &drawn) && in.failed);
         gw_buf_free(&out);
     }
 }
@@ -105,7 +156,7 @@ static void test_defaults(void)
     CU_ASSERT_STRING_EQUAL(o.model_name, "m");
     CU_ASSERT(o.chat_template == NULL && o.ranks == 1 && !o.layout_set && o.threads == 0 && o.kv_bytes == 0);
     CU_ASSERT(o.context == 0 && o.max_seqs == 64 && o.step_rows == 512 && o.created == 0 && !o.quiet);
-    CU_ASSERT(o.peer_timeout_s == 600);
+    CU_ASSERT(o.peer_timeout_s == 60 && o.replace && o.grace_s == 30 && !o.notice_path && !o.chaos);
     struct gw_sampling s = gw_sampling_default(), *d = &o.defaults.sampling;
     CU_ASSERT(d->temperature == s.temperature && d->top_p == s.top_p && d->top_k == s.top_k && !d->seed_set);
     CU_ASSERT(d->max_tokens == 0 && !d->ignore_eos && d->logprobs == -1);
@@ -118,7 +169,7 @@ static void test_all_options(void)
         parse("--model x.gguf --layout 2x3x4 --threads 5 --kv-memory 1.5G --context 777 --max-seqs 9 --step-rows 33 "
               "--model-name N --chat-template plain --created 1700000000 --peer-timeout 1.5 -q "
               "--temperature 0.5 --top-p 0.25 --top-k -1 --min-p 0.125 --repetition-penalty 1.5 --seed -1 "
-              "--max-tokens 12 --ignore-eos",
+              "--max-tokens 12 --ignore-eos --no-replace --notice n --grace 2.5 --chaos kill:0@step=1",
               false, &o),
         GW_OK);
     CU_ASSERT_STRING_EQUAL(o.model_path, "x.gguf");
@@ -131,6 +182,9 @@ static void test_all_options(void)
     CU_ASSERT(s->temperature == 0.5f && s->top_p == 0.25f && s->top_k == 0 && s->min_p == 0.125f);
     CU_ASSERT(s->repetition_penalty == 1.5f && s->seed == UINT64_MAX && s->seed_set && s->max_tokens == 12 &&
               s->ignore_eos);
+    CU_ASSERT(!o.replace && o.grace_s == 2.5);
+    CU_ASSERT_STRING_EQUAL(o.notice_path, "n");
+    CU_ASSERT_STRING_EQUAL(o.chaos, "kill:0@step=1");
     CU_ASSERT_EQUAL(parse("--max-seqs 100 --step-rows 20", false, &o), GW_OK);
     CU_ASSERT_EQUAL(o.step_rows, 100); /* a decoding step has a row per sequence */
     CU_ASSERT_EQUAL(parse("-n 6 --layout=1x6x1", false, &o), GW_OK);
@@ -234,6 +288,7 @@ int main(void)
     if (CU_initialize_registry() != CUE_SUCCESS) return 1;
     CU_pSuite suite = CU_add_suite("protocol", NULL, NULL);
     CU_add_test(suite, "assignments", test_assign);
+    CU_add_test(suite, "tokens", test_tokens);
     CU_add_test(suite, "assignments that lie", test_assign_lies);
     CU_add_test(suite, "results", test_result);
     CU_add_test(suite, "defaults", test_defaults);

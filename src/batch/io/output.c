@@ -392,6 +392,11 @@ gw_err gw_output_add_error_line(struct gw_output *output, const struct gw_buf *l
     return append(&output->streams[ERRORS], line);
 }
 
+uint64_t gw_output_bytes(const struct gw_output *output)
+{
+    return output->streams[ANSWERS].whole;
+}
+
 gw_err gw_output_sync(struct gw_output *output)
 {
     for (int i = 0; i < FILES; i++) {

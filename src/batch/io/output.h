@@ -67,6 +67,9 @@ GW_CHECK gw_err gw_output_add_error(struct gw_output *output, const char *custom
 GW_CHECK gw_err gw_output_add_line(struct gw_output *output, const struct gw_buf *line);
 GW_CHECK gw_err gw_output_add_error_line(struct gw_output *output, const struct gw_buf *line);
 
+/* Bytes of output.jsonl, all in whole lines. */
+uint64_t gw_output_bytes(const struct gw_output *output);
+
 /* Makes what was appended durable (fsync). How often is the caller's policy. */
 GW_CHECK gw_err gw_output_sync(struct gw_output *output);
 /* Syncs, closes and frees, also on error. NULL is fine. */

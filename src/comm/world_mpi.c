@@ -1,0 +1,279 @@
+/* The world of ranks, by MPI and its fault-tolerance extension ULFM (MPIX_*): start, repair, growth, signs of life, end.
+ *
+ * Repair is revoke and shrink: revoking makes everyone's calls fail, so all survivors come here; shrinking agrees on who is
+ * left, retrying by itself when more die meanwhile. What MPI cannot guard is waited for under an alarm: a process that has not
+ * come through in time ends itself, and the supervisor starts a new launch (docs/architecture.md, recovery).
+ */
+#include "comm/world_mpi.h"
+#include "base/clock.h"
+#include "base/log.h"
+
+#include <mpi-ext.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+static const double LOOK_EVERY_S = 0.001, BEATS_PER_TIMEOUT = 8, FINALIZE_S = 3;
+
+gw_err gw_mpi_failed(const char *what, int code)
+{
+    char text[MPI_MAX_ERROR_STRING];
+    int length = 0, class = 0;
+    MPI_Error_class(code, &class);
+    if (class == MPIX_ERR_PROC_FAILED || class == MPIX_ERR_PROC_FAILED_PENDING || class == MPIX_ERR_REVOKED)
+        return gw_fail(GW_ERR_LOST, "a member of the world was lost");
+    MPI_Error_string(code, text, &length);
+    return gw_fail(GW_ERR_MPI, "%s failed: %.*s", what, length, text);
+}
+
+/* ---- deadlines on what MPI may never return from --------------------------------------------------------------- */
+
+/* At the end of a job that is safely on disk: not worth a word. */
+static void just_go(int signal)
+{
+    (void)signal;
+    _exit(0);
+}
+
+static void give_up(int signal)
+{
+    static const char text[] = "godwit: warning: repairing the world took too long; this rank gives up\n";
+    (void)signal;
+    ssize_t ignored = write(STDERR_FILENO, text, sizeof text - 1);
+    (void)ignored;
+    _exit(9);
+}
+
+static void arm_with(double seconds, void (*handler)(int))
+{
+    struct sigaction action = {.sa_handler = handler};
+    struct itimerval timer = {
+        .it_value = {.tv_sec = (time_t)seconds, .tv_usec = (suseconds_t)((seconds - (double)(time_t)seconds) * 1e6)}};
+    sigaction(SIGALRM, &action, NULL);
+    setitimer(ITIMER_REAL, &timer, NULL);
+}
+
+static void arm(double seconds)
+{
+    arm_with(seconds, give_up);
+}
+
+/* ---- start and end --------------------------------------------------------------------------------------------- */
+
+static gw_err settle(struct gw_comm *comm)
+{
+    gw_err rc = GW_OK;
+    MPI_TRY(MPI_Comm_set_errhandler(comm->world, MPI_ERRORS_RETURN));
+    MPI_TRY(MPI_Comm_rank(comm->world, &comm->rank));
+    MPI_TRY(MPI_Comm_size(comm->world, &comm->size));
+    comm->gone = gw_realloc(comm->gone, (size_t)comm->size, sizeof *comm->gone);
+    comm->heard_s = gw_realloc(comm->heard_s, (size_t)comm->size, sizeof *comm->heard_s);
+    memset(comm->gone, 0, (size_t)comm->size * sizeof *comm->gone);
+    double now_s = gw_clock_now_s();
+    for (int r = 0; r < comm->size; r++) comm->heard_s[r] = now_s;
+    comm->acked = 0;
+    comm->epoch = 0;
+    comm->beaten_s = comm->looked_s = 0;
+out:
+    return rc;
+}
+
+gw_err gw_comm_create(double peer_timeout_s, int member_base, struct gw_comm **out)
+{
+    gw_err rc = GW_OK;
+    int provided = 0, own = 0;
+    MPI_Comm parents = MPI_COMM_NULL;
+    struct gw_comm *comm = gw_alloc(1, sizeof *comm);
+    comm->world = MPI_COMM_NULL;
+    comm->peer_timeout_s = peer_timeout_s;
+    arm(4 * peer_timeout_s);
+    MPI_TRY(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided));
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN);
+    MPI_TRY(MPI_Comm_rank(MPI_COMM_WORLD, &own));
+    comm->member = member_base + own;
+    MPI_TRY(MPI_Comm_get_parent(&parents));
+    if (parents != MPI_COMM_NULL) {
+        MPI_Comm_set_errhandler(parents, MPI_ERRORS_RETURN);
+        MPI_TRY(MPI_Intercomm_merge(parents, 1, &comm->world));
+        comm->changed = true;
+    } else {
+        MPI_TRY(MPI_Comm_dup(MPI_COMM_WORLD, &comm->world));
+    }
+    TRY(settle(comm));
+    *out = comm;
+    comm = NULL;
+out:
+    arm(0);
+    free(comm);
+    return rc;
+}
+
+gw_err gw_comm_destroy(struct gw_comm *comm)
+{
+    gw_err rc = GW_OK;
+    if (!comm) return GW_OK;
+    TRY(gw_comm_flush(comm));
+    arm_with(FINALIZE_S, just_go); /* it waits for ever for one that dies now */
+    MPI_TRY(MPI_Finalize());
+    arm(0);
+    free(comm->sends);
+    free(comm->early);
+    free(comm->gone);
+    free(comm->heard_s);
+    free(comm);
+out:
+    return rc;
+}
+
+_Noreturn void gw_comm_abort(struct gw_comm *comm, int exit_code)
+{
+    arm(2);
+    MPI_Abort(comm ? comm->world : MPI_COMM_WORLD, exit_code);
+    _exit(exit_code);
+}
+
+bool gw_comm_changed(const struct gw_comm *comm)
+{
+    return comm->changed;
+}
+
+/* ---- losses ---------------------------------------------------------------------------------------------------- */
+
+/* Are all that failed among those that have said goodbye? */
+static gw_err all_expected(const struct gw_comm *comm, MPI_Group failed, int count, bool *expected)
+{
+    gw_err rc = GW_OK;
+    MPI_Group world = MPI_GROUP_NULL;
+    int *numbers = gw_alloc((size_t)count * 2, sizeof(int));
+    for (int i = 0; i < count; i++) numbers[i] = i;
+    *expected = true;
+    MPI_TRY(MPI_Comm_group(comm->world, &world));
+    MPI_TRY(MPI_Group_translate_ranks(failed, count, numbers, world, numbers + count));
+    for (int i = 0; i < count; i++) *expected &= comm->gone[numbers[count + i]];
+out:
+    if (world != MPI_GROUP_NULL) MPI_Group_free(&world);
+    free(numbers);
+    return rc;
+}
+
+gw_err gw_comm_look(struct gw_comm *comm)
+{
+    gw_err rc = GW_OK;
+    MPI_Group failed = MPI_GROUP_NULL;
+    double now_s = gw_clock_now_s();
+    if (now_s - comm->looked_s < LOOK_EVERY_S) return GW_OK;
+    comm->looked_s = now_s;
+    int revoked = 0, count = 0;
+    bool expected = true;
+    MPI_TRY(MPIX_Comm_is_revoked(comm->world, &revoked));
+    if (revoked) return gw_fail(GW_ERR_LOST, "the world was revoked");
+    MPI_TRY(MPIX_Comm_get_failed(comm->world, &failed));
+    MPI_TRY(MPI_Group_size(failed, &count));
+    if (count > comm->acked) {
+        TRY(all_expected(comm, failed, count, &expected));
+        if (!expected) FAIL(GW_ERR_LOST, "a member of the world was lost");
+        MPI_TRY(MPIX_Comm_ack_failed(comm->world, count, &comm->acked));
+    }
+out:
+    if (failed != MPI_GROUP_NULL) MPI_Group_free(&failed);
+    return rc;
+}
+
+void gw_comm_let_go(struct gw_comm *comm, int rank)
+{
+    comm->gone[rank] = true;
+    comm->changed = true;
+}
+
+gw_err gw_comm_repair(struct gw_comm *comm)
+{
+    gw_err rc = GW_OK;
+    MPI_Comm next = MPI_COMM_NULL;
+    arm(comm->peer_timeout_s);
+    MPIX_Comm_revoke(comm->world);
+    gw_comm_drop_messages(comm);
+    MPI_TRY(MPIX_Comm_shrink(comm->world, &next));
+    comm->world = next; /* the revoked one is left to MPI: freeing it is collective */
+    comm->changed = true;
+    TRY(settle(comm));
+out:
+    arm(0);
+    return rc;
+}
+
+gw_err gw_comm_grow(struct gw_comm *comm, int count, int member_base, char *const *command)
+{
+    gw_err rc = GW_OK;
+    char self[4096], base[16], number[32];
+    int *codes = gw_alloc((size_t)count, sizeof(int)), words = 0;
+    MPI_Comm children = MPI_COMM_NULL, next = MPI_COMM_NULL;
+    MPI_Info info = MPI_INFO_NULL;
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    while (command[words]) words++;
+    char **argv = gw_alloc((size_t)words + 3, sizeof *argv);
+    memcpy(argv, command, (size_t)words * sizeof *argv);
+    snprintf(base, sizeof base, "--member");
+    snprintf(number, sizeof number, "%d", member_base);
+    argv[words] = base;
+    argv[words + 1] = number;
+    if (length < 0) FAIL(GW_ERR_IO, "cannot find this program");
+    self[length] = 0;
+    arm(2 * comm->peer_timeout_s);
+    gw_comm_drop_messages(comm);
+    MPI_TRY(MPI_Info_create(&info));
+    MPI_TRY(MPI_Info_set(info, "map_by", ":OVERSUBSCRIBE"));
+    MPI_TRY(MPI_Info_set(info, "bind_to", "none"));
+    MPI_TRY(MPI_Comm_spawn(self, argv, count, info, 0, comm->world, &children, codes));
+    MPI_Comm_set_errhandler(children, MPI_ERRORS_RETURN);
+    MPI_TRY(MPI_Intercomm_merge(children, 0, &next));
+    comm->world = next;
+    comm->changed = true;
+    TRY(settle(comm));
+out:
+    arm(0);
+    if (info != MPI_INFO_NULL) MPI_Info_free(&info);
+    free(argv);
+    free(codes);
+    return rc;
+}
+
+/* ---- signs of life --------------------------------------------------------------------------------------------- */
+
+/* Takes the beats that have come. Their loss is no matter: an error here shows again where it counts. */
+static void hear(struct gw_comm *comm, double now_s)
+{
+    struct gw_msg msg;
+    bool got = true;
+    while (gw_comm_poll(comm, -1, GW_MSG_BEAT, &msg, &got) == GW_OK && got) {
+        comm->heard_s[msg.source] = now_s;
+        gw_msg_free(&msg);
+    }
+}
+
+void gw_comm_beat(struct gw_comm *comm)
+{
+    double now_s = gw_clock_now_s();
+    if (comm->size < 2 || now_s - comm->beaten_s < comm->peer_timeout_s / BEATS_PER_TIMEOUT) return;
+    comm->beaten_s = now_s;
+    hear(comm, now_s);
+    for (int r = 0; r < comm->size; r++) {
+        if (r == comm->rank || comm->gone[r] || (comm->rank && r)) continue;
+        if (gw_comm_send(comm, r, GW_MSG_BEAT, 0, NULL, 0) != GW_OK) return;
+    }
+}
+
+int gw_comm_silent(const struct gw_comm *comm)
+{
+    /* Who was silent itself (stopped and continued) must hear the others again before it judges. */
+    double now_s = gw_clock_now_s();
+    if (comm->size < 2 || now_s - comm->beaten_s > comm->peer_timeout_s / 2) return -1;
+    for (int r = 0; r < comm->size; r++) {
+        if (r == comm->rank || comm->gone[r] || (comm->rank && r)) continue;
+        if (now_s - comm->heard_s[r] > comm->peer_timeout_s) return r;
+    }
+    return -1;
+}

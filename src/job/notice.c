@@ -1,0 +1,49 @@
+/* See notice.h. The file is renamed before it is read, so that a line written meanwhile goes into the next one. */
+#include "job/notice.h"
+
+#include "base/file.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static bool parse(const char *line, struct gw_notice *notice)
+{
+    char who[16], rest;
+    *notice = (struct gw_notice){.member = -1};
+    if (sscanf(line, " join %d %c", &notice->more, &rest) == 1) return notice->more > 0;
+    if (sscanf(line, " leave %15s %lf %c", who, &notice->seconds, &rest) != 2 || !(notice->seconds >= 0)) return false;
+    if (!strcmp(who, "all")) return true;
+    return sscanf(who, "%d%c", &notice->member, &rest) == 1 && notice->member >= 0;
+}
+
+gw_err gw_notice_take(const char *path, struct gw_notice **notices, int *count)
+{
+    gw_err rc = GW_OK;
+    char *taken = gw_asprintf("%s.taken", path), *text = NULL, *next = NULL;
+    *notices = NULL;
+    *count = 0;
+    if (rename(path, taken)) {
+        if (errno != ENOENT) rc = gw_fail(GW_ERR_IO, "cannot take the notice %s: %s", path, strerror(errno));
+        goto out;
+    }
+    TRY(gw_file_read(taken, 1 << 16, &text, NULL));
+    unlink(taken);
+    for (char *line = strtok_r(text, "\n", &next); line; line = strtok_r(NULL, "\n", &next)) {
+        struct gw_notice notice;
+        if (!parse(line, &notice)) {
+            gw_warn("%s: '%.60s' is no notice; write 'leave RANK SECONDS', 'leave all SECONDS' or 'join N'", path,
+                    line);
+            continue;
+        }
+        *notices = gw_realloc(*notices, (size_t)*count + 1, sizeof **notices);
+        (*notices)[(*count)++] = notice;
+    }
+out:
+    free(taken);
+    free(text);
+    return rc;
+}

@@ -1,0 +1,431 @@
+/* See requests.h. */
+#include "job/requests.h"
+
+#ifdef HAVE_CONFIG_H
+#include "config.h"
+#endif
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "batch/io/journal.h"
+#include "batch/io/manifest.h"
+#include "batch/io/output.h"
+#include "batch/ledger.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const double WARN_EVERY_S = 10;
+
+enum { NOBODY = -1 };
+
+struct active {
+    int64_t index;
+    int replica; /* or NOBODY, between two plans */
+};
+
+struct gw_requests {
+    const struct gw_job_options *options;
+    struct gw_ledger *ledger;
+    struct gw_output *output;
+    struct gw_journal *journal;
+    struct active *active; /* as many as replicas run at once: searched from end to end */
+    int active_count, active_capacity;
+    int64_t *returned; /* [returned_count], to be handed out first to last */
+    int returned_count, returned_capacity;
+    bool input_ended, uncommitted, unsynced;
+    double warned_s;
+    struct gw_request_counts counts;
+    struct gw_buf line, drawn;
+};
+
+/* ---- opening --------------------------------------------------------------------------------------------------- */
+
+static gw_err open_manifest(struct gw_requests *requests, const struct gw_model *model, int context, uint64_t *job_id)
+{
+    gw_err rc = GW_OK;
+    const struct gw_job_options *o = requests->options;
+    struct gw_manifest manifest = {.created = o->created, .started_at = gw_clock_wall_s()};
+    char hex[65], number[32];
+    bool created = false;
+    gw_manifest_set(&manifest.program, "godwit " PACKAGE_VERSION);
+    gw_manifest_set(&manifest.model_name, o->model_name);
+    gw_manifest_set(&manifest.model_path, o->model_path);
+    gw_model_fingerprint(model, hex);
+    gw_manifest_set(&manifest.model_hash, hex);
+    char *absolute = realpath(o->input_path, NULL);
+    gw_manifest_set(&manifest.input_path, absolute ? absolute : o->input_path);
+    free(absolute);
+    TRY(gw_manifest_hash_file(o->input_path, hex, &manifest.input_bytes));
+    gw_manifest_set(&manifest.input_hash, hex);
+    *job_id = gw_hash64(manifest.model_hash, strlen(manifest.model_hash), gw_hash64(hex, strlen(hex), 0));
+    gw_manifest_add_defaults(&manifest, &o->defaults);
+    snprintf(number, sizeof number, "%d", context);
+    gw_manifest_add_option(&manifest, "context", number);
+    gw_manifest_add_option(&manifest, "chat_template", o->chat_template ? o->chat_template : "from the model");
+    TRY(gw_manifest_open_or_create(o->out_dir, &manifest, &created));
+out:
+    gw_manifest_free(&manifest);
+    return rc;
+}
+
+/* Lines with anything but white space in them. Streamed, so that a large input takes no memory. */
+static gw_err count_lines(const char *path, int64_t *lines)
+{
+    gw_err rc = GW_OK;
+    enum { BYTES = 1 << 20 };
+    char *data = gw_alloc(BYTES, 1);
+    bool blank = true;
+    *lines = 0;
+    FILE *file = fopen(path, "rb");
+    if (!file) FAIL(GW_ERR_IO, "cannot read %s: %s", path, strerror(errno));
+    for (size_t got; (got = fread(data, 1, BYTES, file)) > 0;)
+        for (size_t i = 0; i < got; i++) {
+            if (data[i] == '\n') {
+                *lines += !blank;
+                blank = true;
+            } else if (data[i] != ' ' && data[i] != '\t' && data[i] != '\r') {
+                blank = false;
+            }
+        }
+    *lines += !blank;
+    if (ferror(file)) rc = gw_fail(GW_ERR_IO, "cannot read %s: %s", path, strerror(errno));
+out:
+    if (file) fclose(file);
+    free(data);
+    return rc;
+}
+
+static gw_err note_found(void *context, const char *custom_id, int64_t index)
+{
+    struct gw_requests *requests = context;
+    if (index < 0) {
+        gw_ledger_note_answered(requests->ledger, custom_id);
+        requests->counts.done++;
+    } else {
+        gw_ledger_note_error(requests->ledger, index);
+        requests->counts.failed++;
+    }
+    return GW_OK;
+}
+
+/* Tokens committed before. Those of requests that are answered by now are forgotten as the ledger comes to them (skip_answered). */
+static gw_err open_journal(struct gw_requests *requests, uint64_t job_id)
+{
+    gw_err rc = GW_OK;
+    struct gw_journal_tokens *tokens = NULL;
+    uint64_t epoch = 0;
+    size_t count = 0;
+    TRY(gw_journal_replay(requests->options->out_dir, &tokens, &epoch));
+    TRY(gw_journal_open(requests->options->out_dir, epoch + 1, tokens, job_id, &requests->journal));
+    int64_t *list = gw_journal_tokens_list(gw_journal_live(requests->journal), &count);
+    for (size_t i = 0; i < count; i++)
+        requests->counts.resumed_tokens += gw_journal_tokens_count(gw_journal_live(requests->journal), list[i]);
+    free(list);
+out:
+    gw_journal_tokens_free(tokens);
+    return rc;
+}
+
+gw_err gw_requests_open(const struct gw_job_options *o, const struct gw_model *model, int context,
+                        struct gw_requests **out)
+{
+    gw_err rc = GW_OK;
+    struct gw_requests *requests = gw_alloc(1, sizeof *requests);
+    uint64_t job_id = 0;
+    requests->options = o;
+    TRY(gw_ledger_open(o->input_path, &o->defaults, &requests->ledger));
+    TRY(gw_make_dir(o->out_dir));
+    TRY(open_manifest(requests, model, context, &job_id));
+    TRY(gw_output_open(o->out_dir, &requests->output));
+    TRY(gw_output_recover(requests->output, note_found, requests));
+    TRY(open_journal(requests, job_id));
+    requests->counts.answered_before = requests->counts.done + requests->counts.failed;
+    TRY(count_lines(o->input_path, &requests->counts.total));
+    *out = requests;
+    requests = NULL;
+out:
+    if (requests && gw_requests_close(requests) != GW_OK) gw_debug("%s", gw_error_detail());
+    return rc;
+}
+
+gw_err gw_requests_close(struct gw_requests *requests)
+{
+    gw_err rc = GW_OK;
+    if (!requests) return GW_OK;
+    gw_err output = gw_output_close(requests->output);
+    gw_err journal = gw_journal_close(requests->journal);
+    rc = output != GW_OK ? output : journal;
+    gw_ledger_close(requests->ledger);
+    free(requests->active);
+    free(requests->returned);
+    gw_buf_free(&requests->line);
+    gw_buf_free(&requests->drawn);
+    free(requests);
+    return rc;
+}
+
+/* ---- handing out ----------------------------------------------------------------------------------------------- */
+
+static struct active *find_active(const struct gw_requests *requests, int64_t index)
+{
+    for (int i = 0; i < requests->active_count; i++)
+        if (requests->active[i].index == index) return &requests->active[i];
+    return NULL;
+}
+
+static void add_active(struct gw_requests *requests, int64_t index, int replica)
+{
+    if (requests->active_count == requests->active_capacity) {
+        requests->active_capacity = requests->active_capacity ? 2 * requests->active_capacity : 256;
+        requests->active = gw_realloc(requests->active, (size_t)requests->active_capacity, sizeof *requests->active);
+    }
+    requests->active[requests->active_count++] = (struct active){index, replica};
+}
+
+static void drop_active(struct gw_requests *requests, struct active *active)
+{
+    *active = requests->active[--requests->active_count];
+}
+
+static void add_returned(struct gw_requests *requests, int64_t index)
+{
+    if (requests->returned_count == requests->returned_capacity) {
+        requests->returned_capacity = requests->returned_capacity ? 2 * requests->returned_capacity : 256;
+        requests->returned = gw_realloc(requests->returned, (size_t)requests->returned_capacity,
+                                        sizeof *requests->returned);
+    }
+    requests->returned[requests->returned_count++] = index;
+}
+
+static bool drop_returned(struct gw_requests *requests, int64_t index)
+{
+    for (int i = 0; i < requests->returned_count; i++) {
+        if (requests->returned[i] != index) continue;
+        requests->returned_count--;
+        memmove(requests->returned + i, requests->returned + i + 1,
+                (size_t)(requests->returned_count - i) * sizeof *requests->returned);
+        return true;
+    }
+    return false;
+}
+
+/* Reads the input on to its next request; -1 at the end. Lines that the ledger itself finds bad are answered on the way. */
+static gw_err read_on(struct gw_requests *requests, int64_t *index)
+{
+    gw_err rc = GW_OK;
+    struct gw_request request = {0};
+    struct gw_request_error bad = {0};
+    bool end = false;
+    for (*index = -1; *index < 0 && !requests->input_ended;) {
+        gw_request_free(&request);
+        TRY(gw_ledger_next(requests->ledger, &request, &bad, &end));
+        if (end) {
+            requests->input_ended = true;
+        } else if (bad.code) {
+            TRY(gw_output_add_error(requests->output, request.custom_id, request.index, &bad));
+            requests->counts.failed++;
+            requests->unsynced = true;
+        } else {
+            *index = request.index;
+        }
+    }
+out:
+    gw_request_free(&request);
+    return rc;
+}
+
+/* Appends request `index` with its committed tokens. */
+static gw_err add_request(struct gw_requests *requests, int64_t index, struct gw_buf *message)
+{
+    gw_err rc = GW_OK;
+    const struct gw_journal_tokens *live = gw_journal_live(requests->journal);
+    gw_buf_clear(&requests->drawn);
+    for (int32_t at = 0; at < gw_journal_tokens_count(live, index); at++) {
+        struct gw_sample_result result;
+        GW_ASSERT(gw_journal_tokens_get(live, index, at, &result));
+        gw_buf_add(&requests->drawn, &result, sizeof result);
+    }
+    TRY(gw_ledger_read_line(requests->ledger, index, &requests->line));
+    gw_assign_add(message, index, requests->line.data, requests->line.bytes, &requests->drawn);
+out:
+    return rc;
+}
+
+gw_err gw_requests_grant(struct gw_requests *requests, int replica, struct gw_buf *message, bool *got)
+{
+    gw_err rc = GW_OK;
+    int64_t index = requests->returned_count ? requests->returned[0] : -1;
+    *got = false;
+    if (index >= 0) drop_returned(requests, index);
+    else TRY(read_on(requests, &index));
+    if (index < 0) return GW_OK;
+    add_active(requests, index, replica);
+    TRY(add_request(requests, index, message));
+    *got = true;
+out:
+    return rc;
+}
+
+/* Reads the input up to request `index`, for a leader that took over in the middle. What lies before it waits to be handed out. */
+static gw_err meet(struct gw_requests *requests, int64_t index)
+{
+    gw_err rc = GW_OK;
+    while (!requests->input_ended && gw_ledger_lines(requests->ledger) <= index) {
+        int64_t next;
+        TRY(read_on(requests, &next));
+        if (next >= 0) add_returned(requests, next);
+    }
+    if (gw_ledger_lines(requests->ledger) <= index)
+        FAIL(GW_ERR_PEER, "a rank reports request %lld, which the input does not hold", (long long)index);
+out:
+    return rc;
+}
+
+gw_err gw_requests_keep(struct gw_requests *requests, int64_t index, int replica)
+{
+    gw_err rc = GW_OK;
+    TRY(meet(requests, index));
+    if (gw_ledger_state(requests->ledger, index) != GW_LINE_ACTIVE) goto out; /* answered after all */
+    struct active *active = find_active(requests, index);
+    if (active) active->replica = replica;
+    else if (drop_returned(requests, index)) add_active(requests, index, replica);
+out:
+    return rc;
+}
+
+gw_err gw_requests_assign(struct gw_requests *requests, int64_t index, int replica, struct gw_buf *message)
+{
+    gw_err rc = GW_OK;
+    TRY(gw_requests_keep(requests, index, replica));
+    struct active *active = find_active(requests, index);
+    if (active && active->replica == replica) TRY(add_request(requests, index, message));
+out:
+    return rc;
+}
+
+void gw_requests_forget_owners(struct gw_requests *requests)
+{
+    for (int i = 0; i < requests->active_count; i++) requests->active[i].replica = NOBODY;
+}
+
+static int by_index(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+void gw_requests_settle(struct gw_requests *requests)
+{
+    for (int i = 0; i < requests->active_count;) {
+        if (requests->active[i].replica != NOBODY) {
+            i++;
+            continue;
+        }
+        add_returned(requests, requests->active[i].index);
+        drop_active(requests, &requests->active[i]);
+    }
+    if (requests->returned_count)
+        qsort(requests->returned, (size_t)requests->returned_count, sizeof *requests->returned, by_index);
+}
+
+/* ---- taking in ------------------------------------------------------------------------------------------------- */
+
+gw_err gw_requests_tokens(struct gw_requests *requests, const uint8_t *data, size_t bytes)
+{
+    gw_err rc = GW_OK;
+    struct gw_reader in = {.data = data, .bytes = bytes};
+    int64_t index;
+    int at, count;
+    bool logprobs;
+    while (gw_tokens_msg_next(&in, &index, &at, &requests->drawn, &count, &logprobs)) {
+        /* a finished request is reported again by a head that had not heard of it */
+        if (index < gw_ledger_lines(requests->ledger) && gw_ledger_state(requests->ledger, index) != GW_LINE_ACTIVE)
+            continue;
+        const struct gw_sample_result *results = (const struct gw_sample_result *)(const void *)requests->drawn.data;
+        for (int i = 0; i < count; i++) {
+            int known = gw_journal_tokens_count(gw_journal_live(requests->journal), index);
+            rc = gw_journal_add(requests->journal, index, at + i, &results[i], logprobs);
+            if (rc == GW_ERR_NOT_FOUND) { /* what came before it was lost with its leader: it will be generated again */
+                rc = GW_OK;
+                break;
+            }
+            if (rc != GW_OK) goto out;
+            requests->counts.committed_tokens += at + i >= known;
+            requests->uncommitted = true;
+        }
+    }
+    if (in.failed) FAIL(GW_ERR_PEER, "a report of tokens of %zu bytes is malformed", bytes);
+out:
+    return rc;
+}
+
+gw_err gw_requests_result(struct gw_requests *requests, int replica, const uint8_t *data, size_t bytes)
+{
+    gw_err rc = GW_OK;
+    struct gw_result result;
+    TRY(gw_result_decode(data, bytes, &result));
+    struct active *active = find_active(requests, result.index);
+    if (!active || active->replica != replica) goto out;
+    gw_buf_clear(&requests->line);
+    gw_buf_add(&requests->line, result.line, result.line_bytes);
+    if (result.failed) TRY(gw_output_add_error_line(requests->output, &requests->line));
+    else TRY(gw_output_add_line(requests->output, &requests->line));
+    gw_journal_add_finished(requests->journal, result.index, gw_output_bytes(requests->output));
+    gw_ledger_set_state(requests->ledger, result.index, result.failed ? GW_LINE_FAILED : GW_LINE_DONE);
+    drop_active(requests, active);
+    requests->uncommitted = requests->unsynced = true;
+    requests->counts.failed += result.failed;
+    requests->counts.done += !result.failed;
+    requests->counts.prompt_tokens += result.prompt_tokens;
+    requests->counts.completion_tokens += result.completion_tokens;
+out:
+    return rc;
+}
+
+bool gw_requests_uncommitted(const struct gw_requests *requests)
+{
+    return requests->uncommitted;
+}
+
+gw_err gw_requests_commit(struct gw_requests *requests, bool durable)
+{
+    gw_err rc = GW_OK;
+    if (durable && requests->unsynced) {
+        TRY(gw_output_sync(requests->output));
+        requests->unsynced = false;
+    }
+    rc = gw_journal_commit(requests->journal, durable);
+    requests->uncommitted = rc != GW_OK;
+    if (rc != GW_ERR_IO) goto out;
+    if (gw_clock_now_s() - requests->warned_s > WARN_EVERY_S) {
+        gw_warn("tokens cannot be committed now: %s", gw_error_detail());
+        requests->warned_s = gw_clock_now_s();
+    }
+    rc = GW_OK;
+out:
+    return rc;
+}
+
+bool gw_requests_finished(const struct gw_requests *requests)
+{
+    return requests->input_ended && requests->active_count == 0 && requests->returned_count == 0;
+}
+
+int64_t gw_requests_left(const struct gw_requests *requests)
+{
+    const struct gw_request_counts *c = &requests->counts;
+    return c->total - c->done - c->failed - requests->active_count;
+}
+
+struct gw_request_counts gw_requests_counts(const struct gw_requests *requests)
+{
+    struct gw_request_counts counts = requests->counts;
+    counts.active = requests->active_count;
+    counts.returned = requests->returned_count;
+    return counts;
+}
