@@ -243,6 +243,9 @@ static gw_err conclude(const struct gw_job_options *options, int exit_code, cons
             printf("; %lld tokens generated in %.1f s (%.1f tokens/s) on %d x %d x %d ranks",
                    (long long)status.generated_tokens, status.elapsed_s, status.generated_tokens_per_s,
                    status.layout[0], status.layout[1], status.layout[2]);
+        if (status.lost_ranks > 0)
+            printf("; %lld ranks lost, %lld tokens recomputed", (long long)status.lost_ranks,
+                   (long long)status.recomputed_tokens);
         printf("\noutput  %s/output.jsonl\ndigest  %s\n", options->out_dir, hex);
         return GW_OK;
     }
@@ -284,7 +287,7 @@ out:
     return rc;
 }
 
-/* A status.json of an earlier launch must not be taken for this one's. */
+/* A status.json of an earlier command must not be taken for this one's. */
 static void forget_status(const struct gw_job_options *options)
 {
     char *path = gw_asprintf("%s/status.json", options->out_dir);
@@ -309,7 +312,7 @@ static bool may_relaunch(int exit_code, const struct gw_status *status)
 /* How far the job has come, to see whether a launch got anywhere. */
 static int64_t progress_of(const struct gw_status *status)
 {
-    return status->requests_done + status->requests_failed + status->committed_tokens + status->resumed_tokens;
+    return status->requests_done + status->requests_failed + status->generated_tokens + status->resumed_tokens;
 }
 
 /* Launch after launch until the batch is done. One that ends early is followed by the next, which goes on from what is committed; after
@@ -325,7 +328,7 @@ static gw_err run_launches(const struct gw_job_options *options, int argc, char 
         struct stream stream = {.fd = -1};
         struct gw_status status = {0};
         pid_t child = -1;
-        forget_status(options);
+        if (number == 0) forget_status(options);
         rc = start(options, number, argc, argv, &child, &stream.fd);
         if (rc != GW_OK) return rc;
         int exit_code = supervise(options, child, &stream);

@@ -48,7 +48,8 @@ gw_err gw_status_read(const char *out_dir, struct gw_status *s)
     s->requests_done = integer(root, "requests_done");
     s->requests_failed = integer(root, "requests_failed");
     s->generated_tokens = integer(root, "generated_tokens");
-    s->committed_tokens = integer(root, "committed_tokens");
+    s->recomputed_tokens = integer(root, "recomputed_tokens");
+    s->lost_ranks = integer(root, "lost_ranks");
     s->resumed_tokens = integer(root, "resumed_tokens");
     s->preemptions = integer(root, "preemptions");
     s->prefix_tokens_reused = integer(root, "prefix_tokens_reused");

@@ -82,6 +82,11 @@ static struct member *find(const struct gw_control *control, int number)
     return NULL;
 }
 
+bool gw_control_has(const struct gw_control *control, int number)
+{
+    return find(control, number) != NULL;
+}
+
 bool gw_control_active(const struct gw_control *control, int number)
 {
     const struct member *member = find(control, number);

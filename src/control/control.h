@@ -84,6 +84,7 @@ const char *gw_state_name(enum gw_state state);
 /* Worlds formed so far. */
 uint64_t gw_control_epoch(const struct gw_control *control);
 int gw_control_members(const struct gw_control *control);
+bool gw_control_has(const struct gw_control *control, int member);
 /* May the next plan give this member a place? Not when it has been given notice. */
 bool gw_control_active(const struct gw_control *control, int member);
 /* When a planned change will begin; 0: none is due. */

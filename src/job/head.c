@@ -56,6 +56,7 @@ struct gw_head {
     struct arrival *arrivals;
     int arrival_count;
     uint64_t steps;
+    uint64_t begun_tokens; /* of sequences that were begun elsewhere and came without their KV */
     bool draining, drained, stopping, stopped;
 };
 
@@ -196,6 +197,7 @@ static gw_err report(struct gw_head *head)
     head->report.computed_tokens = stats.rows;
     head->report.preemptions = stats.preemptions;
     head->report.prefix_tokens_reused = stats.prefix_tokens_reused;
+    head->report.recomputed_tokens = stats.recomputed_tokens + head->begun_tokens;
     return gw_comm_send(head->config.comm, LEADER, GW_MSG_WANT, 0, &head->report, sizeof head->report);
 }
 
@@ -219,6 +221,8 @@ static void add_tokens(const struct gw_seq *seq, int at, int count, struct gw_bu
 static void add_seq(struct gw_head *head, struct arrival *arrival, const int32_t *pages, int page_count, int computed)
 {
     struct gw_answer *answer = arrival->answer;
+    if (page_count == 0 && arrival->drawn.bytes)
+        head->begun_tokens += arrival->prompt.count + arrival->drawn.bytes / sizeof(int32_t);
     struct gw_sample_params params = gw_answer_params(answer);
     struct gw_seq *seq = gw_sched_add(head->sched, arrival->prompt.ids, (int)arrival->prompt.count,
                                       gw_answer_limit(answer), gw_answer_logprobs(answer), &params, answer);

@@ -39,9 +39,12 @@ struct gw_leader {
     struct head_state *heads;
     struct gw_head_report *reports; /* [head_count] */
     int head_count;
-    uint64_t drawn_before, computed_before; /* by heads of earlier plans */
-    uint64_t losses;
+    struct gw_record_totals before; /* by earlier leaders, and by heads of earlier plans */
     double lost_wall_s; /* of the loss that is being recovered from; 0: none */
+    struct {            /* what became of it, until the next token is committed */
+        double lost_wall_s, planned_wall_s, ready_wall_s;
+        int64_t committed;
+    } recovery;
     double formed_s;
     bool told, stopped;
     int byes; /* heads that have sent their last message */
@@ -101,6 +104,7 @@ gw_err gw_leader_create(const struct gw_leader_config *config, struct gw_leader 
         leader->plan.number = config->last->number;
     }
     leader->started_s = gw_clock_now_s();
+    if (config->last || config->options->launch > 0) leader->before = gw_record_totals(config->options->out_dir);
     struct gw_request_counts counts = gw_requests_counts(leader->requests);
     gw_record_event(config->options->out_dir, config->last ? "leader" : "start",
                     json_pack("{s:i,s:i,s:I,s:I,s:I}", "ranks", gw_comm_size(config->comm), "launch",
@@ -155,9 +159,7 @@ static gw_err write_status(struct gw_leader *leader, const char *state)
                                       .threads = leader->threads,
                                       .context = leader->config.context,
                                       .ranks = gw_control_members(leader->control),
-                                      .generated_before = leader->drawn_before,
-                                      .computed_before = leader->computed_before,
-                                      .losses = leader->losses,
+                                      .before = leader->before,
                                       .elapsed_s = gw_clock_now_s() - leader->started_s};
     return gw_record_status(leader->config.options->out_dir, &status);
 }
@@ -234,7 +236,6 @@ void gw_leader_note_loss(struct gw_leader *leader, double noticed_wall_s)
 {
     if (noticed_wall_s <= 0) return;
     leader->lost_wall_s = noticed_wall_s;
-    leader->losses++;
 }
 
 void gw_leader_world(struct gw_leader *leader)
@@ -245,8 +246,8 @@ void gw_leader_world(struct gw_leader *leader)
     leader->hellos = gw_alloc((size_t)leader->hello_count, sizeof *leader->hellos);
     leader->heard = gw_alloc((size_t)leader->hello_count, sizeof *leader->heard);
     for (int h = 0; h < leader->head_count; h++) {
-        leader->drawn_before += leader->reports[h].drawn_tokens;
-        leader->computed_before += leader->reports[h].computed_tokens;
+        leader->before.computed_tokens += (int64_t)leader->reports[h].computed_tokens;
+        leader->before.recomputed_tokens += (int64_t)leader->reports[h].recomputed_tokens;
     }
     leader->head_count = 0;
     leader->byes = 0;
@@ -297,6 +298,9 @@ static gw_err note_hellos(struct gw_leader *leader)
         if (members[r] >= leader->next_member) leader->next_member = members[r] + 1;
     }
     int before = gw_control_members(leader->control);
+    int stayed = 0;
+    for (int r = 0; r < count; r++) stayed += gw_control_has(leader->control, members[r]);
+    leader->before.lost_ranks += before - stayed;
     TRY(step(leader, &(struct gw_event){.kind = GW_EVENT_WORLD,
                                         .member = -1,
                                         .count = count,
@@ -436,6 +440,12 @@ static gw_err make_plan(struct gw_leader *leader)
     TRY(hand_over(leader));
     TRY(gw_record_ranks(leader->config.options->out_dir, &leader->plan));
     note_plan(leader, gw_clock_now_s());
+    if (leader->lost_wall_s > 0) {
+        leader->recovery.lost_wall_s = leader->lost_wall_s;
+        leader->recovery.planned_wall_s = gw_clock_wall_s();
+        leader->recovery.ready_wall_s = 0;
+        leader->recovery.committed = gw_requests_counts(leader->requests).committed_tokens;
+    }
     leader->lost_wall_s = 0;
     free_hellos(leader);
     TRY(step(leader, &(struct gw_event){.kind = GW_EVENT_PLANNED}));
@@ -598,6 +608,22 @@ out:
     return rc;
 }
 
+/* For events.jsonl: how long it took from a loss to the plan, to everybody's readiness, and to the next committed token. */
+static void note_recovery(struct gw_leader *leader)
+{
+    double now_s = gw_clock_wall_s(), lost_s = leader->recovery.lost_wall_s;
+    if (lost_s == 0) return;
+    if (leader->recovery.ready_wall_s == 0 && gw_control_state(leader->control) == GW_STATE_RUN)
+        leader->recovery.ready_wall_s = now_s;
+    if (gw_requests_counts(leader->requests).committed_tokens <= leader->recovery.committed) return;
+    json_t *details = json_pack("{s:f,s:f,s:f}", "lost_at", lost_s, "plan_s", leader->recovery.planned_wall_s - lost_s,
+                                "token_s", now_s - lost_s);
+    if (leader->recovery.ready_wall_s > 0)
+        json_object_set_new(details, "ready_s", json_real(leader->recovery.ready_wall_s - lost_s));
+    gw_record_event(leader->config.options->out_dir, "recovered", details);
+    leader->recovery.lost_wall_s = 0;
+}
+
 static gw_err housekeeping(struct gw_leader *leader)
 {
     gw_err rc = GW_OK;
@@ -606,8 +632,10 @@ static gw_err housekeeping(struct gw_leader *leader)
     if (gw_requests_uncommitted(leader->requests) && (durable || now_s - leader->committed_s > COMMIT_EVERY_S)) {
         TRY(gw_requests_commit(leader->requests, durable));
         leader->committed_s = now_s;
+        note_recovery(leader);
         if (durable) leader->synced_s = gw_clock_now_s();
     }
+    if (leader->recovery.lost_wall_s > 0 && leader->recovery.ready_wall_s == 0) note_recovery(leader);
     if (now_s - leader->status_s > STATUS_EVERY_S) {
         TRY(write_status(leader, "running"));
         leader->status_s = now_s;

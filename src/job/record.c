@@ -24,12 +24,13 @@ static gw_err write_json(const char *out_dir, const char *name, json_t *json, si
 
 gw_err gw_record_status(const char *out_dir, const struct gw_record_status *s)
 {
-    uint64_t drawn = s->generated_before, computed = s->computed_before, preemptions = 0, reused = 0;
+    uint64_t computed = (uint64_t)s->before.computed_tokens, recomputed = (uint64_t)s->before.recomputed_tokens;
+    uint64_t preemptions = 0, reused = 0;
     int running = 0, waiting = 0, pages_used = 0, pages_total = 0;
     for (int h = 0; h < s->head_count; h++) {
         const struct gw_head_report *r = &s->heads[h];
-        drawn += r->drawn_tokens;
         computed += r->computed_tokens;
+        recomputed += r->recomputed_tokens;
         preemptions += r->preemptions;
         reused += r->prefix_tokens_reused;
         running += r->running;
@@ -40,24 +41,45 @@ gw_err gw_record_status(const char *out_dir, const struct gw_record_status *s)
     const struct gw_request_counts *c = &s->counts;
     struct gw_layout layout = s->plan ? s->plan->layout : (struct gw_layout){0};
     int64_t answered = c->done + c->failed, here = answered - c->answered_before;
+    int64_t committed = s->before.committed_tokens + c->committed_tokens;
+    double elapsed_s = s->before.elapsed_s + s->elapsed_s;
     double eta_s = here > 0 ? s->elapsed_s / (double)here * (double)(c->total - answered) : -1;
     json_t *status = json_pack(
-        "{s:s,s:s,s:s,s:i,s:f,s:f,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:i,s:i,s:i,s:i,s:I,s:I,s:s,s:[i,i,i],s:"
-        "i,s:"
-        "i,s:i,s:I,s:I}",
+        "{s:s,s:s,s:s,s:i,s:f,s:f, s:I,s:I,s:I,s:I, s:I,s:I,s:I,s:I,s:I,s:f,s:f, s:i,s:i,s:i,s:i,s:I,s:I, "
+        "s:s,s:[i,i,i],s:i,s:i,s:i,s:I,s:I}",
         "state", s->state, "phase", s->phase, "model", s->options->model_name, "pid", (int)getpid(), "updated_at",
-        gw_clock_wall_s(), "elapsed_s", s->elapsed_s, "requests_total", (json_int_t)c->total, "requests_done",
-        (json_int_t)c->done, "requests_failed", (json_int_t)c->failed, "requests_done_before",
-        (json_int_t)c->answered_before, "generated_tokens", (json_int_t)drawn, "computed_tokens", (json_int_t)computed,
-        "committed_tokens", (json_int_t)c->committed_tokens, "resumed_tokens", (json_int_t)c->resumed_tokens,
-        "finished_completion_tokens", (json_int_t)c->completion_tokens, "generated_tokens_per_s",
-        s->elapsed_s > 0 ? (double)drawn / s->elapsed_s : 0.0, "eta_s", eta_s, "running", running, "waiting", waiting,
-        "kv_pages_used", pages_used, "kv_pages_total", pages_total, "preemptions", (json_int_t)preemptions,
-        "prefix_tokens_reused", (json_int_t)reused, "kernels", s->kernels, "layout", layout.data, layout.tensor,
-        layout.pipeline, "ranks", s->ranks, "threads_per_rank", s->threads, "context", s->context, "plan",
-        (json_int_t)(s->plan ? s->plan->number : 0), "lost_ranks", (json_int_t)s->losses);
+        gw_clock_wall_s(), "elapsed_s", elapsed_s, /* requests */
+        "requests_total", (json_int_t)c->total, "requests_done", (json_int_t)c->done, "requests_failed",
+        (json_int_t)c->failed, "requests_done_before", (json_int_t)c->answered_before, /* tokens */
+        "generated_tokens", (json_int_t)committed, "computed_tokens", (json_int_t)computed, "recomputed_tokens",
+        (json_int_t)recomputed, "resumed_tokens", (json_int_t)c->resumed_tokens, "finished_completion_tokens",
+        (json_int_t)c->completion_tokens, "generated_tokens_per_s",
+        elapsed_s > 0 ? (double)committed / elapsed_s : 0.0, "eta_s", eta_s, /* sequences and pages */
+        "running", running, "waiting", waiting, "kv_pages_used", pages_used, "kv_pages_total", pages_total,
+        "preemptions", (json_int_t)preemptions, "prefix_tokens_reused", (json_int_t)reused, /* machine */
+        "kernels", s->kernels, "layout", layout.data, layout.tensor, layout.pipeline, "ranks", s->ranks,
+        "threads_per_rank", s->threads, "context", s->context, "plan", (json_int_t)(s->plan ? s->plan->number : 0),
+        "lost_ranks", (json_int_t)s->before.lost_ranks);
     GW_ASSERT(status);
     return write_json(out_dir, "status.json", status, JSON_INDENT(1));
+}
+
+struct gw_record_totals gw_record_totals(const char *out_dir)
+{
+    struct gw_record_totals totals = {0};
+    char *path = gw_asprintf("%s/status.json", out_dir), *text = NULL;
+    if (gw_file_read(path, 1 << 20, &text, NULL) == GW_OK) {
+        json_t *root = json_loads(text, 0, NULL);
+        totals.committed_tokens = json_integer_value(json_object_get(root, "generated_tokens"));
+        totals.computed_tokens = json_integer_value(json_object_get(root, "computed_tokens"));
+        totals.recomputed_tokens = json_integer_value(json_object_get(root, "recomputed_tokens"));
+        totals.lost_ranks = json_integer_value(json_object_get(root, "lost_ranks"));
+        totals.elapsed_s = json_number_value(json_object_get(root, "elapsed_s"));
+        json_decref(root);
+    }
+    free(text);
+    free(path);
+    return totals;
 }
 
 gw_err gw_record_ranks(const char *out_dir, const struct gw_plan *plan)

@@ -9,6 +9,12 @@
 
 #include <jansson.h>
 
+/* Figures that go on from leader to leader. */
+struct gw_record_totals {
+    int64_t committed_tokens, computed_tokens, recomputed_tokens, lost_ranks;
+    double elapsed_s;
+};
+
 struct gw_record_status {
     const char *state; /* "running", "done", "stopped" */
     const struct gw_job_options *options;
@@ -19,12 +25,13 @@ struct gw_record_status {
     const char *phase; /* of the controller: "run", "migrate", ... */
     const char *kernels;
     int threads, context, ranks;
-    uint64_t generated_before, computed_before; /* by heads that are gone */
-    uint64_t losses;                            /* ranks lost so far */
-    double elapsed_s;
+    struct gw_record_totals before; /* of leaders and heads that are gone */
+    double elapsed_s;               /* under this leader */
 };
 
 GW_CHECK gw_err gw_record_status(const char *out_dir, const struct gw_record_status *status);
+/* What status.json says of the job so far; all 0 when it says nothing. */
+struct gw_record_totals gw_record_totals(const char *out_dir);
 GW_CHECK gw_err gw_record_ranks(const char *out_dir, const struct gw_plan *plan);
 /* Appends {"time": now, "event": name, ...}; takes over `details` (an object, or NULL). A failure costs a warning: events are for people. */
 void gw_record_event(const char *out_dir, const char *name, json_t *details);
