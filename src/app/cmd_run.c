@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "batch/io/digest.h"
+#include "comm/comm.h"
 #include "job/executor.h"
 #include "job/options.h"
 #include "job/rank.h"

@@ -62,6 +62,11 @@ struct gw_msg {
 GW_CHECK gw_err gw_comm_create(double peer_timeout_s, int member_base, struct gw_comm **comm);
 /* Waits for outstanding sends, then ends MPI: collective, and only for a world that never changed. */
 GW_CHECK gw_err gw_comm_destroy(struct gw_comm *comm);
+/* Set in the environment of ranks that a supervisor (`godwit run`) has started, and the line on stderr by which a rank asks it to end the
+ * launch, the exit code behind it: MPI's own abort does not reach everybody once the world has changed. */
+#define GW_SUPERVISED "GODWIT_SUPERVISED"
+#define GW_END_LAUNCH "godwit-end-launch "
+
 /* Ends the whole launch with an exit code. Never returns. */
 _Noreturn void gw_comm_abort(struct gw_comm *comm, int exit_code);
 /* Has the world changed since the launch? Then MPI_Finalize may hang: flush, and leave by _exit(). */
@@ -77,8 +82,10 @@ void gw_comm_let_go(struct gw_comm *comm, int rank);
  * within the peer timeout ends its process (exit code 9), so that the supervisor can start the launch anew. */
 GW_CHECK gw_err gw_comm_repair(struct gw_comm *comm);
 /* Collective: starts `count` more ranks with `command` (argv without argv[0]) and takes them into the world, at its end. Their member
- * numbers start at `member_base`. GW_ERR_LOST: the world is as before, or needs a repair. The same deadline. */
-GW_CHECK gw_err gw_comm_grow(struct gw_comm *comm, int count, int member_base, char *const *command);
+ * numbers start at `member_base`. GW_ERR_LOST: the world is as before, or needs a repair. The same deadline. `started` (may be NULL) is
+ * called when they run, before they are taken in. */
+GW_CHECK gw_err gw_comm_grow(struct gw_comm *comm, int count, int member_base, char *const *command,
+                             void (*started)(void *context), void *context);
 
 /* The epoch that this rank is in; starts at 0 with every new world. */
 void gw_comm_set_epoch(struct gw_comm *comm, uint64_t epoch);

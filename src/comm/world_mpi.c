@@ -16,7 +16,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-static const double LOOK_EVERY_S = 0.001, BEATS_PER_TIMEOUT = 8, FINALIZE_S = 3;
+static const double LOOK_EVERY_S = 0.001, BEATS_PER_TIMEOUT = 8, FINALIZE_S = 3, REPAIR_S = 5, GROW_S = 10;
 
 gw_err gw_mpi_failed(const char *what, int code)
 {
@@ -38,11 +38,14 @@ static void just_go(int signal)
     _exit(0);
 }
 
+static bool supervised;
+
 static void give_up(int signal)
 {
-    static const char text[] = "godwit: warning: repairing the world took too long; this rank gives up\n";
+    static const char text[] = "godwit: warning: repairing the world took too long; the launch is given up\n" GW_END_LAUNCH "9\n";
     (void)signal;
-    ssize_t ignored = write(STDERR_FILENO, text, sizeof text - 1);
+    size_t bytes = supervised ? sizeof text - 1 : sizeof text - 1 - sizeof GW_END_LAUNCH - 1;
+    ssize_t ignored = write(STDERR_FILENO, text, bytes);
     (void)ignored;
     _exit(9);
 }
@@ -89,6 +92,7 @@ gw_err gw_comm_create(double peer_timeout_s, int member_base, struct gw_comm **o
     struct gw_comm *comm = gw_alloc(1, sizeof *comm);
     comm->world = MPI_COMM_NULL;
     comm->peer_timeout_s = peer_timeout_s;
+    supervised = getenv(GW_SUPERVISED) != NULL;
     arm(4 * peer_timeout_s);
     MPI_TRY(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided));
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
@@ -131,6 +135,7 @@ out:
 
 _Noreturn void gw_comm_abort(struct gw_comm *comm, int exit_code)
 {
+    if (getenv(GW_SUPERVISED)) fprintf(stderr, "%s%d\n", GW_END_LAUNCH, exit_code);
     arm(2);
     MPI_Abort(comm ? comm->world : MPI_COMM_WORLD, exit_code);
     _exit(exit_code);
@@ -193,7 +198,7 @@ gw_err gw_comm_repair(struct gw_comm *comm)
 {
     gw_err rc = GW_OK;
     MPI_Comm next = MPI_COMM_NULL;
-    arm(comm->peer_timeout_s);
+    arm(comm->peer_timeout_s < REPAIR_S ? comm->peer_timeout_s : REPAIR_S);
     MPIX_Comm_revoke(comm->world);
     gw_comm_drop_messages(comm);
     MPI_TRY(MPIX_Comm_shrink(comm->world, &next));
@@ -205,7 +210,8 @@ out:
     return rc;
 }
 
-gw_err gw_comm_grow(struct gw_comm *comm, int count, int member_base, char *const *command)
+gw_err gw_comm_grow(struct gw_comm *comm, int count, int member_base, char *const *command,
+                    void (*started)(void *context), void *context)
 {
     gw_err rc = GW_OK;
     char self[4096], base[16], number[32];
@@ -222,13 +228,14 @@ gw_err gw_comm_grow(struct gw_comm *comm, int count, int member_base, char *cons
     argv[words + 1] = number;
     if (length < 0) FAIL(GW_ERR_IO, "cannot find this program");
     self[length] = 0;
-    arm(2 * comm->peer_timeout_s);
+    arm(comm->peer_timeout_s < GROW_S ? comm->peer_timeout_s : GROW_S);
     gw_comm_drop_messages(comm);
     MPI_TRY(MPI_Info_create(&info));
     MPI_TRY(MPI_Info_set(info, "map_by", ":OVERSUBSCRIBE"));
     MPI_TRY(MPI_Info_set(info, "bind_to", "none"));
     MPI_TRY(MPI_Comm_spawn(self, argv, count, info, 0, comm->world, &children, codes));
     MPI_Comm_set_errhandler(children, MPI_ERRORS_RETURN);
+    if (started) started(context);
     MPI_TRY(MPI_Intercomm_merge(children, 0, &next));
     comm->world = next;
     comm->changed = true;

@@ -23,11 +23,15 @@ struct gw_control {
     int more;      /* ranks asked for */
     bool may_grow; /* the last attempt did not fail */
     bool growing;  /* the FORM under way grows */
+    bool replan;   /* asked for, not made yet */
     int lost;      /* since the last plan */
     double deadline_s;
-    double *replaced_s; /* [limits.replacements] times, the oldest first */
-    int replaced;
+    double *replaced_s; /* [replaced_capacity] times, the oldest first */
+    int replaced, replaced_capacity;
     int *leavers;
+    struct member
+        *dismissed; /* with the end of their grace: whoever is found in a later world all the same still has notice */
+    int dismissed_count;
 };
 
 struct gw_control *gw_control_create(const struct gw_control_limits *limits)
@@ -36,7 +40,6 @@ struct gw_control *gw_control_create(const struct gw_control_limits *limits)
     control->limits = *limits;
     control->may_grow = true;
     control->deadline_s = INFINITY; /* the first world has yet to form */
-    control->replaced_s = gw_alloc((size_t)limits->replacements + 1, sizeof *control->replaced_s);
     return control;
 }
 
@@ -46,6 +49,7 @@ void gw_control_destroy(struct gw_control *control)
     free(control->members);
     free(control->replaced_s);
     free(control->leavers);
+    free(control->dismissed);
     free(control);
 }
 
@@ -103,6 +107,15 @@ static void enter(struct gw_control *control, enum gw_state state, double now_s)
 
 /* ---- who is there ---------------------------------------------------------------------------------------------- */
 
+/* What is known of a member of a new world: it may have been dismissed, and the loss of another was faster than its leaving. */
+static struct member recall(const struct gw_control *control, int number)
+{
+    const struct member *old = find(control, number);
+    for (int i = 0; i < control->dismissed_count && !old; i++)
+        if (control->dismissed[i].number == number) old = &control->dismissed[i];
+    return old ? *old : (struct member){.number = number};
+}
+
 /* The members of a new world; who was there before keeps its notice. */
 static void take_world(struct gw_control *control, const struct gw_event *event)
 {
@@ -110,9 +123,8 @@ static void take_world(struct gw_control *control, const struct gw_event *event)
     int active_before = 0, stayed = 0;
     for (int i = 0; i < control->count; i++) active_before += !control->members[i].leaving;
     for (int i = 0; i < event->count; i++) {
-        const struct member *old = find(control, event->members[i]);
-        members[i] = old ? *old : (struct member){.number = event->members[i]};
-        stayed += old && !old->leaving;
+        stayed += gw_control_active(control, event->members[i]);
+        members[i] = recall(control, event->members[i]);
         members[i].hello = members[i].ready = members[i].planned_out = false;
     }
     free(control->members);
@@ -169,6 +181,10 @@ static int growth(struct gw_control *control, double now_s)
 {
     if (!control->may_grow || all_leave(control)) return 0;
     int replace = may_replace(control, now_s);
+    if (control->replaced + replace > control->replaced_capacity) {
+        control->replaced_capacity = control->replaced + replace;
+        control->replaced_s = gw_realloc(control->replaced_s, (size_t)control->replaced_capacity, sizeof(double));
+    }
     for (int i = 0; i < replace; i++) control->replaced_s[control->replaced++] = now_s;
     int grow = replace + control->more;
     control->limits.wanted += control->more;
@@ -177,9 +193,9 @@ static int growth(struct gw_control *control, double now_s)
     return grow;
 }
 
-static bool growth_due(const struct gw_control *control)
+static bool change_due(const struct gw_control *control)
 {
-    return control->may_grow && control->more > 0;
+    return control->replan || (control->may_grow && control->more > 0);
 }
 
 /* ---- leaving --------------------------------------------------------------------------------------------------- */
@@ -222,8 +238,14 @@ static void dismiss(struct gw_control *control, struct gw_update *update)
 {
     int kept = 0;
     for (int i = 0; i < control->count; i++) {
-        if (control->members[i].planned_out) control->leavers[update->leaver_count++] = control->members[i].number;
-        else control->members[kept++] = control->members[i];
+        const struct member *m = &control->members[i];
+        if (!m->planned_out) {
+            control->members[kept++] = *m;
+            continue;
+        }
+        control->leavers[update->leaver_count++] = m->number;
+        control->dismissed = gw_realloc(control->dismissed, (size_t)control->dismissed_count + 1, sizeof *m);
+        control->dismissed[control->dismissed_count++] = *m;
     }
     control->count = kept;
     update->leavers = control->leavers;
@@ -240,6 +262,14 @@ static void end_saving(struct gw_control *control, double now_s, struct gw_updat
     update->grace_s = least_grace(control, now_s);
 }
 
+/* Asks for a plan. Who is given notice from now on has a place in it, and leaves by the next. */
+static void ask_for_plan(struct gw_control *control, struct gw_update *update)
+{
+    update->what |= GW_DO_PLAN;
+    control->replan = false;
+    for (int i = 0; i < control->count; i++) control->members[i].planned_out = control->members[i].leaving;
+}
+
 /* Transitions that follow from the state as it is now. */
 static void settle(struct gw_control *control, double now_s, struct gw_update *update)
 {
@@ -252,7 +282,8 @@ static void settle(struct gw_control *control, double now_s, struct gw_update *u
             enter(control, GW_STATE_REFORM, now_s);
             update->grow = growth(control, now_s);
             control->growing = update->grow > 0;
-            update->what |= control->growing ? GW_DO_FORM : GW_DO_PLAN;
+            if (control->growing) update->what |= GW_DO_FORM;
+            else ask_for_plan(control, update);
             for (int i = 0; i < control->count; i++) control->members[i].hello = false;
         } else if (late) {
             update->what |= GW_DO_GIVE_UP;
@@ -268,7 +299,7 @@ static void settle(struct gw_control *control, double now_s, struct gw_update *u
         break;
     case GW_STATE_RUN: {
         double at_s = gw_control_drain_at(control);
-        if (!(at_s > 0 && now_s >= at_s) && !growth_due(control)) break;
+        if (!(at_s > 0 && now_s >= at_s) && !change_due(control)) break;
         enter(control, GW_STATE_DRAIN, now_s);
         update->what |= GW_DO_DRAIN;
         break;
@@ -308,10 +339,7 @@ void gw_control_step(struct gw_control *control, const struct gw_event *event, s
         if (control->state != GW_STATE_REFORM) break;
         enter(control, GW_STATE_MIGRATE, event->now_s);
         control->lost = 0;
-        for (int i = 0; i < control->count; i++) {
-            control->members[i].planned_out = control->members[i].leaving;
-            control->members[i].ready = false;
-        }
+        for (int i = 0; i < control->count; i++) control->members[i].ready = false;
         break;
     case GW_EVENT_READY:
         if (member && control->state == GW_STATE_MIGRATE) member->ready = true;
@@ -324,6 +352,7 @@ void gw_control_step(struct gw_control *control, const struct gw_event *event, s
         control->more += event->count;
         control->may_grow = true;
         break;
+    case GW_EVENT_REPLAN: control->replan = true; break;
     case GW_EVENT_STOP: control->state = GW_STATE_STOP; break;
     case GW_EVENT_TICK:
     case GW_EVENT_KINDS: break;

@@ -28,6 +28,7 @@ enum gw_event_kind {
     GW_EVENT_DRAINED, /* no step is in flight anywhere */
     GW_EVENT_NOTICE,  /* `member` (-1: every one) goes in `seconds` */
     GW_EVENT_MORE,    /* `count` more ranks are wanted */
+    GW_EVENT_REPLAN,  /* another plan is wanted for the same members */
     GW_EVENT_STOP,    /* the batch is done, or someone asked for an end */
     GW_EVENT_TICK,    /* time passes */
     GW_EVENT_KINDS

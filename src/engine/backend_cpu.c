@@ -774,11 +774,12 @@ static gw_err cpu_weights_import(struct gw_backend *backend, const struct gw_wei
         at += gw_packed_bytes(&part);
     }
     if (slice->layer == of(backend)->config.dims.layers) {
-        of(backend)->rows_awaited -= slice->vocab_end - slice->vocab_begin;
+        if (of(backend)->rows_awaited) of(backend)->rows_awaited -= slice->vocab_end - slice->vocab_begin;
     } else {
         struct layer *layer = &of(backend)->layers[slice->layer - of(backend)->config.shard.layer_begin];
-        layer->heads_awaited -= slice->kv_end - slice->kv_begin;
-        layer->atoms_awaited -= slice->ffn_end - slice->ffn_begin;
+        /* what turned out to be shared comes all the same, and is the same */
+        if (layer->heads_awaited) layer->heads_awaited -= slice->kv_end - slice->kv_begin;
+        if (layer->atoms_awaited) layer->atoms_awaited -= slice->ffn_end - slice->ffn_begin;
     }
     if (at != bytes) FAIL(GW_ERR_PEER, "weights of layer %d came with %zu bytes too many", slice->layer, bytes - at);
 out:

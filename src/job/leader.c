@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "comm/comm.h"
 #include "control/control.h"
+#include "job/mover.h"
 #include "job/planning.h"
 #include "job/record.h"
 #include "job/requests.h"
@@ -40,13 +41,16 @@ struct gw_leader {
     struct gw_head_report *reports; /* [head_count] */
     int head_count;
     struct gw_record_totals before; /* by earlier leaders, and by heads of earlier plans */
-    double lost_wall_s; /* of the loss that is being recovered from; 0: none */
-    struct {            /* what became of it, until the next token is committed */
+    struct gw_layout wanted;        /* {0}: the best */
+    struct gw_mover_stats moved;    /* under this plan, by those who are ready */
+    double planned_s, drain_s;      /* when the plan was made; when it was begun to drain for it, or 0 */
+    double lost_wall_s;             /* of the loss that is being recovered from; 0: none */
+    struct {                        /* what became of it, until the next token is committed */
         double lost_wall_s, planned_wall_s, ready_wall_s;
         int64_t committed;
     } recovery;
     double formed_s;
-    bool told, stopped;
+    bool told, stopped, saving; /* saving: everybody has been given notice */
     int byes; /* heads that have sent their last message */
     double started_s, synced_s, status_s, committed_s;
     const char *kernels;
@@ -95,6 +99,7 @@ gw_err gw_leader_create(const struct gw_leader_config *config, struct gw_leader 
     leader->config = *config;
     leader->config.last = NULL;
     leader->kernels = "";
+    if (config->options->layout_set) leader->wanted = config->options->layout;
     leader->next_member = gw_comm_size(config->comm);
     struct gw_control_limits limits = limits_of(config->options, gw_comm_size(config->comm));
     leader->control = gw_control_create(&limits);
@@ -192,8 +197,9 @@ gw_err gw_leader_finish(struct gw_leader *leader)
     struct gw_request_counts counts = gw_requests_counts(leader->requests);
     leader->stopped = !gw_requests_finished(leader->requests);
     TRY(gw_requests_commit(leader->requests, true));
-    TRY(write_status(leader, leader->stopped ? "stopped" : "done"));
-    gw_record_event(leader->config.options->out_dir, leader->stopped ? "stopped" : "done",
+    const char *state = !leader->stopped ? "done" : leader->saving ? "interrupted" : "stopped";
+    TRY(write_status(leader, state));
+    gw_record_event(leader->config.options->out_dir, state,
                     json_pack("{s:I,s:I}", "answered", (json_int_t)counts.done, "failed", (json_int_t)counts.failed));
     if (leader->stopped)
         FAIL(GW_ERR_STOPPED, "stopped on request with %lld of %lld requests answered; the same command carries on",
@@ -421,7 +427,8 @@ static gw_err make_plan(struct gw_leader *leader)
                                    .context = leader->config.context,
                                    .hellos = leader->hellos,
                                    .count = leader->hello_count,
-                                   .number = leader->plan.number + 1};
+                                   .number = leader->plan.number + 1,
+                                   .wanted = leader->wanted};
     bool *active = gw_alloc((size_t)leader->hello_count + 1, sizeof *active);
     for (int r = 0; r < leader->hello_count; r++)
         active[r] = gw_control_active(leader->control, leader->hellos[r].peer.member);
@@ -430,12 +437,15 @@ static gw_err make_plan(struct gw_leader *leader)
     TRY(take_results(leader, &busy));
     gw_plan_free(&leader->plan);
     TRY(gw_planning_make(&planning, &leader->plan));
+    TRY(leader->config.at_point(leader->config.point_context, GW_CHAOS_AT_PLAN));
     gw_buf_clear(&leader->message);
     gw_plan_encode(&leader->plan, &leader->message);
     for (int r = 1; r < leader->hello_count; r++)
         TRY(gw_comm_send(comm, r, GW_MSG_PLAN, 0, leader->message.data, leader->message.bytes));
     gw_comm_set_epoch(comm, leader->plan.number);
     leader->planned = leader->fresh = true;
+    leader->planned_s = gw_clock_now_s();
+    leader->moved = (struct gw_mover_stats){0};
     seat_heads(leader);
     TRY(hand_over(leader));
     TRY(gw_record_ranks(leader->config.options->out_dir, &leader->plan));
@@ -476,6 +486,7 @@ static gw_err act(struct gw_leader *leader, const struct gw_update *update)
     if (update->what & GW_DO_PLAN) TRY(make_plan(leader));
     if (update->what & GW_DO_DRAIN) {
         gw_record_event(leader->config.options->out_dir, "drain", NULL);
+        leader->drain_s = gw_clock_now_s();
         TRY(tell_heads(leader, GW_MSG_DRAIN));
     }
     if (update->what & GW_DO_FORM) {
@@ -488,7 +499,7 @@ static gw_err act(struct gw_leader *leader, const struct gw_update *update)
     if (update->what & GW_DO_LEAVE) TRY(let_leave(leader, update));
     if (update->what & GW_DO_SAVE) {
         gw_record_event(leader->config.options->out_dir, "save", json_pack("{s:f}", "grace_s", update->grace_s));
-        leader->stopped = true;
+        leader->saving = true;
     }
     if (update->what & GW_DO_GIVE_UP)
         FAIL(GW_ERR_TIMEOUT, "the ranks did not come to '%s' in time",
@@ -497,14 +508,51 @@ out:
     return rc;
 }
 
-gw_err gw_leader_notice(struct gw_leader *leader, int member, double seconds, int more)
+static gw_err take_notice(struct gw_leader *leader, const struct gw_notice *notice)
 {
-    if (more > 0) gw_record_event(leader->config.options->out_dir, "more", json_pack("{s:i}", "ranks", more));
-    else
-        gw_record_event(leader->config.options->out_dir, "notice",
-                        json_pack("{s:i,s:f}", "member", member, "grace_s", seconds));
-    return step(leader, more > 0 ? &(struct gw_event){.kind = GW_EVENT_MORE, .member = -1, .count = more}
-                                 : &(struct gw_event){.kind = GW_EVENT_NOTICE, .member = member, .seconds = seconds});
+    const char *out_dir = leader->config.options->out_dir;
+    const struct gw_layout *l = &notice->layout;
+    struct gw_event event = {.kind = GW_EVENT_NOTICE, .member = notice->member, .seconds = notice->seconds};
+    if (l->data > 0) {
+        if (gw_layout_check(&leader->config.dims, *l) != GW_OK) {
+            gw_warn("the layout of a notice is not taken: %s", gw_error_detail());
+            return GW_OK;
+        }
+        leader->wanted = *l;
+        event = (struct gw_event){.kind = GW_EVENT_REPLAN, .member = -1};
+        gw_record_event(out_dir, "layout", json_pack("{s:[i,i,i]}", "layout", l->data, l->tensor, l->pipeline));
+    } else if (notice->more > 0) {
+        event = (struct gw_event){.kind = GW_EVENT_MORE, .member = -1, .count = notice->more};
+        gw_record_event(out_dir, "more", json_pack("{s:i}", "ranks", notice->more));
+    } else {
+        gw_record_event(out_dir, "notice",
+                        json_pack("{s:i,s:f}", "member", notice->member, "grace_s", notice->seconds));
+    }
+    return step(leader, &event);
+}
+
+/* A rank has what the plan wants it to have. When all have, it is told what that took. */
+static gw_err take_ready(struct gw_leader *leader, const struct gw_msg *msg)
+{
+    gw_err rc = GW_OK;
+    struct gw_mover_stats stats = {0};
+    if (msg->source >= leader->plan.peer_count || msg->bytes != sizeof stats) return GW_OK;
+    memcpy(&stats, msg->data, sizeof stats);
+    leader->moved.kv_bytes_in += stats.kv_bytes_in;
+    leader->moved.kv_bytes_kept += stats.kv_bytes_kept;
+    leader->moved.weight_bytes_in += stats.weight_bytes_in;
+    TRY(step(leader, &(struct gw_event){.kind = GW_EVENT_READY, .member = leader->plan.peers[msg->source].member}));
+    if (gw_control_state(leader->control) != GW_STATE_RUN) goto out;
+    gw_record_event(leader->config.options->out_dir, "ready",
+                    json_pack("{s:I,s:f,s:f,s:I,s:I,s:I}", "plan", (json_int_t)leader->plan.number, "since_plan_s",
+                              gw_clock_now_s() - leader->planned_s, "since_drain_s",
+                              leader->drain_s > 0 ? gw_clock_now_s() - leader->drain_s : 0.0, "kv_bytes_moved",
+                              (json_int_t)leader->moved.kv_bytes_in, "kv_bytes_kept",
+                              (json_int_t)leader->moved.kv_bytes_kept, "weight_bytes_moved",
+                              (json_int_t)leader->moved.weight_bytes_in));
+    leader->drain_s = 0;
+out:
+    return rc;
 }
 
 /* Notices from ranks, ends of moves, drained heads. */
@@ -517,7 +565,7 @@ static gw_err take_signals(struct gw_leader *leader, bool *busy)
         if (got && msg.bytes == sizeof(struct gw_notice)) {
             struct gw_notice notice;
             memcpy(&notice, msg.data, sizeof notice);
-            TRY(gw_leader_notice(leader, notice.member, notice.seconds, notice.more));
+            TRY(take_notice(leader, &notice));
         }
         *busy |= got;
         gw_msg_free(&msg);
@@ -525,9 +573,7 @@ static gw_err take_signals(struct gw_leader *leader, bool *busy)
     for (bool got = leader->planned; got;) {
         TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_READY, &msg, &got));
         *busy |= got;
-        if (got && msg.source < leader->plan.peer_count)
-            TRY(step(leader,
-                     &(struct gw_event){.kind = GW_EVENT_READY, .member = leader->plan.peers[msg.source].member}));
+        if (got) TRY(take_ready(leader, &msg));
         gw_msg_free(&msg);
     }
     for (bool got = leader->head_count > 0; got;) {
@@ -630,6 +676,7 @@ static gw_err housekeeping(struct gw_leader *leader)
     double now_s = gw_clock_now_s();
     bool durable = now_s - leader->synced_s > SYNC_EVERY_S;
     if (gw_requests_uncommitted(leader->requests) && (durable || now_s - leader->committed_s > COMMIT_EVERY_S)) {
+        TRY(leader->config.at_point(leader->config.point_context, GW_CHAOS_AT_COMMIT));
         TRY(gw_requests_commit(leader->requests, durable));
         leader->committed_s = now_s;
         note_recovery(leader);
@@ -665,7 +712,7 @@ static gw_err check_end(struct gw_leader *leader, bool stop)
     enum gw_state state = gw_control_state(leader->control);
     bool settled = state == GW_STATE_RUN || state == GW_STATE_STOP;
     if (leader->told || !leader->head_count || !settled) return GW_OK;
-    if (!stop && !leader->stopped && !gw_requests_finished(leader->requests)) return GW_OK;
+    if (!stop && !leader->saving && !gw_requests_finished(leader->requests)) return GW_OK;
     leader->told = true;
     return tell_heads(leader, GW_MSG_STOP);
 }

@@ -21,6 +21,9 @@ struct gw_leader_config {
     struct gw_comm *comm;
     struct gw_dims dims;
     int context;
+    /* Called at the named points that only a leader passes (job/chaos.h). */
+    gw_err (*at_point)(void *context, enum gw_chaos_point point);
+    void *point_context;
     const struct gw_plan
         *last; /* the plan in force under the leader before, or NULL at the start of a launch; borrowed for the call */
 };
@@ -43,8 +46,6 @@ const struct gw_plan *gw_leader_new_plan(struct gw_leader *leader);
 void gw_leader_note_executor(struct gw_leader *leader, const char *kernels, int threads);
 /* For events.jsonl: ranks were lost, at this time (gw_clock_wall_s). */
 void gw_leader_note_loss(struct gw_leader *leader, double noticed_wall_s);
-/* `seconds` of notice for `member` (-1: every one), or `more` ranks are wanted. */
-GW_CHECK gw_err gw_leader_notice(struct gw_leader *leader, int member, double seconds, int more);
 
 /* `stop`: someone asked for an early end. *finished: all is answered (or stopped) and every head has said its last word. GW_ERR_TIMEOUT: the
  * launch has to be made anew. */

@@ -14,6 +14,9 @@ static bool parse(const char *line, struct gw_notice *notice)
 {
     char who[16], rest;
     *notice = (struct gw_notice){.member = -1};
+    struct gw_layout *l = &notice->layout;
+    if (sscanf(line, " layout %dx%dx%d %c", &l->data, &l->tensor, &l->pipeline, &rest) == 3)
+        return l->data > 0 && l->tensor > 0 && l->pipeline > 0;
     if (sscanf(line, " join %d %c", &notice->more, &rest) == 1) return notice->more > 0;
     if (sscanf(line, " leave %15s %lf %c", who, &notice->seconds, &rest) != 2 || !(notice->seconds >= 0)) return false;
     if (!strcmp(who, "all")) return true;
@@ -35,8 +38,9 @@ gw_err gw_notice_take(const char *path, struct gw_notice **notices, int *count)
     for (char *line = strtok_r(text, "\n", &next); line; line = strtok_r(NULL, "\n", &next)) {
         struct gw_notice notice;
         if (!parse(line, &notice)) {
-            gw_warn("%s: '%.60s' is no notice; write 'leave RANK SECONDS', 'leave all SECONDS' or 'join N'", path,
-                    line);
+            gw_warn(
+                "%s: '%.60s' is no notice; write 'leave RANK SECONDS', 'leave all SECONDS', 'join N' or 'layout DxTxP'",
+                path, line);
             continue;
         }
         *notices = gw_realloc(*notices, (size_t)*count + 1, sizeof **notices);

@@ -6,7 +6,7 @@
 #include "base/error.h"
 #include "job/protocol.h"
 
-/* Reads and removes the file if it is there. Lines: "leave RANK SECONDS", "leave all SECONDS" (RANK: a rank's `member` in ranks.json), "join N"; others
+/* Reads and removes the file if it is there. Lines: "leave RANK SECONDS", "leave all SECONDS" (RANK: a rank's `member` in ranks.json), "join N", "layout DxTxP"; others
  * cost a warning. *notices is the caller's to free. */
 GW_CHECK gw_err gw_notice_take(const char *path, struct gw_notice **notices, int *count);
 

@@ -32,6 +32,7 @@ enum option_id {
     OPT_SEED,
     OPT_MAX_TOKENS,
     OPT_IGNORE_EOS,
+    OPT_WEIGHTS,
     OPT_NO_REPLACE,
     OPT_NOTICE,
     OPT_GRACE,
@@ -60,8 +61,9 @@ static const struct {
     {OPT_CHAT, "chat-template", "NAME", "chatml, llama3 or plain (default: recognised from the model)"},
     {OPT_CREATED, "created", "SECONDS", "the `created` field of output lines (default 0)"},
     {OPT_TIMEOUT, "peer-timeout", "SECONDS", "give up on a rank that is waited for and silent that long (default 60)"},
+    {OPT_WEIGHTS, "weights", "FROM", "where a rank gets weights it lacks: storage, peers, or auto (default)"},
     {OPT_NO_REPLACE, "no-replace", NULL, "do not start ranks anew that were lost"},
-    {OPT_NOTICE, "notice", "FILE", "watch this file for notices: 'leave RANK SECONDS', 'leave all SECONDS', 'join N'"},
+    {OPT_NOTICE, "notice", "FILE", "watch this file for notices, such as 'leave 2 30' or 'join 1'; see docs/usage.md"},
     {OPT_GRACE, "grace", "SECONDS", "time that a SIGUSR2 leaves the rank that gets it (default 30)"},
     {OPT_CHAOS, "chaos", "SPEC", "make things go wrong, such as 'kill:1@step=40'; see docs/usage.md"},
     {OPT_QUIET, "quiet", NULL, "no progress lines"},
@@ -176,6 +178,17 @@ static gw_err set_sampling(int id, const char *text, const char *name, struct gw
     }
 }
 
+static gw_err set_weights(const char *text, enum gw_weights *weights)
+{
+    static const char *const names[] = {"auto", "storage", "peers"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(text, names[i])) continue;
+        *weights = (enum gw_weights)i;
+        return GW_OK;
+    }
+    return gw_fail(GW_ERR_USAGE, "--weights '%s' is none of auto, storage, peers", text);
+}
+
 static gw_err set_option(struct gw_job_options *o, int id, const char *text, const char *name)
 {
     switch (id) {
@@ -194,6 +207,7 @@ static gw_err set_option(struct gw_job_options *o, int id, const char *text, con
     case OPT_ROWS: return int_to_int(text, name, 1, 65536, &o->step_rows);
     case OPT_CREATED: return gw_parse_int(text, name, 0, INT64_MAX, &o->created);
     case OPT_TIMEOUT: return gw_parse_real(text, name, &o->peer_timeout_s);
+    case OPT_WEIGHTS: return set_weights(text, &o->weights);
     case OPT_NO_REPLACE: o->replace = false; return GW_OK;
     case OPT_NOTICE: o->notice_path = text; return GW_OK;
     case OPT_GRACE: return gw_parse_real(text, name, &o->grace_s);

@@ -19,6 +19,11 @@ struct gw_job_options {
     int step_rows;     /* most rows of a step */
     int64_t created;   /* the `created` of output lines */
     double peer_timeout_s;
+    enum gw_weights {
+        GW_WEIGHTS_AUTO,
+        GW_WEIGHTS_STORAGE,
+        GW_WEIGHTS_PEERS
+    } weights;               /* where missing weights come from */
     bool replace;            /* lost ranks are started again */
     const char *notice_path; /* file that is watched for notices, or NULL */
     const char *chaos;       /* job/chaos.h, or NULL */

@@ -30,13 +30,13 @@ static double least_memory(const struct gw_planning *in)
     return least;
 }
 
-/* The user's layout while there are ranks enough, else the best for as many as there are. */
+/* The wanted layout while there are ranks enough, else the best for as many as there are. */
 static gw_err choose_layout(const struct gw_planning *in, struct gw_layout *layout)
 {
     gw_err rc = GW_ERR_LAYOUT;
     int ranks = count_active(in);
-    if (in->options->layout_set && gw_layout_ranks(in->options->layout) <= ranks) {
-        *layout = in->options->layout;
+    if (in->wanted.data && gw_layout_ranks(in->wanted) <= ranks) {
+        *layout = in->wanted;
         return gw_layout_check(&in->dims, *layout);
     }
     for (; ranks > 0 && rc != GW_OK; ranks--)
@@ -188,30 +188,145 @@ static struct gw_held copy_held(const struct gw_held *held)
     return copy;
 }
 
-/* The sequences of each old replica that is whole but does not go on are shared out over the new ones: to the one that has
- * most of its ranks, or in turns when none has any. */
+/* Replicas of the plan that may take sequences over from `old`: those that are new, have ranks of it and so keep most in place; one of them, or
+ * its share of them when there are more replicas than before. If none has any, all. */
+static int find_heirs(const struct gw_plan *plan, int old, int *heirs)
+{
+    int count = 0, share = plan->before.data ? (plan->layout.data + plan->before.data - 1) / plan->before.data : 1;
+    bool *taken = gw_alloc((size_t)plan->layout.data, sizeof *taken);
+    while (count < share) {
+        int best = -1, most = 0;
+        for (int now = 0; now < plan->layout.data; now++) {
+            int common = taken[now] || plan->kept[now] >= 0 ? 0 : common_ranks(plan, old, now);
+            if (common > most) most = common, best = now;
+        }
+        if (best < 0) break;
+        taken[best] = true;
+        heirs[count++] = best;
+    }
+    free(taken);
+    for (int now = 0; count == 0 && now < plan->layout.data; now++) heirs[now] = now;
+    return count ? count : plan->layout.data;
+}
+
+/* The sequences of each old replica that is whole but does not go on are shared out over its heirs. */
 static void make_adoptions(const struct gw_planning *in, struct gw_plan *plan)
 {
+    int *heirs = gw_alloc((size_t)plan->layout.data, sizeof *heirs);
     plan->adoptions = gw_alloc((size_t)(plan->before.data * plan->layout.data) + 1, sizeof *plan->adoptions);
     for (int old = 0; old < plan->before.data; old++) {
         if (is_kept(plan, old) || !whole(in, plan, old, false)) continue;
         const struct gw_hello *hello = &in->hellos[rank_before(plan, old, 0)];
-        int best = -1, most = 0, first = plan->adoption_count;
-        for (int now = 0; now < plan->layout.data; now++) {
-            int common = plan->kept[now] >= 0 ? 0 : common_ranks(plan, old, now);
-            if (common > most) most = common, best = now;
-        }
-        int targets = best >= 0 ? 1 : plan->layout.data;
-        for (int t = 0; t < targets; t++) {
+        int count = find_heirs(plan, old, heirs), first = plan->adoption_count;
+        for (int i = 0; i < count; i++) {
             struct gw_adoption *adoption = &plan->adoptions[plan->adoption_count++];
-            *adoption = (struct gw_adoption){.from = old, .to = best >= 0 ? best : t};
+            *adoption = (struct gw_adoption){.from = old, .to = heirs[i]};
             adoption->held = gw_alloc((size_t)hello->held_count + 1, sizeof *adoption->held);
         }
         for (int h = 0; h < hello->held_count; h++) {
-            struct gw_adoption *adoption = &plan->adoptions[first + h % targets];
+            struct gw_adoption *adoption = &plan->adoptions[first + h % count];
             adoption->held[adoption->held_count++] = copy_held(&hello->held[h]);
         }
     }
+    free(heirs);
+}
+
+/* ---- weights --------------------------------------------------------------------------------------------------- */
+
+/* Can the packed form be cut at every head and atom? Panels of 16 outputs and blocks of 32 inputs are whole then. */
+static bool can_cut(const struct gw_dims *dims)
+{
+    return dims->head_dim % GW_BLOCK == 0;
+}
+
+/* Are a rank's missing weights better fetched from peers? Where another rank of its node has read the model, it lies in the page cache, and
+ * packing it anew costs about what receiving it does; a node that is new to the job would have to read it over the network. */
+static bool from_peers(const struct gw_planning *in, const struct gw_plan *plan, int rank)
+{
+    if (in->options->weights != GW_WEIGHTS_AUTO) return in->options->weights == GW_WEIGHTS_PEERS;
+    for (int r = 0; r < plan->peer_count; r++)
+        if (plan->peers[r].placed && !strncmp(plan->peers[r].host, plan->peers[rank].host, GW_HOST_BYTES)) return false;
+    return true;
+}
+
+static struct gw_shard shard_before(const struct gw_planning *in, const struct gw_plan *plan, int rank)
+{
+    struct gw_place place = plan->peers[rank].before;
+    return gw_layout_shard(&in->dims, plan->before, place.shard, place.stage);
+}
+
+struct range {
+    int begin, end;
+};
+
+/* What the kinds of cut have in common: the range of a shard that holds `layer` (heads, atoms or vocabulary). */
+enum cut { HEADS, ATOMS, VOCAB };
+
+static struct range range_of(const struct gw_shard *s, enum cut cut, int layer)
+{
+    if (cut == VOCAB) return s->last ? (struct range){s->vocab_begin, s->vocab_end} : (struct range){0, 0};
+    if (layer < s->layer_begin || layer >= s->layer_end) return (struct range){0, 0};
+    return cut == HEADS ? (struct range){s->kv_begin, s->kv_end} : (struct range){s->ffn_begin, s->ffn_end};
+}
+
+/* Moves for one range of one layer: each part from whoever has it and has the least to send so far. False when nobody has some part. */
+static bool add_moves(const struct gw_planning *in, struct gw_plan *plan, int to, int layer, enum cut cut,
+                      struct range wanted, int *sends)
+{
+    for (int at = wanted.begin; at < wanted.end;) {
+        int best = -1, end = 0;
+        for (int r = 0; r < plan->peer_count; r++) {
+            if (!plan->peers[r].placed || r == to) continue;
+            struct gw_shard shard = shard_before(in, plan, r);
+            struct range has = range_of(&shard, cut, layer);
+            if (at < has.begin || at >= has.end || (best >= 0 && sends[r] >= sends[best])) continue;
+            best = r;
+            end = has.end < wanted.end ? has.end : wanted.end;
+        }
+        if (best < 0) return false;
+        struct gw_weight_move move = {.from = best, .to = to, .slice = {.layer = layer}};
+        if (cut == HEADS) move.slice.kv_begin = at, move.slice.kv_end = end;
+        if (cut == ATOMS) move.slice.ffn_begin = at, move.slice.ffn_end = end;
+        if (cut == VOCAB) move.slice.vocab_begin = at, move.slice.vocab_end = end;
+        plan->moves = gw_realloc(plan->moves, (size_t)plan->move_count + 1, sizeof *plan->moves);
+        plan->moves[plan->move_count++] = move;
+        sends[best] += end - at;
+        at = end;
+    }
+    return true;
+}
+
+/* The weights of one layer (or the output matrix) that a rank lacks, from peers if they have them all; else it loads them. */
+static void move_layer(const struct gw_planning *in, struct gw_plan *plan, int to, const struct gw_shard *now,
+                       int layer, int *sends)
+{
+    struct gw_shard before = {0};
+    bool had = plan->peers[to].placed, output = layer == in->dims.layers, all = true;
+    int first = plan->move_count;
+    if (had) before = shard_before(in, plan, to);
+    for (int cut = output ? VOCAB : HEADS; cut <= (output ? VOCAB : ATOMS); cut++) {
+        struct range wanted = range_of(now, (enum cut)cut, layer);
+        struct range held = had ? range_of(&before, (enum cut)cut, layer) : (struct range){0, 0};
+        if (wanted.begin == held.begin && wanted.end == held.end) continue; /* it is shared as it is */
+        all = all && add_moves(in, plan, to, layer, (enum cut)cut, wanted, sends);
+    }
+    if (!all) plan->move_count = first;
+}
+
+/* Front stages first, so that they can begin while later layers still arrive. */
+static void make_moves(const struct gw_planning *in, struct gw_plan *plan)
+{
+    int *sends = gw_alloc((size_t)plan->peer_count + 1, sizeof *sends);
+    for (int slot = 0; slot < gw_layout_ranks(plan->layout) && can_cut(&in->dims); slot++) {
+        int rank = gw_plan_rank(plan, slot);
+        struct gw_place place = gw_layout_place(plan->layout, slot);
+        if (plan->kept[place.replica] >= 0 || !from_peers(in, plan, rank)) continue;
+        struct gw_shard now = gw_layout_shard(&in->dims, plan->layout, place.shard, place.stage);
+        for (int layer = now.layer_begin; layer < now.layer_end; layer++)
+            move_layer(in, plan, rank, &now, layer, sends);
+        if (now.last) move_layer(in, plan, rank, &now, in->dims.layers, sends);
+    }
+    free(sends);
 }
 
 gw_err gw_planning_make(const struct gw_planning *in, struct gw_plan *plan)
@@ -234,6 +349,7 @@ gw_err gw_planning_make(const struct gw_planning *in, struct gw_plan *plan)
     number_locally(plan);
     make_adoptions(in, plan);
     plan->moves = gw_alloc(1, sizeof *plan->moves);
+    make_moves(in, plan);
 out:
     if (rc != GW_OK) gw_plan_free(plan);
     return rc;

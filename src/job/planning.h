@@ -13,7 +13,8 @@ struct gw_planning {
     const struct gw_hello *hellos; /* [count] by rank */
     const bool *active;            /* [count]: may have a place */
     int count;
-    uint64_t number; /* of the plan */
+    uint64_t number;         /* of the plan */
+    struct gw_layout wanted; /* taken when there are ranks enough; {0}: the best */
 };
 
 /* GW_ERR_LAYOUT when no layout fits the ranks there are. */

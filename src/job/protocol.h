@@ -9,6 +9,7 @@
 
 #include "base/mem.h"
 #include "engine/sampler.h"
+#include "plan/layout.h"
 
 #include <stdint.h>
 
@@ -42,9 +43,10 @@ bool gw_tokens_msg_next(struct gw_reader *in, int64_t *index, int *at, struct gw
 
 /* GW_MSG_NOTICE. */
 struct gw_notice {
-    int32_t member; /* who will be taken away; -1: everybody */
-    int32_t more;   /* > 0: instead, that many more ranks are wanted */
-    double seconds; /* from now */
+    int32_t member;          /* who will be taken away; -1: everybody */
+    int32_t more;            /* > 0: instead, that many more ranks are wanted */
+    double seconds;          /* from now */
+    struct gw_layout layout; /* data > 0: instead, the layout that is wanted from now on */
 };
 
 /* GW_MSG_RESULT: one finished request. */

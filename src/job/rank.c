@@ -125,9 +125,8 @@ static uint64_t steps(const struct rank *rank)
     return rank->steps_before + here;
 }
 
-static gw_err give_notice(struct rank *rank, int member, double seconds, int more)
+static gw_err give_notice(struct rank *rank, struct gw_notice notice)
 {
-    struct gw_notice notice = {.member = member, .more = more, .seconds = seconds};
     return gw_comm_send(rank->comm, LEADER, GW_MSG_NOTICE, 0, &notice, sizeof notice);
 }
 
@@ -138,13 +137,27 @@ static gw_err provoke(struct rank *rank, enum gw_chaos_point point)
     if (!rank->chaos || (!rank->planned && point != GW_CHAOS_AT_TURN)) return GW_OK;
     while (
         gw_chaos_at(rank->chaos, point, launch_clock(rank), steps(rank), gw_comm_rank(rank->comm) == LEADER, &action)) {
-        if (action.kind == GW_CHAOS_SPAWN) TRY(give_notice(rank, -1, 0, action.count));
+        if (action.kind == GW_CHAOS_SPAWN)
+            TRY(give_notice(rank, (struct gw_notice){.member = -1, .more = action.count}));
         else if (action.kind == GW_CHAOS_NOTICE)
-            TRY(give_notice(rank, action.all ? -1 : rank->self.peer.member, action.grace_s, 0));
+            TRY(give_notice(rank, (struct gw_notice){.member = action.all ? -1 : rank->self.peer.member,
+                                                     .seconds = action.grace_s}));
         else gw_chaos_do(&action);
     }
 out:
     return rc;
+}
+
+static gw_err leader_at_point(void *rank, enum gw_chaos_point point)
+{
+    return provoke(rank, point);
+}
+
+/* New ranks run and are about to be taken in. */
+static void at_merge(void *context)
+{
+    struct rank *rank = context;
+    if (provoke(rank, GW_CHAOS_AT_MERGE) != GW_OK) gw_debug("%s", gw_error_detail());
 }
 
 /* This rank's own notice, and on the leader's the file that is watched. */
@@ -156,12 +169,12 @@ static gw_err take_notices(struct rank *rank)
     double now_s = gw_clock_now_s();
     if (notice_given) {
         notice_given = 0;
-        TRY(give_notice(rank, rank->self.peer.member, rank->options->grace_s, 0));
+        TRY(give_notice(rank, (struct gw_notice){.member = rank->self.peer.member, .seconds = rank->options->grace_s}));
     }
     if (!rank->leader || !rank->options->notice_path || now_s - rank->noticed_s < 0.1) goto out;
     rank->noticed_s = now_s;
     if (gw_notice_take(rank->options->notice_path, &notices, &count) != GW_OK) gw_warn("%s", gw_error_detail());
-    for (int i = 0; i < count; i++) TRY(give_notice(rank, notices[i].member, notices[i].seconds, notices[i].more));
+    for (int i = 0; i < count; i++) TRY(give_notice(rank, notices[i]));
 out:
     free(notices);
     return rc;
@@ -192,6 +205,8 @@ static gw_err say_hello(struct rank *rank)
                                               .comm = rank->comm,
                                               .dims = rank->dims,
                                               .context = rank->context,
+                                              .at_point = leader_at_point,
+                                              .point_context = rank,
                                               .last = rank->planned ? &rank->plan : NULL};
             TRY(gw_leader_create(&config, &rank->leader));
         }
@@ -368,7 +383,7 @@ static gw_err form_again(struct rank *rank, const struct gw_form_order *order)
     gw_err rc = GW_OK;
     if (order->grow > 0) {
         TRY(provoke(rank, GW_CHAOS_AT_SPAWN));
-        rc = gw_comm_grow(rank->comm, order->grow, order->member_base, rank->options->argv);
+        rc = gw_comm_grow(rank->comm, order->grow, order->member_base, rank->options->argv, at_merge, rank);
         if (rc != GW_OK && rc != GW_ERR_LOST) { /* the job goes on with whom it has */
             if (rank->leader) gw_warn("more ranks could not be started: %s", gw_error_detail());
             rc = GW_ERR_LOST;
@@ -433,7 +448,8 @@ static gw_err move(struct rank *rank, bool *busy)
     free_post(rank->post_before);
     rank->post_before = NULL;
     rank->moved = true;
-    TRY(gw_comm_send(rank->comm, LEADER, GW_MSG_READY, 0, NULL, 0));
+    struct gw_mover_stats stats = gw_mover_stats(rank->mover);
+    TRY(gw_comm_send(rank->comm, LEADER, GW_MSG_READY, 0, &stats, sizeof stats));
 out:
     return rc;
 }
@@ -544,8 +560,7 @@ out:
         gw_debug("at %s", gw_error_path());
         close_rank(&rank);
         if (!rank.comm) return rc;
-        if (getenv(GW_SUPERVISED)) fprintf(stderr, "%s%d\n", GW_END_LAUNCH, gw_err_exit_code(rc));
-        gw_comm_abort(rank.comm, gw_err_exit_code(rc));
+                gw_comm_abort(rank.comm, gw_err_exit_code(rc));
     }
     bool changed = gw_comm_changed(rank.comm);
     close_rank(&rank);

@@ -4,11 +4,6 @@
 
 #include "job/options.h"
 
-/* Set in the environment of ranks that `godwit run` has started, and the line by which one of them asks it to end the launch, with the exit
- * code behind it: the launcher's own abort does not reach everybody once the world has changed. */
-#define GW_SUPERVISED "GODWIT_SUPERVISED"
-#define GW_END_LAUNCH "godwit-end-launch "
-
 /* Collective over the launch. On an error other than GW_ERR_STOPPED the whole launch is ended with its exit code. */
 GW_CHECK gw_err gw_rank_run(const struct gw_job_options *options);
 

@@ -53,8 +53,8 @@ gw_err gw_record_status(const char *out_dir, const struct gw_record_status *s)
         (json_int_t)c->failed, "requests_done_before", (json_int_t)c->answered_before, /* tokens */
         "generated_tokens", (json_int_t)committed, "computed_tokens", (json_int_t)computed, "recomputed_tokens",
         (json_int_t)recomputed, "resumed_tokens", (json_int_t)c->resumed_tokens, "finished_completion_tokens",
-        (json_int_t)c->completion_tokens, "generated_tokens_per_s",
-        elapsed_s > 0 ? (double)committed / elapsed_s : 0.0, "eta_s", eta_s, /* sequences and pages */
+        (json_int_t)c->completion_tokens, "generated_tokens_per_s", elapsed_s > 0 ? (double)committed / elapsed_s : 0.0,
+        "eta_s", eta_s, /* sequences and pages */
         "running", running, "waiting", waiting, "kv_pages_used", pages_used, "kv_pages_total", pages_total,
         "preemptions", (json_int_t)preemptions, "prefix_tokens_reused", (json_int_t)reused, /* machine */
         "kernels", s->kernels, "layout", layout.data, layout.tensor, layout.pipeline, "ranks", s->ranks,
