@@ -119,6 +119,7 @@ static void test_bad(void)
         {"kill:1@step=4x", 14, "',', '@' or ';'"},
         {"kill:1@step=-4", 13, "a number of steps"},
         {"kill:1@step=9999999999999999999", 13, "a number of steps"},
+        {"kill:1@step=18446744073709551617", 13, "a number of steps"}, /* 2^64 + 1 */
         {"kill:1@step=4@time=2", 14, "',', '@' or ';'"},
         {"kill:1@time=s", 13, "seconds"},
         {"kill:1@time=1.2.3", 13, "seconds"},
