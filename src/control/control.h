@@ -10,7 +10,7 @@
  *
  * A loss in any state leads to AGREE with the next epoch, through GW_EVENT_WORLD. Who is given notice leaves by a plan that has no place for
  * it, made just in time: decoding goes on until what remains of the grace is what the move takes, with a margin (SpotServe, ASPLOS'24,
- * section 4). Notices that come meanwhile are merged into that plan. Every state but RUN and STOP has a deadline.
+ * section 4). Notices that come meanwhile are merged into that plan; those that come once it is asked for wait for the next. Every state but RUN and STOP has a deadline.
  */
 #ifndef GW_CONTROL_CONTROL_H
 #define GW_CONTROL_CONTROL_H
@@ -46,7 +46,7 @@ struct gw_event {
 
 /* What the caller does next; several may be set. */
 enum {
-    GW_DO_PLAN = 1,     /* make a plan for the active members and send it, then tell GW_EVENT_PLANNED */
+    GW_DO_PLAN = 1,     /* make a plan for those who are active now and send it, then tell GW_EVENT_PLANNED */
     GW_DO_FORM = 2,     /* tell all members to form again, after growing by update.grow */
     GW_DO_DRAIN = 4,    /* tell the heads to drain */
     GW_DO_LEAVE = 8,    /* update.leavers may go */
