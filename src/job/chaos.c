@@ -67,7 +67,6 @@ struct gw_chaos {
     struct failing failing;
     /* set by gw_chaos_begin and after */
     int uid, ranks;
-    bool latecomer; /* came after the launch had begun */
     bool leads;
     int rounds; /* recoveries and growths that this rank has been in */
     double factor;
@@ -399,6 +398,14 @@ static void set_failing(const struct failing *failing, int uid, int launch, bool
     if (failing->rank < 0 ? is_leader : failing->rank == uid) gw_fault_set_writes(failing->first, failing->last);
 }
 
+/* For a rank that came after the launch had begun, at `now_s`: what is past, and what its own count of steps and points cannot tell. Or
+ * each replacement of a rank that an event has killed would be killed by the same event. */
+static bool too_late_for(const struct event *event, double now_s)
+{
+    if (event->time_s > 0) return event->point == GW_CHAOS_AT_TURN && event->time_s <= now_s;
+    return event->target == ALL || (event->target == LEADER && event->point == GW_CHAOS_AT_TURN);
+}
+
 void gw_chaos_begin(struct gw_chaos *chaos, int uid, int launch, int ranks, bool is_leader, double now_s)
 {
     if (!chaos) return;
@@ -406,7 +413,6 @@ void gw_chaos_begin(struct gw_chaos *chaos, int uid, int launch, int ranks, bool
     chaos->uid = uid;
     chaos->ranks = ranks;
     chaos->leads = is_leader;
-    chaos->latecomer = uid >= ranks;
     chaos->factor = 1;
     for (int i = 0; i < chaos->count; i++) {
         struct event *event = &chaos->events[i];
@@ -414,10 +420,8 @@ void gw_chaos_begin(struct gw_chaos *chaos, int uid, int launch, int ranks, bool
         if (event->launch != LAUNCH_ANY && event->launch != launch) event->state = SPENT;
     }
     if (chaos->random.set) add_random(chaos, launch);
-    for (int i = 0; i < chaos->count && chaos->latecomer; i++) {
-        struct event *event = &chaos->events[i];
-        if (event->point == GW_CHAOS_AT_TURN && event->time_s > 0 && event->time_s <= now_s) event->state = SPENT;
-    }
+    for (int i = 0; i < chaos->count && uid >= ranks; i++)
+        if (too_late_for(&chaos->events[i], now_s)) chaos->events[i].state = SPENT;
     set_failing(&chaos->failing, uid, launch, is_leader);
 }
 

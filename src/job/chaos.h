@@ -75,7 +75,7 @@ static inline bool gw_chaos_at(struct gw_chaos *chaos, enum gw_chaos_point point
     return chaos && gw_chaos_look(chaos, point, now_s, steps, is_leader, action);
 }
 
-/* Logs the action; KILL does not return, STOP does when somebody continues the process. */
+/* Logs the action, whatever it is, so call it for each; KILL does not return, STOP does when somebody continues the process. */
 void gw_chaos_do(const struct gw_chaos_action *action);
 
 /* After each step that took `step_s`: sleeps as long as a slowed rank would have taken longer. */

@@ -319,6 +319,17 @@ static void test_latecomers(void)
     CU_ASSERT_EQUAL(action.kind, GW_CHAOS_KILL);
     CU_ASSERT_FALSE(gw_chaos_at(chaos, GW_CHAOS_AT_TURN, 9, 90, false, &action));
     gw_chaos_destroy(chaos);
+    /* who replaces a rank that an event for all, or for the leader, has killed is not killed by it as well */
+    chaos = parsed(
+        "kill:all@step=5;kill:all@point=ready;kill:leader@step=6;spawn:1@step=7;stop:4@step=8;notice:4@point=plan");
+    gw_chaos_begin(chaos, 4, 0, 4, false, 2);
+    CU_ASSERT_FALSE(gw_chaos_at(chaos, GW_CHAOS_AT_READY, 3, 0, false, &action));
+    CU_ASSERT_FALSE(gw_chaos_at(chaos, GW_CHAOS_AT_TURN, 3, 7, true, &action));
+    CU_ASSERT_TRUE(gw_chaos_at(chaos, GW_CHAOS_AT_TURN, 3, 8, true, &action));
+    CU_ASSERT_EQUAL(action.kind, GW_CHAOS_STOP);
+    CU_ASSERT_TRUE(gw_chaos_at(chaos, GW_CHAOS_AT_PLAN, 3, 8, true, &action));
+    CU_ASSERT_EQUAL(action.kind, GW_CHAOS_NOTICE);
+    gw_chaos_destroy(chaos);
     /* a rank of the first hour that starts slowly is struck by what is overdue */
     chaos = parsed("kill:all@time=1s");
     gw_chaos_begin(chaos, 3, 0, 4, false, 2);
