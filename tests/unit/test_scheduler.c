@@ -3,7 +3,9 @@
  * a token is a hash of what it read. So a page that is shared, reused or taken away wrongly shows at once.
  *
  * Random runs (seeds printed): arrivals in bursts, 1 to 4 slots, pages for barely one sequence, prompts with common prefixes, results in any
- * order. Every sequence must end with the tokens that it gets alone, and every run must end.
+ * order. Every sequence must end with the tokens that it gets alone, and every run must end. In disturbed runs steps in flight are
+ * cancelled after some of their rows were written, and all sequences move to a new scheduler with other slots and pages, with their KV or
+ * without, at once or late, as job/head.c does it.
  */
 #include "base/hash.h"
 #include "base/philox.h"
@@ -33,8 +35,20 @@ struct request {
     bool done;
 };
 
+/* A sequence on its way from one scheduler to the next. */
+struct arrival {
+    struct request *request;
+    int32_t drawn[MAX_TOKENS];
+    int drawn_count, computed, page_count;
+    int32_t pages[MAX_PAGES]; /* a reference each */
+};
+
 struct world {
     struct gw_sched_config config;
+    bool disturbed;
+    struct arrival *arrivals;
+    int arrival_count;
+    long cancels, moves, kept_rows;
     struct gw_sched *sched;
     struct request *requests;
     int request_count, added, finished;
@@ -86,7 +100,8 @@ static struct gw_seq *seq_of(const struct world *w, uint32_t id)
 
 /* ---- what must hold of a plan ------------------------------------------------------------------------------------ */
 
-/* A page is in two tables only at the same place of equal prefixes, full in both. */
+/* A page is in two tables only at the same place of equal prefixes, full in both: or, when a step was cancelled, to be filled again by
+ * either with the same. */
 static bool pages_are_owned(const struct world *w)
 {
     static const struct gw_seq *owner[MAX_PAGES];
@@ -104,7 +119,8 @@ static bool pages_are_owned(const struct world *w)
                 continue;
             }
             int full = (p + 1) * GW_PAGE_TOKENS;
-            if (other == seq || place[page] != p || seq->computed < full || other->computed < full ||
+            if (other == seq || place[page] != p || seq->count < full || other->count < full) return false;
+            if ((!w->disturbed && (seq->computed < full || other->computed < full)) ||
                 memcmp(seq->tokens, other->tokens, (size_t)full * sizeof *seq->tokens) != 0)
                 return false;
         }
@@ -217,9 +233,122 @@ static const char *finish_oldest(struct world *w)
     return take_tokens(w, step, tokens) ? NULL : "other tokens than alone";
 }
 
+/* ---- disturbances ------------------------------------------------------------------------------------------------ */
+
+/* Some rows of a step that will never end have been written: any of them. */
+static void execute_partly(struct world *w, const struct gw_step *step)
+{
+    int chance = next_int(5);
+    for (int i = 0; i < step->seq_count; i++) {
+        const struct gw_step_seq *entry = &step->seqs[i];
+        uint64_t prefix = prefix_before(w, entry);
+        for (int r = 0; r < entry->rows; r++) {
+            prefix = hash_next(prefix, step->tokens[entry->row0 + r]);
+            if (next_int(4) < chance) *slot_at(w, step, entry, entry->pos0 + r) = prefix;
+        }
+    }
+}
+
+/* The world that executes the steps is gone; sometimes the oldest step was done, but not all of its tokens came. */
+static const char *cancel(struct world *w)
+{
+    int32_t tokens[MAX_REQUESTS];
+    w->cancels++;
+    if (w->queued && next_int(4) == 0) {
+        int slot = w->queue[0];
+        struct gw_step *step = &w->steps[slot];
+        if (!execute(w, step, tokens)) return "a row read keys that are not its own";
+        for (int i = 0; i < step->seq_count; i++)
+            if (next_int(2)) tokens[i] = -1;
+        memmove(w->queue, w->queue + 1, (size_t)--w->queued * sizeof *w->queue);
+        gw_sched_step_done(w->sched, slot);
+        w->in_flight[slot] = false;
+        if (!take_tokens(w, step, tokens)) return "other tokens than alone";
+    }
+    for (int i = 0; i < w->queued; i++) execute_partly(w, &w->steps[w->queue[i]]);
+    gw_sched_cancel(w->sched);
+    w->queued = 0;
+    memset(w->in_flight, 0, sizeof w->in_flight);
+    struct gw_seq *seq;
+    for (int i = 0; (seq = gw_sched_at(w->sched, i)); i++) {
+        if (seq->in_flight || seq->computed >= seq->count) return "a sequence is not free after a cancel";
+        w->kept_rows += seq->computed;
+    }
+    return NULL;
+}
+
+/* Pages of the new scheduler for the KV of a sequence, old numbers where they are free; false when there is no room. */
+static bool map_pages(struct world *w, const struct gw_seq *seq, int32_t *map, uint64_t (*old)[GW_PAGE_TOKENS],
+                      struct arrival *arrival)
+{
+    struct gw_kv_pages *table = gw_sched_pages(w->sched);
+    int count = (seq->computed + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS;
+    if (count + next_int(3) > gw_kv_pages_available(table)) return false;
+    for (int p = 0; p < count; p++) {
+        int32_t from = seq->pages[p];
+        if (map[from] >= 0) {
+            gw_kv_pages_ref(table, map[from]);
+        } else {
+            bool same = from < w->config.page_count && next_int(4) && gw_kv_pages_claim(table, from);
+            map[from] = same ? from : gw_kv_pages_alloc(table);
+            memcpy(w->page[map[from]], old[from], sizeof w->page[0]);
+        }
+        arrival->pages[p] = map[from];
+    }
+    arrival->page_count = count;
+    arrival->computed = seq->computed;
+    return true;
+}
+
+static void settle_arrival(struct world *w, int at)
+{
+    struct arrival *a = &w->arrivals[at];
+    struct request *r = a->request;
+    struct gw_seq *seq = gw_sched_add(w->sched, r->prompt, r->prompt_count, r->limit, -1, &r->params, r);
+    gw_sched_restore(w->sched, seq, a->drawn, a->drawn_count, a->pages, a->page_count, a->computed);
+    *a = w->arrivals[--w->arrival_count];
+}
+
+/* Everything goes on in another scheduler, with another number of slots and pages. */
+static const char *move(struct world *w)
+{
+    static uint64_t old[MAX_PAGES][GW_PAGE_TOKENS];
+    int32_t map[MAX_PAGES];
+    struct gw_seq *seq;
+    const char *error = cancel(w);
+    if (error) return error;
+    while (w->arrival_count) settle_arrival(w, 0);
+    struct gw_sched *from = w->sched;
+    int least = (w->config.context + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS;
+    w->moves++;
+    w->config.slots = 1 + next_int(MAX_SLOTS);
+    if (next_int(3) == 0) w->config.page_count = least + next_int(60);
+    if (gw_sched_create(&w->config, &w->sched) != GW_OK) return gw_error_detail();
+    memcpy(old, w->page, sizeof old);
+    memset(w->page, 0xA5, sizeof w->page);
+    for (int i = 0; i < MAX_PAGES; i++) map[i] = -1;
+    w->arrivals = w->arrivals ? w->arrivals : calloc(MAX_REQUESTS, sizeof *w->arrivals);
+    for (int i = 0; (seq = gw_sched_at(from, i)); i++) {
+        struct arrival *a = &w->arrivals[w->arrival_count++];
+        *a = (struct arrival){.request = seq->user, .drawn_count = seq->count - seq->prompt_count};
+        memcpy(a->drawn, seq->tokens + seq->prompt_count, (size_t)a->drawn_count * sizeof *a->drawn);
+        if (next_int(5)) map_pages(w, seq, map, old, a);
+    }
+    gw_sched_destroy(from);
+    w->next_step = 0;
+    return NULL;
+}
+
+static const char *disturb(struct world *w)
+{
+    while (w->arrival_count && next_int(3)) settle_arrival(w, next_int(w->arrival_count));
+    if (next_int(12) == 0) return cancel(w);
+    return next_int(25) == 0 ? move(w) : NULL;
+}
+
 static void add_requests(struct world *w, int burst)
 {
-    for (; burst > 0 && w->added < w->request_count && gw_sched_wants(w->sched) > 0; burst--) {
+    for (; burst > 0 && w->added < w->request_count && gw_sched_wants(w->sched) > w->arrival_count; burst--) {
         struct request *r = &w->requests[w->added++];
         gw_sched_add(w->sched, r->prompt, r->prompt_count, r->limit, -1, &r->params, r);
     }
@@ -234,6 +363,9 @@ static const char *run_world(struct world *w, bool calm)
     if (gw_sched_create(&w->config, &w->sched) != GW_OK) return gw_error_detail();
     while (w->finished < w->request_count && !error) {
         if (++rounds > most) error = "no end in sight";
+        if (!error && w->disturbed && rounds < most / 4) error = disturb(w);
+        else if (w->arrival_count) settle_arrival(w, 0);
+        if (error) break;
         if (calm || next_int(3) == 0) add_requests(w, calm ? MAX_REQUESTS : 1 + next_int(4));
         bool planned = false;
         int first = next_int(w->config.slots), tries = calm ? w->config.slots : 1 + next_int(w->config.slots);
@@ -246,7 +378,7 @@ static const char *run_world(struct world *w, bool calm)
             w->next_step++;
         }
         if (!error && w->queued && (calm || !planned || next_int(2))) error = finish_oldest(w);
-        else if (!planned && !w->queued && tries == w->config.slots && gw_sched_at(w->sched, 0))
+        else if (!planned && !w->queued && tries == w->config.slots && gw_sched_at(w->sched, 0) && !w->arrival_count)
             error = "sequences wait and nothing runs";
     }
     if (!error && gw_sched_stats(w->sched).pages_used != 0) error = "pages are held at the end";
@@ -256,6 +388,7 @@ static const char *run_world(struct world *w, bool calm)
 static void close_world(struct world *w)
 {
     gw_sched_destroy(w->sched);
+    free(w->arrivals);
     for (int s = 0; s < MAX_SLOTS; s++) gw_step_free(&w->steps[s]);
     free(w->requests);
     free(w);
@@ -291,35 +424,65 @@ static void make_requests(struct world *w, int count)
     }
 }
 
+static struct world *make_world(int seed, bool disturbed)
+{
+    struct world *w = calloc(1, sizeof *w);
+    run_seed = (uint64_t)seed;
+    draws = 0;
+    int context = 2 + next_int(300), least = (context + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS;
+    int seqs = 1 + next_int(12);
+    w->disturbed = disturbed;
+    w->config = (struct gw_sched_config){.slots = 1 + next_int(MAX_SLOTS),
+                                         .max_seqs = seqs,
+                                         .step_rows = seqs + next_int(next_int(2) ? 10 : 200),
+                                         .page_count = least + next_int(next_int(2) ? 4 : 60),
+                                         .context = context};
+    make_requests(w, 1 + next_int(30));
+    return w;
+}
+
+static bool run_went_well(struct world *w, int seed, bool calm)
+{
+    const char *error = run_world(w, calm);
+    if (!error) return true;
+    printf("\n    seed %d, step %llu: %s ", seed, (unsigned long long)w->next_step, error);
+    CU_FAIL("a run went wrong");
+    return false;
+}
+
 static void test_random_runs(void)
 {
     enum { RUNS = 400, FIRST = 1000 };
     uint64_t preemptions = 0, reused = 0;
     printf("(seeds %d..%d) ", FIRST, FIRST + RUNS - 1);
     for (int run = 0; run < RUNS; run++) {
-        struct world *w = calloc(1, sizeof *w);
-        run_seed = (uint64_t)(FIRST + run);
-        draws = 0;
-        int context = 2 + next_int(300), least = (context + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS;
-        int seqs = 1 + next_int(12);
-        w->config = (struct gw_sched_config){.slots = 1 + next_int(MAX_SLOTS),
-                                             .max_seqs = seqs,
-                                             .step_rows = seqs + next_int(next_int(2) ? 10 : 200),
-                                             .page_count = least + next_int(next_int(2) ? 4 : 60),
-                                             .context = context};
-        make_requests(w, 1 + next_int(30));
-        const char *error = run_world(w, run % 4 == 0);
-        if (error) {
-            printf("\n    seed %d, step %llu: %s ", FIRST + run, (unsigned long long)w->next_step, error);
-            CU_FAIL("a run went wrong");
-        }
+        struct world *w = make_world(FIRST + run, false);
+        bool well = run_went_well(w, FIRST + run, run % 4 == 0);
         preemptions += gw_sched_stats(w->sched).preemptions;
         reused += gw_sched_stats(w->sched).prefix_tokens_reused;
         close_world(w);
-        if (error) return;
+        if (!well) return;
     }
     printf("(%llu preemptions, %llu tokens shared) ", (unsigned long long)preemptions, (unsigned long long)reused);
     CU_ASSERT(preemptions > 300 && reused > 20000);
+}
+
+static void test_disturbed_runs(void)
+{
+    enum { RUNS = 400, FIRST = 5000 };
+    long cancels = 0, moves = 0, kept_rows = 0;
+    printf("(seeds %d..%d) ", FIRST, FIRST + RUNS - 1);
+    for (int run = 0; run < RUNS; run++) {
+        struct world *w = make_world(FIRST + run, true);
+        bool well = run_went_well(w, FIRST + run, run % 4 == 0);
+        cancels += w->cancels;
+        moves += w->moves;
+        kept_rows += w->kept_rows;
+        close_world(w);
+        if (!well) return;
+    }
+    printf("(%ld cancels, %ld moves, %ld tokens kept) ", cancels, moves, kept_rows);
+    CU_ASSERT(cancels > 5000 && moves > 2000 && kept_rows > 1000000);
 }
 
 /* 100 requests with the same 320 tokens before their own: the prefix is computed about once. */
@@ -445,6 +608,7 @@ int main(void)
     if (CU_initialize_registry() != CUE_SUCCESS) return 1;
     CU_pSuite suite = CU_add_suite("scheduler", NULL, NULL);
     CU_add_test(suite, "random runs", test_random_runs);
+    CU_add_test(suite, "cancels and moves", test_disturbed_runs);
     CU_add_test(suite, "prefix is shared", test_prefix_is_shared);
     CU_add_test(suite, "oldest first", test_oldest_first);
     CU_add_test(suite, "slots and rows", test_slots_and_rows);
