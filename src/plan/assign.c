@@ -307,8 +307,7 @@ gw_err gw_assign_places(const struct gw_assign *a, int *device_of_slot, uint64_t
 
 /* ---- sequences ------------------------------------------------------------------------------------------------- */
 
-/* What can stay if the new replica `to` inherits all of the old replica `from`: the best mapping of the old one's devices to the places. All replicas'
- * places are alike, so the first one's stand for all. */
+/* What can stay if a new replica inherits all of an old one: the best mapping of the old one's devices to its places. */
 static int64_t pair_value(const struct gw_assign *a, const struct gw_inherit *inherit, const int *members, int count)
 {
     int slots = a->layout.tensor * a->layout.pipeline;
@@ -319,11 +318,14 @@ static int64_t pair_value(const struct gw_assign *a, const struct gw_inherit *in
     pair.inherit_count = 1;
     bool whole = replica_whole(a, inherit->from);
     for (int i = 0; i < count; i++)
-        for (int slot = 0; slot < slots; slot++)
-            weights[(size_t)i * (size_t)slots + (size_t)slot] = a->devices[members[i]].leaving
-                                                                    ? 0
-                                                                    : (int64_t)kept_bytes(&pair, members[i], slot,
-                                                                                          &whole);
+        for (int s = 0; s < slots; s++) {
+            int slot = inherit->to * slots + s;
+            bool slow = a->slot_speed && a->devices[members[i]].speed < a->slot_speed[slot];
+            bool small = a->slot_bytes && (double)a->devices[members[i]].memory_bytes < a->slot_bytes[slot];
+            weights[(size_t)i * (size_t)slots + (size_t)s] = slow || small || a->devices[members[i]].leaving
+                                                                 ? 0
+                                                                 : (int64_t)kept_bytes(&pair, members[i], slot, &whole);
+        }
     gw_assign_max(count, slots, weights, of_row);
     for (int i = 0; i < count; i++)
         if (of_row[i] >= 0) sum += weights[(size_t)i * (size_t)slots + (size_t)of_row[i]];
@@ -332,37 +334,49 @@ static int64_t pair_value(const struct gw_assign *a, const struct gw_inherit *in
     return sum;
 }
 
-/* All replicas of a layout are alike as long as nobody stands in them, so which new number an old one gets is free: the old ones that could keep most
- * choose first, each a new replica of its own; those that are left go where the fewest tokens are. */
+/* Old replicas that no new one has to itself go where the fewest tokens are, the largest first. */
+static void share_out_rest(int data, int old_count, const uint64_t *kv_tokens, int *to, uint64_t *load)
+{
+    for (;;) {
+        int next = -1, least = 0;
+        for (int old = 0; old < old_count; old++)
+            if (kv_tokens[old] && to[old] < 0 && (next < 0 || kv_tokens[old] > kv_tokens[next])) next = old;
+        if (next < 0) return;
+        for (int r = 1; r < data; r++)
+            if (load[r] < load[least]) least = r;
+        to[next] = least;
+        load[least] += kv_tokens[next];
+    }
+}
+
 void gw_assign_inherits(const struct gw_assign *a, int old_count, const uint64_t *kv_tokens,
                         struct gw_inherit *inherits, int *count)
 {
-    int64_t *value = gw_alloc((size_t)old_count + 1, sizeof *value);
-    uint64_t *load = gw_alloc((size_t)a->layout.data + 1, sizeof *load);
+    int data = a->layout.data;
+    int64_t *value = gw_alloc((size_t)old_count * (size_t)data + 1, sizeof *value);
+    uint64_t *load = gw_alloc((size_t)data + 1, sizeof *load);
     int *members = gw_alloc((size_t)a->device_count + 1, sizeof *members);
-    bool *taken = gw_alloc((size_t)a->layout.data + 1, sizeof *taken);
-    *count = 0;
+    int *to = gw_alloc((size_t)old_count + 1, sizeof *to);
     for (int old = 0; old < old_count; old++) {
-        struct gw_inherit inherit = {.from = old, .to = 0, .kv_tokens = kv_tokens[old]};
         int found = 0;
         for (int d = 0; d < a->device_count; d++)
             if (a->holdings[d].replica == old) members[found++] = d;
-        value[old] = kv_tokens[old] ? pair_value(a, &inherit, members, found) : -1;
+        for (int r = 0; r < data; r++) {
+            struct gw_inherit inherit = {.from = old, .to = r, .kv_tokens = kv_tokens[old]};
+            value[(size_t)old * (size_t)data + (size_t)r] = kv_tokens[old] ? pair_value(a, &inherit, members, found)
+                                                                           : GW_ASSIGN_FORBIDDEN;
+        }
     }
-    for (;;) {
-        int best = -1, to = 0;
-        for (int old = 0; old < old_count; old++)
-            if (value[old] >= 0 && (best < 0 || value[old] > value[best])) best = old;
-        if (best < 0) break;
-        for (int r = 1; r < a->layout.data; r++)
-            if (taken[r] != taken[to] ? taken[to] : load[r] < load[to]) to = r;
-        inherits[(*count)++] = (struct gw_inherit){.from = best, .to = to, .kv_tokens = kv_tokens[best]};
-        taken[to] = true;
-        load[to] += kv_tokens[best];
-        value[best] = -1;
-    }
+    gw_assign_max(old_count, data, value, to);
+    for (int old = 0; old < old_count; old++)
+        if (to[old] >= 0) load[to[old]] += kv_tokens[old];
+    share_out_rest(data, old_count, kv_tokens, to, load);
+    *count = 0;
+    for (int old = 0; old < old_count; old++)
+        if (to[old] >= 0)
+            inherits[(*count)++] = (struct gw_inherit){.from = old, .to = to[old], .kv_tokens = kv_tokens[old]};
     free(value);
     free(load);
     free(members);
-    free(taken);
+    free(to);
 }

@@ -48,7 +48,7 @@ struct gw_candidate {
     bool in_time;            /* done before the deadline, if there is one */
 };
 
-/* All candidates, best first; ties go to the layout that is there, then to fewer devices, shards, stages. `*candidates` is freed by the caller.
+/* All candidates, best first; ties go to the layout that is there, then (of equal cost) to the faster, then to fewer devices, shards, stages. `*candidates` is freed by the caller.
  * GW_ERR_LAYOUT when none fits. */
 GW_CHECK gw_err gw_search(const struct gw_search *search, struct gw_candidate **candidates, int *count);
 
