@@ -117,6 +117,8 @@ static void compare(struct pair *p)
     p->wrong += s.pages != p->model.count || s.used != used || s.cached != cached;
     p->wrong += s.free != p->model.count - used - cached || s.evictions != p->model.evictions;
     p->wrong += s.lookups != p->model.lookups || s.hits != p->model.hits;
+    for (int i = 0; i < p->model.count; i++)
+        p->wrong += gw_kv_pages_registered(p->real, i) != (p->model.page[i].id != 0);
     p->wrong += gw_kv_pages_available(p->real) != p->model.count - used;
 }
 
@@ -166,6 +168,21 @@ static void pair_unref(struct pair *p, int page)
     model_unref(&p->model, page);
 }
 
+static bool pair_claim(struct pair *p, int page)
+{
+    struct model_page *m = &p->model.page[page];
+    bool want = !m->refs && !m->id;
+    p->wrong += gw_kv_pages_claim(p->real, page) != want;
+    if (want) m->refs = 1;
+    return want;
+}
+
+static void pair_unregister(struct pair *p, int page)
+{
+    gw_kv_pages_unregister(p->real, page);
+    if (p->model.page[page].id) model_evict(&p->model, page);
+}
+
 /* Page contents that differ in one token of 32 only, at the first or the last place. */
 static void make_tokens(int32_t tokens[TOKENS], uint32_t kind)
 {
@@ -200,7 +217,7 @@ static void test_chaos(void)
             int page = (int)next_random((uint32_t)counts[c]);
             int parent = (int)next_random((uint32_t)counts[c] + 1) - 1;
             struct model_page *m = &p.model.page[page];
-            switch (next_random(8)) {
+            switch (next_random(11)) {
             case 0:
             case 1: pair_alloc(&p); break;
             case 2:
@@ -215,6 +232,10 @@ static void test_chaos(void)
                 if (found >= 0 && next_random(2)) pair_ref(&p, found);
                 break;
             }
+            case 8: pair_claim(&p, page); break;
+            case 9: /* of used pages, and now and then: it takes whole families along */
+                if (m->refs && next_random(3) == 0) pair_unregister(&p, page);
+                break;
             default:
                 if (m->refs && !m->id && page != parent) pair_register(&p, page, parent, tokens);
             }
@@ -262,12 +283,20 @@ static void sequence_start(struct pair *p, struct sequence *s)
     p->wrong += want != s->length;
 }
 
+static bool held(const struct sequence *sequences, int page)
+{
+    for (int s = 0; s < 6; s++)
+        for (int i = 0; i < sequences[s].length; i++)
+            if (sequences[s].chain[i] == page) return true;
+    return false;
+}
+
 static void test_protocol(void)
 {
     seed_random(2);
     struct pair p;
     struct sequence sequences[6] = {0};
-    long preempted = 0, swapped = 0, ops = 0;
+    long preempted = 0, swapped = 0, cancelled = 0, claimed = 0, ops = 0;
     pair_init(&p, 37);
     while (ops < 400000) {
         struct sequence *s = &sequences[next_random(6)];
@@ -275,6 +304,20 @@ static void test_protocol(void)
         if (!s->length) sequence_start(&p, s);
         if (s->length >= 12 || (s->length && next_random(20) == 0)) {
             sequence_release(&p, s);
+            compare(&p);
+            continue;
+        }
+        if (s->length && next_random(30) == 0) { /* a step was cancelled: what it was to fill is not to be found */
+            pair_unregister(&p, s->chain[next_random((uint32_t)s->length)]);
+            cancelled++;
+            compare(&p);
+            continue;
+        }
+        if (next_random(10) == 0) { /* KV comes from elsewhere, under its old page number if that is free */
+            int wanted = (int)next_random(37);
+            claimed += pair_claim(&p, wanted);
+            if (p.model.page[wanted].refs == 1 && !p.model.page[wanted].id && !held(sequences, wanted))
+                s->chain[s->length++] = wanted;
             compare(&p);
             continue;
         }
@@ -296,9 +339,10 @@ static void test_protocol(void)
         s->chain[s->length++] = now;
         compare(&p);
     }
-    printf("(%ld given way, %ld shared late, %llu hits, %llu evictions) ", preempted, swapped,
-           (unsigned long long)p.model.hits, (unsigned long long)p.model.evictions);
-    CU_ASSERT_TRUE(preempted > 100 && swapped > 100 && p.model.hits > 1000 && p.model.evictions > 1000);
+    printf("(%ld given way, %ld shared late, %ld cancelled, %ld claimed, %llu hits, %llu evictions) ", preempted,
+           swapped, cancelled, claimed, (unsigned long long)p.model.hits, (unsigned long long)p.model.evictions);
+    CU_ASSERT_TRUE(preempted > 100 && swapped > 100 && cancelled > 1000 && claimed > 100 && p.model.hits > 1000 &&
+                   p.model.evictions > 1000);
     for (int i = 0; i < 6; i++) sequence_release(&p, &sequences[i]);
     CU_ASSERT_EQUAL(gw_kv_pages_available(p.real), 37);
     pair_close(&p);
@@ -351,12 +395,37 @@ static void test_lru_order(void)
     gw_kv_pages_destroy(pages);
 }
 
+/* Claimed pages leave the middle, the top and the bottom of the free stack; what is used or cached cannot be claimed. */
+static void test_claim(void)
+{
+    int32_t tokens[TOKENS];
+    make_tokens(tokens, 0);
+    struct gw_kv_pages *pages = gw_kv_pages_create(5);
+    static const int order[] = {2, 0, 4, 3, 1};
+    for (int i = 0; i < 5; i++) {
+        CU_ASSERT(gw_kv_pages_claim(pages, order[i]) && !gw_kv_pages_claim(pages, order[i]));
+        CU_ASSERT(gw_kv_pages_available(pages) == 4 - i && gw_kv_pages_refs(pages, order[i]) == 1);
+    }
+    CU_ASSERT_EQUAL(gw_kv_pages_alloc(pages), -1);
+    CU_ASSERT_EQUAL(gw_kv_pages_register(pages, 3, -1, tokens), 3);
+    gw_kv_pages_unref(pages, 3);
+    CU_ASSERT(!gw_kv_pages_claim(pages, 3) && gw_kv_pages_registered(pages, 3)); /* cached */
+    gw_kv_pages_ref(pages, 3);
+    gw_kv_pages_unregister(pages, 3);
+    CU_ASSERT(!gw_kv_pages_registered(pages, 3) && gw_kv_pages_find(pages, -1, tokens) == -1);
+    gw_kv_pages_unref(pages, 3);
+    gw_kv_pages_unref(pages, 1);
+    CU_ASSERT(gw_kv_pages_claim(pages, 3) && gw_kv_pages_alloc(pages) == 1);
+    gw_kv_pages_destroy(pages);
+}
+
 int main(void)
 {
     if (CU_initialize_registry() != CUE_SUCCESS) return 1;
     CU_pSuite suite = CU_add_suite("kv_pages", NULL, NULL);
     CU_add_test(suite, "reused parent id", test_reused_parent_id);
     CU_add_test(suite, "lru order", test_lru_order);
+    CU_add_test(suite, "claim", test_claim);
     CU_add_test(suite, "chaos against the model", test_chaos);
     CU_add_test(suite, "protocol against the model", test_protocol);
     CU_basic_set_mode(CU_BRM_VERBOSE);
