@@ -47,10 +47,59 @@ static struct gw_held *read_held(struct gw_reader *in, int32_t *count)
         h->computed = (int32_t)gw_read_u32(in);
         h->page_count = (int32_t)gw_read_u32(in);
         h->pages = read_array(in, (uint32_t)h->page_count, sizeof(int32_t));
-        if (h->computed < 0 || h->page_count != (h->computed + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS) in->failed = true;
+        if (h->computed < 0 || h->page_count != h->computed / GW_PAGE_TOKENS + (h->computed % GW_PAGE_TOKENS > 0))
+            in->failed = true;
+        for (int32_t p = 0; h->pages && p < h->page_count; p++)
+            if (h->pages[p] < 0 || h->pages[p] == INT32_MAX) in->failed = true;
     }
     return held;
 }
+
+/* ---- what a message may say --------------------------------------------------------------------------------------- */
+
+/* Messages carry checksums, so this is for bugs, and for ranks of another build: nothing in them may lead outside an array. */
+
+static bool within(int64_t value, int64_t least, int64_t end)
+{
+    return value >= least && value < end;
+}
+
+static bool layout_is_sound(struct gw_layout l)
+{
+    enum { MOST = 1 << 16 };
+    return within(l.data, 1, MOST) && within(l.tensor, 1, MOST) && within(l.pipeline, 1, MOST) &&
+           (int64_t)l.data * l.tensor * l.pipeline < INT32_MAX;
+}
+
+static bool peer_is_sound(const struct gw_peer *peer, struct gw_layout before)
+{
+    unsigned char placed;
+    memcpy(&placed, &peer->placed, 1); /* a bool with another value must not be read as one */
+    if (placed > 1 || !memchr(peer->host, 0, GW_HOST_BYTES)) return false;
+    return !placed || (layout_is_sound(before) && within(peer->before.replica, 0, before.data) &&
+                       within(peer->before.shard, 0, before.tensor) && within(peer->before.stage, 0, before.pipeline));
+}
+
+static bool plan_is_sound(const struct gw_plan *plan)
+{
+    if (!layout_is_sound(plan->layout) || plan->kv_pages < 0) return false;
+    int32_t before = layout_is_sound(plan->before) ? plan->before.data : 0;
+    for (int32_t r = 0; r < plan->peer_count; r++)
+        if (!peer_is_sound(&plan->peers[r], plan->before) ||
+            !within(plan->peers[r].slot, -1, gw_layout_ranks(plan->layout)))
+            return false;
+    for (int32_t r = 0; r < plan->layout.data; r++)
+        if (!within(plan->kept[r], -1, before)) return false;
+    for (int32_t a = 0; a < plan->adoption_count; a++)
+        if (!within(plan->adoptions[a].from, 0, before) || !within(plan->adoptions[a].to, 0, plan->layout.data))
+            return false;
+    for (int32_t m = 0; m < plan->move_count; m++)
+        if (!within(plan->moves[m].from, 0, plan->peer_count) || !within(plan->moves[m].to, 0, plan->peer_count))
+            return false;
+    return true;
+}
+
+/* ---- messages ----------------------------------------------------------------------------------------------------- */
 
 void gw_hello_encode(const struct gw_hello *hello, struct gw_buf *out)
 {
@@ -81,7 +130,7 @@ gw_err gw_hello_decode(const uint8_t *data, size_t bytes, struct gw_hello *hello
     read_struct(&in, &hello->layout, sizeof hello->layout);
     hello->kv_pages = (int32_t)gw_read_u32(&in);
     hello->held = read_held(&in, &hello->held_count);
-    if (!in.failed && in.at == bytes) return GW_OK;
+    if (!in.failed && in.at == bytes && peer_is_sound(&hello->peer, hello->layout)) return GW_OK;
     gw_hello_free(hello);
     return gw_fail(GW_ERR_PEER, "a hello of %zu bytes is malformed", bytes);
 }
@@ -134,7 +183,7 @@ gw_err gw_plan_decode(const uint8_t *data, size_t bytes, struct gw_plan *plan)
     uint32_t moves = gw_read_u32(&in);
     plan->moves = read_array(&in, moves, sizeof *plan->moves);
     plan->move_count = plan->moves ? (int32_t)moves : 0;
-    if (!in.failed && in.at == bytes) return GW_OK;
+    if (!in.failed && in.at == bytes && plan_is_sound(plan)) return GW_OK;
     gw_plan_free(plan);
     return gw_fail(GW_ERR_PEER, "a plan of %zu bytes is malformed", bytes);
 }

@@ -92,6 +92,14 @@ static void look_back(const struct gw_planning *in, struct gw_plan *plan, int32_
     for (int r = 0; r < in->count; r++) plan->peers[r].placed &= typical && in->hellos[r].plan == typical->plan;
 }
 
+/* Replicas can go on only with the pages they have: so these stay while replicas come and go, unless one has no room for them. */
+static int32_t pages_to_keep(const struct gw_plan *plan, int32_t pages_before)
+{
+    bool same = plan->before.tensor == plan->layout.tensor && plan->before.pipeline == plan->layout.pipeline;
+    return same && (plan->before.data == plan->layout.data || pages_before < plan->kv_pages) ? pages_before
+                                                                                             : plan->kv_pages;
+}
+
 static int rank_before(const struct gw_plan *plan, int replica, int slot)
 {
     struct gw_place place = gw_layout_place(plan->before, slot);
@@ -343,7 +351,7 @@ gw_err gw_planning_make(const struct gw_planning *in, struct gw_plan *plan)
     TRY(choose_pages(in, plan->layout, &plan->kv_pages));
     plan->kept = gw_alloc((size_t)plan->layout.data, sizeof *plan->kept);
     look_back(in, plan, &pages_before);
-    if (!memcmp(&plan->before, &plan->layout, sizeof plan->layout)) plan->kv_pages = pages_before;
+    plan->kv_pages = pages_to_keep(plan, pages_before);
     keep_replicas(in, plan, pages_before);
     fill_places(in, plan);
     number_locally(plan);
