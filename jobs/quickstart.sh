@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets everything up, then runs the main job: 80 real chat prompts with SmolLM2-135M-Instruct on 4 MPI ranks of this machine.
+# Sets everything up, then runs the main job: 80 real chat prompts with SmolLM2-135M-Instruct on 4 MPI ranks of this machine; and once more
+# with a rank killed half way, to show that the answers are the same to the byte.
 #
 # usage: jobs/quickstart.sh [--again] [-n RANKS]
 #   --again   forget the answers of an earlier quickstart and compute them anew
@@ -60,4 +61,19 @@ PY
 say "${bold}speed and check${plain}"
 build/godwit status data/quickstart | sed -n 's/^\(progress\|layout\|model\)/  &/p'
 build/godwit verify data/quickstart | sed 's/^/  /' || die "verify found problems (above)"
+if [ "$ranks" -gt 1 ]; then
+    say "${bold}the same job, and half way a rank is killed${plain} (kill -9), lost, replaced by a new one"
+    spec='kill:1@step=60'
+    say "  \$ build/godwit run -m $shown_model -i $prompts -o data/quickstart-kill -n $ranks --chaos '$spec'"
+    rm -rf data/quickstart-kill
+    build/godwit run -m "$shown_model" -i "$prompts" -o data/quickstart-kill -n "$ranks" --chaos "$spec" ||
+        die "the job with a killed rank failed" "its files: data/quickstart-kill"
+    tell='s/.*"event":"\(plan\|grow\|ready\|recovered\)".*/&/p'
+    sed -n "$tell" data/quickstart-kill/events.jsonl | tail -n +2 | sed 's/^/  /' | cut -c1-200
+    undisturbed=$(build/godwit verify data/quickstart | sed -n 's/^digest *//p')
+    disturbed=$(build/godwit verify data/quickstart-kill | sed -n 's/^digest *//p')
+    say "  undisturbed  $undisturbed"
+    say "  rank killed  $disturbed"
+    [ "$undisturbed" = "$disturbed" ] || die "the digests differ: please report this" "data/quickstart, data/quickstart-kill"
+fi
 say "Next: README.md, or your own requests: build/godwit run -m MODEL.gguf -i batch.jsonl -o OUTDIR -n $ranks"

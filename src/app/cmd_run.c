@@ -38,6 +38,7 @@
 #endif
 
 enum { KEPT_BYTES = 16384 };
+static const double ALONE_S = 2, STARTUP_S = 60;
 
 /* The launcher's error stream, line by line. */
 struct stream {
@@ -206,10 +207,34 @@ static void end_on_request(pid_t child, const struct stream *stream, double *sin
     }
 }
 
+/* Does the process have children? The launcher's are the ranks of this node. */
+static bool has_children(pid_t pid)
+{
+    char path[64];
+    int child = 0;
+    snprintf(path, sizeof path, "/proc/%ld/task/%ld/children", (long)pid, (long)pid);
+    FILE *file = fopen(path, "r");
+    if (!file) return true; /* a kernel that does not tell */
+    bool any = fscanf(file, "%d", &child) == 1;
+    fclose(file);
+    return any;
+}
+
+/* A launcher can hang when its ranks are gone, and ranks can hang where no deadline of theirs reaches: then status.json is not written
+ * any more. Its age counts from `since_s` (wall clock) at least, when the launch was started. */
+static bool is_dead(const struct gw_job_options *options, pid_t child, double since_s)
+{
+    struct gw_status status;
+    if (gw_status_read(options->out_dir, &status) == GW_OK && status.updated_at > since_s) since_s = status.updated_at;
+    double silent_s = gw_clock_wall_s() - since_s;
+    if (silent_s > ALONE_S && options->ranks > 1 && !has_children(child)) return true;
+    return silent_s > 4 * options->peer_timeout_s + STARTUP_S;
+}
+
 static int supervise(const struct gw_job_options *options, pid_t child, struct stream *stream)
 {
     int passed = 0, status = 0;
-    double ending_s = 0;
+    double ending_s = 0, started_s = gw_clock_wall_s(), looked_s = started_s;
     bool open = true;
     struct gw_progress progress;
     gw_progress_init(&progress, options->out_dir, !options->quiet);
@@ -218,6 +243,13 @@ static int supervise(const struct gw_job_options *options, pid_t child, struct s
         else usleep(20000);
         pass_on_interrupts(child, &passed);
         end_on_request(child, stream, &ending_s);
+        if (gw_clock_wall_s() - looked_s > 0.5) {
+            looked_s = gw_clock_wall_s();
+            if (is_dead(options, child, started_s)) {
+                gw_warn("the launch gives no sign of life; ending it");
+                kill(-child, SIGKILL);
+            }
+        }
         gw_progress_update(&progress);
         pid_t ended = waitpid(child, &status, WNOHANG);
         if (ended == child || (ended < 0 && errno == ECHILD)) break;

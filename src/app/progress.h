@@ -10,7 +10,8 @@
 struct gw_status {
     char state[16], model[128], kernels[16];
     double updated_at, elapsed_s, generated_tokens_per_s, eta_s;
-    int64_t requests_total, requests_done, requests_failed, generated_tokens, resumed_tokens, recomputed_tokens, lost_ranks;
+    int64_t requests_total, requests_done, requests_failed, generated_tokens, resumed_tokens, recomputed_tokens,
+        lost_ranks;
     int64_t preemptions, prefix_tokens_reused;
     int running, waiting, kv_pages_used, kv_pages_total, threads_per_rank, context;
     int layout[3];

@@ -16,7 +16,8 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-static const double LOOK_EVERY_S = 0.001, BEATS_PER_TIMEOUT = 8, FINALIZE_S = 3, REPAIR_S = 5, GROW_S = 10;
+static const double LOOK_EVERY_S = 0.001, BEATS_PER_TIMEOUT = 8, FINALIZE_S = 3, REPAIR_S = 5, GROW_S = 10,
+                    LINGER_S = 1;
 
 gw_err gw_mpi_failed(const char *what, int code)
 {
@@ -42,7 +43,8 @@ static bool supervised;
 
 static void give_up(int signal)
 {
-    static const char text[] = "godwit: warning: repairing the world took too long; the launch is given up\n" GW_END_LAUNCH "9\n";
+    static const char text[] =
+        "godwit: warning: repairing the world took too long; the launch is given up\n" GW_END_LAUNCH "9\n";
     (void)signal;
     size_t bytes = supervised ? sizeof text - 1 : sizeof text - 1 - sizeof GW_END_LAUNCH - 1;
     ssize_t ignored = write(STDERR_FILENO, text, bytes);
@@ -172,8 +174,9 @@ gw_err gw_comm_look(struct gw_comm *comm)
     double now_s = gw_clock_now_s();
     if (now_s - comm->looked_s < LOOK_EVERY_S) return GW_OK;
     comm->looked_s = now_s;
-    int revoked = 0, count = 0;
+    int revoked = 0, count = 0, flag = 0;
     bool expected = true;
+    MPI_Iprobe(MPI_ANY_SOURCE, GW_MSG_BEAT, comm->world, &flag, MPI_STATUS_IGNORE); /* news come with progress only */
     MPI_TRY(MPIX_Comm_is_revoked(comm->world, &revoked));
     if (revoked) return gw_fail(GW_ERR_LOST, "the world was revoked");
     MPI_TRY(MPIX_Comm_get_failed(comm->world, &failed));
@@ -192,6 +195,20 @@ void gw_comm_let_go(struct gw_comm *comm, int rank)
 {
     comm->gone[rank] = true;
     comm->changed = true;
+}
+
+void gw_comm_linger(struct gw_comm *comm)
+{
+    double deadline_s = gw_clock_now_s() + LINGER_S;
+    for (int failed = 0; failed < comm->size - 1 && gw_clock_now_s() < deadline_s;) {
+        int flag;
+        MPI_Group group = MPI_GROUP_NULL;
+        MPI_Iprobe(MPI_ANY_SOURCE, GW_MSG_BEAT, comm->world, &flag, MPI_STATUS_IGNORE); /* makes progress */
+        if (MPIX_Comm_get_failed(comm->world, &group) != MPI_SUCCESS) return;
+        MPI_Group_size(group, &failed);
+        MPI_Group_free(&group);
+        gw_comm_idle(comm, false);
+    }
 }
 
 gw_err gw_comm_repair(struct gw_comm *comm)

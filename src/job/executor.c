@@ -184,7 +184,10 @@ gw_err gw_executor_forward(struct gw_executor *ex, const struct gw_step *step, c
     if (ex->shard.first) TRY(ops->embed(ex->backend));
     else TRY(ops->hidden_import(ex->backend, hidden_in));
     for (int layer = ex->shard.layer_begin; layer < ex->shard.layer_end; layer++) {
-        if (ex->config.comm) gw_comm_beat(ex->config.comm);
+        if (ex->config.comm) { /* a step may be long: a loss is noticed within it */
+            gw_comm_beat(ex->config.comm);
+            TRY(gw_comm_look(ex->config.comm));
+        }
         TRY(ops->attention(ex->backend, layer));
         TRY(add_sum(ex, &ex->attn_sum, step->rows));
         TRY(ops->ffn(ex->backend, layer));

@@ -403,7 +403,7 @@ gw_err gw_head_begin(struct gw_head *head, const struct gw_plan *plan, struct gw
 {
     gw_err rc = GW_OK;
     struct gw_buf from = {0}, to = {0};
-    head->draining = head->drained = false;
+    head->draining = head->drained = head->stopping = head->stopped = false;
     head->report.taken = 0;
     head->reported_wants = -1;
     head->adoptions = gw_alloc((size_t)plan->adoption_count + 1, sizeof *head->adoptions);

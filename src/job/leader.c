@@ -51,7 +51,7 @@ struct gw_leader {
     } recovery;
     double formed_s;
     bool told, stopped, saving; /* saving: everybody has been given notice */
-    int byes; /* heads that have sent their last message */
+    int byes;                   /* heads that have sent their last message */
     double started_s, synced_s, status_s, committed_s;
     const char *kernels;
     int threads;
@@ -111,6 +111,8 @@ gw_err gw_leader_create(const struct gw_leader_config *config, struct gw_leader 
     leader->started_s = gw_clock_now_s();
     if (config->last || config->options->launch > 0) leader->before = gw_record_totals(config->options->out_dir);
     struct gw_request_counts counts = gw_requests_counts(leader->requests);
+    if (!config->last && (config->options->launch > 0 || counts.resumed_tokens > 0))
+        leader->lost_wall_s = config->options->launched_s; /* what was lost is a whole launch */
     gw_record_event(config->options->out_dir, config->last ? "leader" : "start",
                     json_pack("{s:i,s:i,s:I,s:I,s:I}", "ranks", gw_comm_size(config->comm), "launch",
                               config->options->launch, "requests", (json_int_t)counts.total, "answered",
@@ -303,6 +305,8 @@ static gw_err note_hellos(struct gw_leader *leader)
         leader->heard[r] = false;
         if (members[r] >= leader->next_member) leader->next_member = members[r] + 1;
     }
+    if (gw_requests_all_answered(leader->requests))
+        gw_control_limits(leader->control)->replacements = 0; /* for nothing but the end nobody need be started */
     int before = gw_control_members(leader->control);
     int stayed = 0;
     for (int r = 0; r < count; r++) stayed += gw_control_has(leader->control, members[r]);

@@ -137,12 +137,12 @@ static gw_err provoke(struct rank *rank, enum gw_chaos_point point)
     if (!rank->chaos || (!rank->planned && point != GW_CHAOS_AT_TURN)) return GW_OK;
     while (
         gw_chaos_at(rank->chaos, point, launch_clock(rank), steps(rank), gw_comm_rank(rank->comm) == LEADER, &action)) {
+        gw_chaos_do(&action);
         if (action.kind == GW_CHAOS_SPAWN)
             TRY(give_notice(rank, (struct gw_notice){.member = -1, .more = action.count}));
         else if (action.kind == GW_CHAOS_NOTICE)
             TRY(give_notice(rank, (struct gw_notice){.member = action.all ? -1 : rank->self.peer.member,
                                                      .seconds = action.grace_s}));
-        else gw_chaos_do(&action);
     }
 out:
     return rc;
@@ -503,6 +503,18 @@ out:
     return rc;
 }
 
+/* At the end the others go as they are told to, and may be missed before this rank has read that it may go too. */
+static bool may_go(struct rank *rank)
+{
+    struct gw_msg msg = {0};
+    bool got = false;
+    for (double until_s = gw_clock_now_s() + 0.02;
+         rank->stopped && !rank->leader && !got && gw_clock_now_s() < until_s;)
+        if (gw_comm_poll(rank->comm, LEADER, GW_MSG_LEAVE, &msg, &got) != GW_OK) got = false;
+    gw_msg_free(&msg);
+    return got;
+}
+
 /* Unwound from wherever the loss showed: meets the survivors and begins again with a hello. */
 static gw_err recover(struct rank *rank)
 {
@@ -521,6 +533,7 @@ static gw_err live(struct rank *rank)
     bool ended = false;
     while (!ended) {
         if (rc == GW_OK) rc = turn(rank, &ended);
+        if (rc == GW_ERR_LOST && may_go(rank)) return GW_OK;
         if (rc == GW_ERR_LOST) rc = recover(rank);
         else if (rc != GW_OK) break;
     }
@@ -560,11 +573,12 @@ out:
         gw_debug("at %s", gw_error_path());
         close_rank(&rank);
         if (!rank.comm) return rc;
-                gw_comm_abort(rank.comm, gw_err_exit_code(rc));
+        gw_comm_abort(rank.comm, gw_err_exit_code(rc));
     }
-    bool changed = gw_comm_changed(rank.comm);
+    bool changed = gw_comm_changed(rank.comm), led = rank.leader != NULL;
     close_rank(&rank);
     gw_err ended = changed ? gw_comm_flush(rank.comm) : gw_comm_destroy(rank.comm);
+    if (changed && led) gw_comm_linger(rank.comm);
     if (changed) _exit(gw_err_exit_code(rc == GW_ERR_STOPPED ? GW_OK : rc)); /* MPI_Finalize may wait for the dead */
     return rc != GW_OK ? rc : ended;
 }

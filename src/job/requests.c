@@ -416,6 +416,11 @@ bool gw_requests_finished(const struct gw_requests *requests)
     return requests->input_ended && requests->active_count == 0 && requests->returned_count == 0;
 }
 
+bool gw_requests_all_answered(const struct gw_requests *requests)
+{
+    return requests->counts.done + requests->counts.failed >= requests->counts.total;
+}
+
 int64_t gw_requests_left(const struct gw_requests *requests)
 {
     const struct gw_request_counts *c = &requests->counts;
