@@ -16,8 +16,9 @@ model      | base kernels
 engine     | base kernels plan model
 comm       | base kernels plan model engine
 batch      | base kernels plan model engine
-job        | base kernels plan model engine comm batch control
-app        | base kernels plan model engine comm batch control job
+context    | base kernels plan model engine
+job        | base kernels plan model engine comm batch context control
+app        | base kernels plan model engine comm batch context control job
 '
 layer_of() { case $1 in kernels/*) echo kernels ;; src/*/*) x=${1#src/}; echo "${x%%/*}" ;; esac; }
 # An include is written from src/ or from the top ("base/mem.h", "kernels/types.h"): nothing relative, nothing absolute.
@@ -47,7 +48,7 @@ mpi(-ext)?\.h|src/*_mpi.[ch]|MPI stays in *_mpi.c
 hdf5\.h|src/*_h5.[ch]|HDF5 stays in *_h5.c
 pcre2\.h|src/model/tokenizer*.[ch]|pcre2 stays in the tokenizer
 utf8proc\.h|src/model/*.[ch]|utf8proc stays in the model layer
-jansson\.h|src/@(batch|job|app|model|control|sim|node|base)/*|JSON is for what people and files hold, not for the engine
+jansson\.h|src/@(batch|job|app|model|control|sim|node|base|context)/*|JSON is for what people and files hold, not for the engine
 cuda[a-z_]*\.h|kernels/cuda/*|CUDA stays in kernels/cuda
 (imm|x86|emm)intrin\.h|kernels/x86/*|instruction sets stay in kernels/x86
 '
