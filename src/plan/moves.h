@@ -57,7 +57,7 @@ GW_CHECK gw_err gw_moves_plan(const struct gw_moves_in *in, struct gw_moves *mov
 void gw_moves_free(struct gw_moves *moves);
 
 /* Replays a plan: every source has what it gives, no device ever holds more than its memory, and each ends with exactly its slice and its KV.
- * GW_ERR_VERIFY with what is wrong. For tests, and cheap enough for an assertion. */
+ * GW_ERR_VERIFY with what is wrong (GW_ERR_LAYOUT as gw_moves_plan()). For tests, and cheap enough for an assertion. */
 GW_CHECK gw_err gw_moves_check(const struct gw_moves_in *in, const struct gw_moves *moves);
 
 #endif
