@@ -75,10 +75,11 @@ size_t gw_packed_bytes(const struct gw_packed *packed);
  * sub-blocks of 32 stand alone after packing). Reads nothing outside those rows' row_bytes (asserted); never rows >= n. */
 void gw_pack_panels(const struct gw_packed *packed, const uint8_t *src, size_t row_bytes, int k_begin, int panel_begin,
                     int panel_end);
-/* Copies the n x k block at (from_n, from_k) of one packed matrix to (to_n, to_k) of another of the same type. */
+/* Copies the n x k block at (from_n, from_k) of one packed matrix to (to_n, to_k) of another of the same type. It begins and ends where both
+ * can be cut, or ends with the last output of both. */
 void gw_packed_copy(const struct gw_packed *to, int to_n, int to_k, const struct gw_packed *from, int from_n,
                     int from_k, int n, int k);
-/* Can such a block begin at (n, k)? Whole panels and whole blocks only. */
+/* Can such a block begin, or end, at (n, k)? Whole panels and whole blocks only. */
 bool gw_packed_can_cut(const struct gw_packed *packed, int n, int k);
 /* Element (n, k) as float32: what the packed form stands for (used by tests and by naive checks). */
 float gw_packed_get(const struct gw_packed *packed, int n, int k);

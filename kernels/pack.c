@@ -202,6 +202,9 @@ void gw_packed_copy(const struct gw_packed *to, int to_n, int to_k, const struct
 {
     GW_ASSERT(to->type == from->type && gw_packed_can_cut(to, to_n, to_k) && gw_packed_can_cut(from, from_n, from_k));
     GW_ASSERT(to_n + n <= to->n && to_k + k <= to->k && from_n + n <= from->n && from_k + k <= from->k);
+    /* half a panel would bring along other outputs, or leave a neighbour's behind */
+    GW_ASSERT(gw_packed_can_cut(to, n, k) ||
+              (to_n + n == to->n && from_n + n == from->n && gw_packed_can_cut(to, 0, k)));
     bool quantized = from->pack >= GW_PACK_U4;
     size_t unit = quantized ? from->block_bytes : GW_PANEL * float_bytes(from->pack); /* bytes a step of k takes */
     int step = quantized ? GW_BLOCK : 1;

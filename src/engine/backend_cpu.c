@@ -734,6 +734,17 @@ static int blocks_of(struct cpu *cpu, const struct gw_weight_slice *slice, struc
     return count;
 }
 
+/* Whole panels and blocks only, but for the matrix's end. */
+static gw_err check_cut(const struct block *b, int layer)
+{
+    int n1 = b->n0 + b->n, k1 = b->k0 + b->k;
+    if (gw_packed_can_cut(b->packed, b->n0, b->k0) &&
+        gw_packed_can_cut(b->packed, n1 == b->packed->n ? 0 : n1, k1 == b->packed->k ? 0 : k1))
+        return GW_OK;
+    return gw_fail(GW_ERR_UNSUPPORTED, "layer %d cannot be cut at outputs %d to %d, inputs %d to %d", layer, b->n0, n1,
+                   b->k0, k1);
+}
+
 static gw_err cpu_weights_export(struct gw_backend *backend, const struct gw_weight_slice *slice, struct gw_buf *out)
 {
     gw_err rc = GW_OK;
@@ -742,8 +753,7 @@ static gw_err cpu_weights_export(struct gw_backend *backend, const struct gw_wei
     for (int i = 0; i < count; i++) {
         const struct block *b = &blocks[i];
         struct gw_packed part;
-        if (!gw_packed_can_cut(b->packed, b->n0, b->k0))
-            FAIL(GW_ERR_UNSUPPORTED, "layer %d cannot be cut at output %d, input %d", slice->layer, b->n0, b->k0);
+        TRY(check_cut(b, slice->layer));
         TRY(gw_packed_init(&part, b->packed->type, b->n, b->k));
         size_t bytes = gw_packed_bytes(&part);
         gw_buf_reserve(out, bytes);
@@ -765,8 +775,7 @@ static gw_err cpu_weights_import(struct gw_backend *backend, const struct gw_wei
     for (int i = 0; i < count; i++) {
         const struct block *b = &blocks[i];
         struct gw_packed part;
-        if (!gw_packed_can_cut(b->packed, b->n0, b->k0))
-            FAIL(GW_ERR_UNSUPPORTED, "layer %d cannot be cut at output %d, input %d", slice->layer, b->n0, b->k0);
+        TRY(check_cut(b, slice->layer));
         TRY(gw_packed_init(&part, b->packed->type, b->n, b->k));
         if (gw_packed_bytes(&part) > bytes - at) FAIL(GW_ERR_PEER, "weights of layer %d came short", slice->layer);
         part.data = (uint8_t *)(uintptr_t)(data + at); /* read from only */

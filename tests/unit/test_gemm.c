@@ -322,12 +322,105 @@ static void test_packed_init_refuses(void)
     CU_ASSERT_EQUAL(gw_packed_init(&w, GW_TYPE_F32, 3, 7), GW_OK);
 }
 
+/* ---- cuts of packed matrices -------------------------------------------------------------------------------------- */
+
+struct source {
+    const struct gw_type_info *info;
+    uint8_t *src;
+    size_t row_bytes;
+    int n, k;
+};
+
+/* Outputs [n0, n0 + n) and inputs [k0, k0 + k), packed from the file's rows. */
+static struct gw_packed pack_part(const struct source *s, int n0, int n, int k0, int k)
+{
+    struct gw_packed packed;
+    CU_ASSERT_EQUAL_FATAL(gw_packed_init(&packed, s->info->type, n, k), GW_OK);
+    packed.data = aligned_alloc(64, gw_packed_bytes(&packed));
+    memset(packed.data, 0, gw_packed_bytes(&packed));
+    gw_pack_panels(&packed, s->src + (size_t)n0 * s->row_bytes, s->row_bytes, k0, 0, packed.panels);
+    return packed;
+}
+
+static struct gw_packed empty_part(const struct source *s, int n, int k)
+{
+    struct gw_packed packed;
+    CU_ASSERT_EQUAL_FATAL(gw_packed_init(&packed, s->info->type, n, k), GW_OK);
+    packed.data = aligned_alloc(64, gw_packed_bytes(&packed));
+    memset(packed.data, 0, gw_packed_bytes(&packed));
+    return packed;
+}
+
+static void same_packed(const char *what, const struct source *s, const struct gw_packed *want,
+                        const struct gw_packed *got)
+{
+    if (memcmp(want->data, got->data, gw_packed_bytes(want)) == 0) return;
+    fprintf(stderr, "%s of %s, %d x %d (GODWIT_TEST_SEED=%llu)\n", what, s->info->name, want->n, want->k,
+            (unsigned long long)seed);
+    CU_FAIL_FATAL("bytes differ");
+}
+
+/* Where the next cut ends: a multiple of `unit`, or the end. */
+static int next_cut(int at, int end, int unit)
+{
+    int next = at + unit * draw_range(1, (end - at + unit - 1) / unit);
+    return next < end ? next : end;
+}
+
+/* A random part out of the whole is what packing that part gives; the parts of a random tiling, each sent on its own, make up the whole. */
+static void check_cuts(const struct source *s)
+{
+    int unit = s->info->unpack ? GW_BLOCK : 1;
+    struct gw_packed whole = pack_part(s, 0, s->n, 0, s->k), again = empty_part(s, s->n, s->k);
+    int n0 = GW_PANEL * draw((s->n + GW_PANEL - 1) / GW_PANEL), n1 = next_cut(n0, s->n, GW_PANEL);
+    int k0 = unit * draw(s->k / unit), k1 = next_cut(k0, s->k, unit);
+    CU_ASSERT(gw_packed_can_cut(&whole, n0, k0));
+    struct gw_packed want = pack_part(s, n0, n1 - n0, k0, k1 - k0), got = empty_part(s, n1 - n0, k1 - k0);
+    gw_packed_copy(&got, 0, 0, &whole, n0, k0, n1 - n0, k1 - k0);
+    same_packed("a part", s, &want, &got);
+    free(want.data);
+    free(got.data);
+    for (int n = 0, n_end; n < s->n; n = n_end) {
+        n_end = next_cut(n, s->n, GW_PANEL);
+        for (int k = 0, k_end; k < s->k; k = k_end) {
+            k_end = next_cut(k, s->k, unit);
+            struct gw_packed part = pack_part(s, n, n_end - n, k, k_end - k);
+            gw_packed_copy(&again, n, k, &part, 0, 0, n_end - n, k_end - k);
+            free(part.data);
+        }
+    }
+    same_packed("the parts", s, &whole, &again);
+    free(whole.data);
+    free(again.data);
+}
+
+static void test_packed_copy(void)
+{
+    for (int t = 0; t < TYPES; t++)
+        for (int i = 0; i < 60; i++) {
+            struct source s = {.info = gw_type_info((uint32_t)types[t]), .n = draw_range(1, 100)};
+            int file_k = 256 * draw_range(1, 3);
+            s.k = s.info->unpack ? 32 * draw_range(1, file_k / 32) : draw_range(1, file_k);
+            s.row_bytes = (size_t)file_k / (size_t)s.info->block_elements * (size_t)s.info->block_bytes;
+            s.src = random_rows(s.info, (size_t)file_k * (size_t)s.n, false);
+            check_cuts(&s);
+            free(s.src);
+        }
+    struct gw_packed quantized, plain;
+    CU_ASSERT_EQUAL_FATAL(gw_packed_init(&quantized, GW_TYPE_Q4_K, 64, 256), GW_OK);
+    CU_ASSERT_EQUAL_FATAL(gw_packed_init(&plain, GW_TYPE_F16, 64, 256), GW_OK);
+    CU_ASSERT(gw_packed_can_cut(&quantized, 16, 32) && !gw_packed_can_cut(&quantized, 8, 32));
+    CU_ASSERT(!gw_packed_can_cut(&quantized, 16, 16) && gw_packed_can_cut(&plain, 16, 5) &&
+              !gw_packed_can_cut(&plain, 17, 0));
+}
+
 int main(void)
 {
     kernel_tests_begin();
     if (CU_initialize_registry() != CUE_SUCCESS) return 1;
     CU_pSuite suite = CU_add_suite("gemm", NULL, NULL);
     CU_add_test(suite, "packing refuses", test_packed_init_refuses);
+    CU_add_test(suite, "cuts of packed matrices", test_packed_copy);
     CU_add_test(suite, "gemm near double", test_gemm_near);
     CU_add_test(suite, "gemm exact", test_gemm_exact);
     CU_add_test(suite, "gemm limits", test_gemm_limits);

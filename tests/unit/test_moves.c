@@ -1,414 +1,530 @@
-/* Migration plans: thousands of random changes (layouts, devices lost, leaving, in other nodes, with checkpoints or without, memory ample or exactly
- * what is held) are planned and replayed; what they promise (order, sources, balance, sums) is looked at where memory leaves a choice; a plan
- * that is altered anywhere is found out. Random cases print their seed. */
-#include "base/philox.h"
-#include "plan/moves.h"
+/* A replica of several shards and stages in one process, without MPI, that turns into one of another layout in the middle of a text: its
+ * weights are shared with the backends before (donors), or come from them in random cuts; its KV pages stay, or move by heads and layers.
+ * The logits must be those of one backend that did it all, bit for bit. GODWIT_TEST_SEED repeats a seed.
+ */
+#include "base/pool.h"
+#include "job/executor.h"
+#include "support/tiny_model.h"
 
 #include <CUnit/Basic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const uint64_t seed = 20261124;
-static uint64_t draws;
+enum { PAGES = 7, MAX_ROWS = 80, CONTEXT = 128, TEXT = 75, FIRST_PART = 41, MOST_SLOTS = 8, MOST_LAYERS = 8 };
 
-static int next_int(int bound)
+static uint64_t random_state, seed = 20260403;
+
+static int next_int(int bound) /* splitmix64 */
 {
-    return (int)(gw_philox_uniform(seed, 1, draws++) * bound);
+    uint64_t z = (random_state += 0x9E3779B97F4A7C15u);
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return (int)(((z ^ z >> 31) >> 32) * (uint64_t)bound >> 32);
 }
 
-static struct gw_dims dims_of(int layers, int d_model, int heads, int kv_heads, int head_dim, int ffn, int vocab)
-{
-    return (struct gw_dims){.layers = layers,
-                            .d_model = d_model,
-                            .heads = heads,
-                            .kv_heads = kv_heads,
-                            .head_dim = head_dim,
-                            .ffn = ffn,
-                            .vocab = vocab,
-                            .ffn_atoms = gw_ffn_atoms(kv_heads, ffn),
-                            .bytes_per_weight = 0.625,
-                            .output_bytes = (double)vocab * d_model * 1.125};
-}
+/* ---- a model ------------------------------------------------------------------------------------------------------- */
 
-enum { MODELS = 4, MOST = 10 };
-static struct gw_dims models[MODELS];
-static struct gw_cost cost;
-
-static void make_models(void)
-{
-    cost = gw_cost_default();
-    models[0] = dims_of(30, 576, 9, 3, 64, 1536, 49152); /* SmolLM2-135M */
-    models[1] = dims_of(7, 192, 6, 1, 32, 768, 601);     /* one kv head: shards without any */
-    models[2] = dims_of(5, 320, 10, 5, 32, 1056, 1000);  /* odd everywhere */
-    models[3] = dims_of(3, 128, 4, 4, 32, 256, 100);     /* a vocabulary of less than two chunks */
-}
-
-struct scene {
-    const struct gw_dims *dims;
-    struct gw_device devices[MOST];
-    struct gw_holding holdings[MOST];
-    struct gw_inherit inherits[MOST];
-    int device_of_slot[MOST];
-    struct gw_layout old, layout;
-    struct gw_assign assign;
-    struct gw_moves_in in;
-    uint64_t mapped_kept;
+struct model {
+    struct gw_buf file;
+    struct gw_model *model;
+    struct gw_dims dims;
+    const struct gw_kernels *kernels;
+    struct gw_pool *pool;
+    int32_t text[TEXT];
+    float *wanted; /* [TEXT][vocab]: by one backend */
 };
 
-static struct gw_layout random_layout(const struct gw_dims *m, int most)
+/* Every backend of one layout, as if each were a rank. */
+struct replica {
+    const struct model *m;
+    struct gw_layout layout;
+    int slots, kv_pages;
+    struct gw_backend *backends[MOST_SLOTS];
+    struct gw_shard shards[MOST_SLOTS];
+};
+
+/* How the backends of a replica are made. */
+struct making {
+    struct gw_backend *donors[MOST_SLOTS]; /* or NULL */
+    const bool *awaited;
+    int kv_pages;
+    int ticks;
+};
+
+static void count_tick(void *ticks)
 {
-    for (;;) {
-        struct gw_layout l = {1 + next_int(most), 1 + next_int(most), 1 + next_int(most)};
-        if (gw_layout_ranks(l) <= most && l.tensor <= m->ffn_atoms && l.pipeline <= m->layers) return l;
+    ++*(int *)ticks;
+}
+
+static void open_replica(struct replica *r, const struct model *m, struct gw_layout layout, struct making *making)
+{
+    *r = (struct replica){
+        .m = m, .layout = layout, .slots = layout.tensor * layout.pipeline, .kv_pages = making->kv_pages};
+    for (int s = 0; s < r->slots; s++) {
+        struct gw_place place = gw_layout_place(layout, s);
+        int ticks = making->ticks;
+        r->shards[s] = gw_layout_shard(&m->dims, layout, place.shard, place.stage);
+        struct gw_backend_config config = {.model = m->model,
+                                           .dims = m->dims,
+                                           .shard = r->shards[s],
+                                           .kv_pages = making->kv_pages,
+                                           .max_rows = MAX_ROWS,
+                                           .max_context = CONTEXT,
+                                           .donor = making->donors[s],
+                                           .awaited = making->awaited,
+                                           .tick = count_tick,
+                                           .tick_context = &making->ticks};
+        CU_ASSERT_FATAL(gw_backend_cpu_create(&config, m->kernels, m->pool, &r->backends[s]) == GW_OK);
+        CU_ASSERT(making->ticks - ticks >= r->shards[s].layer_end - r->shards[s].layer_begin);
     }
 }
 
-static void hold(struct scene *s, int device, int slot)
+static void close_replica(struct replica *r)
 {
-    struct gw_place place = gw_layout_place(s->old, slot);
-    s->holdings[device] = (struct gw_holding){.weights = true,
-                                              .replica = place.replica,
-                                              .shard = gw_layout_shard(s->dims, s->old, place.shard, place.stage)};
+    for (int s = 0; s < r->slots; s++) r->backends[s]->ops->destroy(r->backends[s]);
+    r->slots = 0;
 }
 
-/* Everything but the memory, which is ample. */
-static void prepare(struct scene *s, const struct gw_dims *dims, int count, struct gw_layout old, struct gw_layout now)
+/* The sum of a half layer over the shards of a stage, by the tree of engine/tree.h. */
+static void add_sum(struct replica *r, int stage, bool of_ffn, int rows)
 {
-    memset(s, 0, sizeof *s);
-    s->dims = dims;
-    s->old = old;
-    s->layout = now;
-    for (int d = 0; d < count; d++) {
-        s->devices[d] = (struct gw_device){.memory_bytes = 1ull << 40, .speed = 1};
-        s->holdings[d] = (struct gw_holding){.replica = -1};
-        if (d < gw_layout_ranks(old)) hold(s, d, d);
+    struct gw_tree_node nodes[GW_TREE_MAX_ATOMS] = {0};
+    const float *values[GW_TREE_MAX_ATOMS] = {0};
+    int tensor = r->layout.tensor, total = 0, d = r->m->dims.d_model;
+    struct gw_backend **b = r->backends + stage * tensor;
+    if (tensor == 1) {
+        CU_ASSERT_FATAL(b[0]->ops->residual_add_own(b[0]) == GW_OK);
+        return;
     }
-    s->assign = (struct gw_assign){.dims = dims,
-                                   .devices = s->devices,
-                                   .holdings = s->holdings,
-                                   .device_count = count,
-                                   .layout = now,
-                                   .inherits = s->inherits};
-    s->in = (struct gw_moves_in){.dims = dims,
-                                 .cost = &cost,
-                                 .devices = s->devices,
-                                 .holdings = s->holdings,
-                                 .device_count = count,
-                                 .layout = now,
-                                 .device_of_slot = s->device_of_slot,
-                                 .inherits = s->inherits};
-}
-
-static void map(struct scene *s, const uint64_t *kv_tokens)
-{
-    gw_assign_inherits(&s->assign, s->old.data, kv_tokens, s->inherits, &s->assign.inherit_count);
-    CU_ASSERT_EQUAL_FATAL(gw_assign_places(&s->assign, s->device_of_slot, &s->mapped_kept), GW_OK);
-    s->in.inherit_count = s->assign.inherit_count;
-}
-
-static void random_scene(struct scene *s)
-{
-    const struct gw_dims *dims = &models[next_int(5) ? 1 + next_int(MODELS - 1) : 0];
-    int count = 1 + next_int(MOST), staying = 0, nodes = 1 + next_int(3), leaving = next_int(3) ? 0 : 30;
-    uint64_t kv_tokens[MOST];
-    struct gw_layout old = random_layout(dims, count);
-    prepare(s, dims, count, old, old);
-    for (int d = 0; d < count; d++) {
-        int other = next_int(count);
-        struct gw_holding t = s->holdings[d];
-        s->holdings[d] = s->holdings[other], s->holdings[other] = t;
-        if (next_int(8) == 0) s->holdings[d] = (struct gw_holding){.replica = -1};
+    int atoms = of_ffn ? r->m->dims.ffn_atoms : r->m->dims.kv_heads;
+    for (int t = 0; t < tensor; t++) {
+        const struct gw_shard *s = &r->shards[stage * tensor + t];
+        const float *own = NULL;
+        int count = gw_tree_nodes(atoms, of_ffn ? s->ffn_begin : s->kv_begin, of_ffn ? s->ffn_end : s->kv_end,
+                                  nodes + total);
+        CU_ASSERT_FATAL(b[t]->ops->partial_map(b[t], &own) == GW_OK);
+        for (int n = 0; n < count; n++) values[total++] = own + (size_t)n * (size_t)rows * (size_t)d;
     }
-    for (int d = 0; d < count; d++) {
-        s->devices[d].node = next_int(nodes);
-        s->devices[d].speed = next_int(4) ? 1 : 0.25;
-        s->devices[d].leaving = d > 0 && next_int(100) < leaving;
-        staying += !s->devices[d].leaving;
-        kv_tokens[d] = (uint64_t)next_int(4) * (uint64_t)next_int(3000);
+    float *sum = calloc((size_t)rows * (size_t)d, sizeof *sum);
+    gw_tree_reduce(atoms, nodes, values, total, (size_t)rows * (size_t)d, sum);
+    for (int t = 0; t < tensor; t++) CU_ASSERT_FATAL(b[t]->ops->residual_add(b[t], sum, 0, rows) == GW_OK);
+    free(sum);
+}
+
+static void run_stage(struct replica *r, int stage, const struct gw_step *step, float *hidden)
+{
+    int tensor = r->layout.tensor;
+    struct gw_backend **b = r->backends + stage * tensor;
+    const struct gw_shard *s = &r->shards[stage * tensor];
+    for (int t = 0; t < tensor; t++) {
+        CU_ASSERT_FATAL(b[t]->ops->step_begin(b[t], step) == GW_OK);
+        gw_err rc = stage == 0 ? b[t]->ops->embed(b[t]) : b[t]->ops->hidden_import(b[t], hidden);
+        CU_ASSERT_FATAL(rc == GW_OK);
     }
-    s->layout = s->assign.layout = s->in.layout = random_layout(dims, staying);
-    map(s, kv_tokens);
-    for (int i = 0; i < s->in.inherit_count; i++) s->inherits[i].checkpointed = next_int(3) == 0;
-}
-
-/* Bytes of all that the devices want in the end. */
-static uint64_t wanted_bytes(const struct scene *s, bool kv)
-{
-    struct gw_unit_bytes unit = gw_unit_bytes(s->dims);
-    uint64_t cells = (uint64_t)s->dims->layers * (uint64_t)s->dims->kv_heads, tokens = 0;
-    for (int i = 0; i < s->in.inherit_count; i++) tokens += s->inherits[i].kv_tokens;
-    if (kv) return cells * unit.kv_token * tokens;
-    return (uint64_t)s->layout.data * (cells * unit.head + (uint64_t)s->dims->vocab * unit.row +
-                                       (uint64_t)s->dims->layers * (uint64_t)s->dims->ffn_atoms * unit.atom);
-}
-
-static bool sums_are_right(const struct scene *s, const struct gw_moves *m)
-{
-    return m->kept_weight_bytes + m->moved_weight_bytes + m->loaded_bytes == wanted_bytes(s, false) &&
-           m->kept_kv_bytes + m->moved_kv_bytes + m->restored_bytes + m->recomputed_bytes == wanted_bytes(s, true);
-}
-
-static bool is_checked(const struct scene *s, const struct gw_moves *m)
-{
-    gw_err rc = gw_moves_check(&s->in, m);
-    if (rc != GW_OK)
-        printf("(seed %llu, draw %llu: %s) ", (unsigned long long)seed, (unsigned long long)draws, gw_error_detail());
-    return rc == GW_OK;
-}
-
-static int layer_order(const struct scene *s, const struct gw_move *move)
-{
-    return move->layer < 0 ? s->dims->layers : move->layer;
-}
-
-/* Leaving devices first, then front layers; computing anew last. Holds where memory forces nothing else. */
-static bool order_is_right(const struct scene *s, const struct gw_moves *m)
-{
-    int class_before = 0, layer_before = 0;
-    for (int i = 0; i < m->count; i++) {
-        const struct gw_move *move = &m->moves[i];
-        if (move->to == GW_TO_NOWHERE) continue;
-        int class = move->from == GW_FROM_RECOMPUTE ? 2 : move->from >= 0 && s->devices[move->from].leaving ? 0 : 1;
-        int layer = layer_order(s, move);
-        if (class < class_before || (class == class_before && layer < layer_before)) return false;
-        class_before = class, layer_before = layer;
+    for (int layer = s->layer_begin; layer < s->layer_end; layer++) {
+        for (int t = 0; t < tensor; t++) CU_ASSERT_FATAL(b[t]->ops->attention(b[t], layer) == GW_OK);
+        add_sum(r, stage, false, step->rows);
+        for (int t = 0; t < tensor; t++) CU_ASSERT_FATAL(b[t]->ops->ffn(b[t], layer) == GW_OK);
+        add_sum(r, stage, true, step->rows);
     }
-    return true;
+    if (stage + 1 < r->layout.pipeline)
+        CU_ASSERT_FATAL(b[tensor - 1]->ops->hidden_export(b[tensor - 1], hidden) == GW_OK);
 }
 
-/* Is there still a device for every part of the old replica's KV? */
-static bool is_whole(const struct scene *s, int replica)
+/* Positions [begin, end) of the text, with its pages under the given numbers; logits [end - begin][vocab]. */
+static void run_text(struct replica *r, const int32_t *pages, int begin, int end, float *out)
 {
-    int cells = 0;
-    for (int d = 0; d < s->in.device_count; d++) {
-        const struct gw_shard *h = &s->holdings[d].shard;
-        if (s->holdings[d].replica == replica) cells += (h->layer_end - h->layer_begin) * (h->kv_end - h->kv_begin);
+    const struct gw_dims *dims = &r->m->dims;
+    int rows = end - begin, last = (r->layout.pipeline - 1) * r->layout.tensor;
+    int32_t row[MAX_ROWS];
+    float *hidden = calloc((size_t)rows * (size_t)dims->d_model, sizeof *hidden);
+    struct gw_step step = {0};
+    struct gw_step_seq *seq = gw_step_add_seq(&step);
+    seq->rows = rows;
+    seq->pos0 = begin;
+    gw_step_add_tokens(&step, r->m->text + begin, rows);
+    gw_step_add_pages(&step, pages, (end + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS);
+    for (int stage = 0; stage < r->layout.pipeline; stage++) run_stage(r, stage, &step, hidden);
+    for (int i = 0; i < rows; i++) row[i] = i;
+    for (int t = 0; t < r->layout.tensor; t++) {
+        struct gw_backend *b = r->backends[last + t];
+        const struct gw_shard *s = &r->shards[last + t];
+        int width = s->vocab_end - s->vocab_begin;
+        float *logits = NULL;
+        CU_ASSERT_FATAL(b->ops->logits(b, row, rows, &logits) == GW_OK);
+        for (int i = 0; i < rows && width; i++)
+            memcpy(out + (size_t)i * (size_t)dims->vocab + s->vocab_begin, logits + (size_t)i * (size_t)width,
+                   (size_t)width * sizeof *out);
     }
-    return cells == s->dims->layers * s->dims->kv_heads;
+    free(hidden);
+    gw_step_free(&step);
 }
 
-static void test_ample(void)
+static bool same_logits(const struct model *m, const float *got, int begin, int end)
 {
-    double kept = 0, naive = 0;
-    for (int round = 0; round < 2000; round++) {
-        struct scene s;
-        struct gw_moves m;
-        random_scene(&s);
-        CU_ASSERT_EQUAL_FATAL(gw_moves_plan(&s.in, &m), GW_OK);
-        CU_ASSERT_FATAL(is_checked(&s, &m));
-        CU_ASSERT_FATAL(sums_are_right(&s, &m) && order_is_right(&s, &m));
-        uint64_t not_needed = 0; /* parts of a replica that is lost stay for nothing, unless there is a checkpoint */
-        for (int i = 0; i < s.in.inherit_count; i++) {
-            CU_ASSERT_EQUAL(m.recomputed[i], !s.inherits[i].checkpointed && !is_whole(&s, s.inherits[i].from));
-            not_needed += s.inherits[i].checkpointed && !is_whole(&s, s.inherits[i].from);
-        }
-        if (!not_needed) CU_ASSERT_EQUAL(m.kept_weight_bytes + m.kept_kv_bytes, s.mapped_kept);
-        CU_ASSERT((m.recompute_s > 0) == (m.recomputed_bytes > 0) && m.seconds >= m.recompute_s);
-        for (int slot = 0, d = 0; slot < gw_layout_ranks(s.layout); slot++, d++) {
-            while (s.devices[d].leaving && d < s.in.device_count) d++;
-            s.device_of_slot[slot] = d;
-        }
-        kept += (double)(m.kept_weight_bytes + m.kept_kv_bytes);
-        gw_moves_free(&m);
-        CU_ASSERT_EQUAL_FATAL(gw_moves_plan(&s.in, &m), GW_OK);
-        CU_ASSERT_FATAL(is_checked(&s, &m) && sums_are_right(&s, &m));
-        naive += (double)(m.kept_weight_bytes + m.kept_kv_bytes);
-        gw_moves_free(&m);
+    size_t vocab = (size_t)m->dims.vocab;
+    return memcmp(m->wanted + (size_t)begin * vocab, got, (size_t)(end - begin) * vocab * sizeof *got) == 0;
+}
+
+static const int32_t pages_before[] = {4, 1, 5}, pages_after[] = {2, 1, 0};
+
+static void open_model(struct model *m, enum gw_type type, int layers, int kv_heads, const char *kernels)
+{
+    struct gw_tiny_spec spec = gw_tiny_default(type);
+    *m = (struct model){0};
+    spec.arch = layers % 2 ? "llama" : "qwen2";
+    spec.layers = layers;
+    spec.ffn = 512;
+    spec.vocab = 300;
+    spec.tied = false;
+    spec.seed = (uint64_t)layers;
+    if (kv_heads) spec.kv_heads = kv_heads;
+    CU_ASSERT_FATAL(gw_tiny_build(&spec, &m->file) == GW_OK);
+    CU_ASSERT_FATAL(gw_model_parse("tiny", m->file.data, m->file.bytes, &m->model) == GW_OK);
+    m->dims = gw_executor_dims(m->model);
+    if (kernels) CU_ASSERT_FATAL(gw_kernels_by_name(kernels, &m->kernels) == GW_OK);
+    if (!kernels) CU_ASSERT_FATAL(gw_kernels_get(&m->kernels) == GW_OK);
+    CU_ASSERT_FATAL(gw_pool_create(1 + layers % 2, NULL, &m->pool) == GW_OK);
+    for (int i = 0; i < TEXT; i++) m->text[i] = next_int(259);
+    struct replica one;
+    struct making plain = {.kv_pages = PAGES};
+    open_replica(&one, m, (struct gw_layout){1, 1, 1}, &plain);
+    m->wanted = calloc((size_t)TEXT * (size_t)m->dims.vocab, sizeof *m->wanted);
+    run_text(&one, pages_before, 0, TEXT, m->wanted);
+    close_replica(&one);
+}
+
+static void close_model(struct model *m)
+{
+    free(m->wanted);
+    gw_pool_destroy(m->pool);
+    gw_model_close(m->model);
+    gw_buf_free(&m->file);
+}
+
+/* ---- KV pages ------------------------------------------------------------------------------------------------------- */
+
+/* The keys and values of heads [begin, end) of one page, in one go or head by head. */
+static void move_page(struct gw_backend *from, struct gw_backend *to, int layer, int page_from, int page_to, int begin,
+                      int end, int dim)
+{
+    uint16_t *page = calloc((size_t)(end - begin) * gw_page_halves(dim), sizeof *page);
+    for (int at = begin, next; at < end; at = next) {
+        next = at + 1 + next_int(end - at);
+        CU_ASSERT_FATAL(from->ops->kv_export(from, layer, page_from, at, next, page) == GW_OK);
+        CU_ASSERT_FATAL(to->ops->kv_import(to, layer, page_to, at, next, page) == GW_OK);
     }
-    printf("(%.2f times the bytes of the naive mapping stay) ", kept / naive);
-    CU_ASSERT(kept > 1.5 * naive);
+    free(page);
 }
 
-/* Memory that is exactly what a device holds or shall hold, or a little more; and any mapping, the worst included. */
-static void test_tight(void)
+static bool same_page(struct gw_backend *a, struct gw_backend *b, int layer, int page, const struct gw_shard *s,
+                      int dim)
 {
-    int gave_up = 0, loaded = 0, rounds = 3000;
-    for (int round = 0; round < rounds; round++) {
-        struct scene s;
-        struct gw_moves m;
-        uint64_t most[MOST];
-        random_scene(&s);
-        int slots = gw_layout_ranks(s.layout);
-        if (round % 2)
-            for (int i = 0; i < slots; i++) {
-                int k = next_int(slots), t = s.device_of_slot[i];
-                s.device_of_slot[i] = s.device_of_slot[k], s.device_of_slot[k] = t;
-            }
-        /* the least memory, found by asking: what the plan with no memory at all complains about */
-        for (int d = 0; d < s.in.device_count; d++) most[d] = s.devices[d].memory_bytes, s.devices[d].memory_bytes = 0;
-        int slack = next_int(3) * 10000;
-        for (int d = 0; d < s.in.device_count; d++) {
-            double held, wanted;
-            int number;
-            if (gw_moves_plan(&s.in, &m) == GW_OK) {
-                gw_moves_free(&m);
-                continue;
-            }
-            CU_ASSERT_EQUAL_FATAL(sscanf(gw_error_detail(),
-                                         "device %d has %*f MiB of memory, it holds %lf MiB and shall hold %lf",
-                                         &number, &held, &wanted),
-                                  3);
-            s.devices[number].memory_bytes = (uint64_t)((held > wanted ? held : wanted) * 1048576) + 60000 +
-                                             (uint64_t)slack;
-        }
-        CU_ASSERT_EQUAL_FATAL(gw_moves_plan(&s.in, &m), GW_OK);
-        CU_ASSERT_FATAL(is_checked(&s, &m) && sums_are_right(&s, &m));
-        for (int d = 0; d < s.in.device_count; d++) CU_ASSERT(m.peak_bytes[d] <= s.devices[d].memory_bytes);
-        for (int i = 0; i < s.in.inherit_count; i++) gave_up += m.recomputed[i] && is_whole(&s, s.inherits[i].from);
-        uint64_t tight_loaded = m.loaded_bytes;
-        gw_moves_free(&m);
-        for (int d = 0; d < s.in.device_count; d++) s.devices[d].memory_bytes = most[d];
-        CU_ASSERT_EQUAL_FATAL(gw_moves_plan(&s.in, &m), GW_OK);
-        loaded += tight_loaded > m.loaded_bytes;
-        gw_moves_free(&m);
-    }
-    printf("(%d of %d load more, %d inheritances given up) ", loaded, rounds, gave_up);
-    CU_ASSERT(loaded > 10 && gave_up > 0);
+    size_t halves = (size_t)(s->kv_end - s->kv_begin) * gw_page_halves(dim);
+    uint16_t *first = calloc(halves + 1, sizeof *first), *second = calloc(halves + 1, sizeof *second);
+    CU_ASSERT_FATAL(a->ops->kv_export(a, layer, page, s->kv_begin, s->kv_end, first) == GW_OK);
+    CU_ASSERT_FATAL(b->ops->kv_export(b, layer, page, s->kv_begin, s->kv_end, second) == GW_OK);
+    bool same = memcmp(first, second, halves * sizeof *first) == 0;
+    free(first);
+    free(second);
+    return same;
 }
 
-/* Two stages change places with every byte taken: only possible by letting go. */
-static void test_exchange(void)
+/* What replica `to` needs of the first `count` pages, from `from`: donors[s] is what backend s was made from. Returns how many layers' pages
+ * were inherited. */
+static int move_kv(struct replica *from, struct replica *to, struct gw_backend *const *donors, const int32_t *pages_to,
+                   int count)
 {
-    struct scene s;
-    struct gw_moves m;
-    struct gw_layout l = {1, 1, 2};
-    uint64_t kv_tokens[1] = {1000};
-    prepare(&s, &models[2], 2, l, l);
-    map(&s, kv_tokens);
-    CU_ASSERT(s.device_of_slot[0] == 0 && s.device_of_slot[1] == 1);
-    CU_ASSERT_EQUAL_FATAL(gw_moves_plan(&s.in, &m), GW_OK);
-    CU_ASSERT(m.count == 0 && m.seconds == 0 && m.kept_weight_bytes + m.kept_kv_bytes == s.mapped_kept);
-    uint64_t peak = m.peak_bytes[0] > m.peak_bytes[1] ? m.peak_bytes[0] : m.peak_bytes[1];
-    gw_moves_free(&m);
-    s.device_of_slot[0] = 1, s.device_of_slot[1] = 0;
-    s.devices[0].memory_bytes = s.devices[1].memory_bytes = peak;
-    for (int checkpointed = 0; checkpointed < 2; checkpointed++) {
-        s.inherits[0].checkpointed = checkpointed;
-        CU_ASSERT_EQUAL_FATAL(gw_moves_plan(&s.in, &m), GW_OK);
-        CU_ASSERT(is_checked(&s, &m) && sums_are_right(&s, &m));
-        CU_ASSERT(m.kept_weight_bytes + m.kept_kv_bytes == 0);
-        CU_ASSERT(m.moved_weight_bytes > 0 && m.moved_kv_bytes > 0); /* most goes piece by piece all the same */
-        CU_ASSERT(!m.recomputed[0]);
-        gw_moves_free(&m);
-    }
-    s.devices[0].memory_bytes--;
-    s.devices[1].memory_bytes--;
-    CU_ASSERT_EQUAL(gw_moves_plan(&s.in, &m), GW_ERR_LAYOUT);
-}
-
-static void test_sources(void)
-{
-    struct scene s;
-    struct gw_moves m;
-    struct gw_layout old = {3, 1, 1}, now = {6, 1, 1};
-    uint64_t kv_tokens[3] = {0, 0, 0}, given[6] = {0}, all = 0;
-    prepare(&s, &models[0], 6, old, now); /* three replicas more: each old one gives a third of what they need */
-    map(&s, kv_tokens);
-    CU_ASSERT_EQUAL_FATAL(gw_moves_plan(&s.in, &m), GW_OK);
-    for (int i = 0; i < m.count; i++)
-        if (m.moves[i].from >= 0 && m.moves[i].to >= 0) given[m.moves[i].from] += m.moves[i].bytes;
-    for (int d = 0; d < 3; d++) all += given[d];
-    CU_ASSERT(all > 100000000 && all == m.moved_weight_bytes);
-    uint64_t missing = all + m.loaded_bytes;
-    for (int d = 0; d < 3; d++) CU_ASSERT(given[d] > all / 4 && given[d] < all / 2);
-    CU_ASSERT(m.seconds < 1.5 * (double)all / 3 / cost.link_bytes_per_s + m.loaded_bytes / cost.pack_bytes_per_s);
-    gw_moves_free(&m);
-
-    for (int d = 0; d < 6; d++) s.devices[d].node = d % 3; /* now each has one of them next to it */
-    CU_ASSERT_EQUAL_FATAL(gw_moves_plan(&s.in, &m), GW_OK);
-    for (int i = 0; i < m.count; i++)
-        if (m.moves[i].from >= 0 && m.moves[i].to >= 0)
-            CU_ASSERT_EQUAL(s.devices[m.moves[i].from].node, s.devices[m.moves[i].to].node);
-    gw_moves_free(&m);
-
-    struct gw_cost usual = cost;
-    cost.link_bytes_per_s = cost.node_link_bytes_per_s = 1e8; /* slower than to load */
-    CU_ASSERT_EQUAL_FATAL(gw_moves_plan(&s.in, &m), GW_OK);
-    CU_ASSERT(m.moved_weight_bytes == 0 && m.loaded_bytes == missing);
-    gw_moves_free(&m);
-    cost = usual;
-
-    s.devices[0].leaving = true; /* whatever it can give, it gives first */
-    s.layout = s.assign.layout = s.in.layout = (struct gw_layout){5, 1, 1};
-    map(&s, kv_tokens);
-    CU_ASSERT_EQUAL_FATAL(gw_moves_plan(&s.in, &m), GW_OK);
-    CU_ASSERT(order_is_right(&s, &m) && m.moves[0].from == 0);
-    gw_moves_free(&m);
-}
-
-/* KV of a replica that is whole moves; of one that is not it is computed anew, or read from a checkpoint. */
-static void test_kv(void)
-{
-    struct scene s;
-    struct gw_moves m;
-    struct gw_layout old = {2, 1, 2}, now = {1, 1, 3};
-    uint64_t kv_tokens[2] = {4000, 3000};
-    prepare(&s, &models[0], 4, old, now);
-    s.holdings[3] = (struct gw_holding){.replica = -1}; /* the last stage of replica 1 is gone */
-    map(&s, kv_tokens);
-    struct gw_unit_bytes unit = gw_unit_bytes(s.dims);
-    CU_ASSERT_EQUAL_FATAL(gw_moves_plan(&s.in, &m), GW_OK);
-    CU_ASSERT(is_checked(&s, &m) && !m.recomputed[0] && m.recomputed[1]);
-    CU_ASSERT_EQUAL(m.recomputed_bytes, 90 * unit.kv_token * 3000);
-    CU_ASSERT_EQUAL(m.kept_kv_bytes + m.moved_kv_bytes, 90 * unit.kv_token * 4000);
-    CU_ASSERT(m.kept_kv_bytes > m.moved_kv_bytes && m.recompute_s > 1 && m.recompute_s < 4);
-    gw_moves_free(&m);
-    s.inherits[1].checkpointed = true;
-    CU_ASSERT_EQUAL_FATAL(gw_moves_plan(&s.in, &m), GW_OK);
-    CU_ASSERT(is_checked(&s, &m) && !m.recomputed[1] && m.recomputed_bytes == 0);
-    CU_ASSERT(m.restored_bytes > 0 && m.restored_bytes < 90 * unit.kv_token * 3000); /* the missing stage alone */
-    gw_moves_free(&m);
-}
-
-/* The check finds whatever is altered. */
-static void test_check(void)
-{
-    int tried = 0;
-    for (int round = 0; round < 60; round++) {
-        struct scene s;
-        struct gw_moves m;
-        random_scene(&s);
-        CU_ASSERT_EQUAL_FATAL(gw_moves_plan(&s.in, &m), GW_OK);
-        for (int i = 0; i < m.count && i < 100; i++, tried++) {
-            struct gw_move was = m.moves[i], *move = &m.moves[i];
-            memmove(move, move + 1, (size_t)(m.count - i - 1) * sizeof *move);
-            m.count--;
-            CU_ASSERT_EQUAL(gw_moves_check(&s.in, &m), GW_ERR_VERIFY); /* left out */
-            memmove(move + 1, move, (size_t)(m.count - i) * sizeof *move);
-            m.count++;
-            *move = was;
-            move->to = was.to == 0 ? s.in.device_count - 1 : 0;
-            if (move->to != was.to) CU_ASSERT_EQUAL(gw_moves_check(&s.in, &m), GW_ERR_VERIFY); /* elsewhere */
-            *move = was;
-            move->end++;
-            CU_ASSERT_EQUAL(gw_moves_check(&s.in, &m), GW_ERR_VERIFY);
-            *move = was;
-            if (was.to >= 0) {
-                uint64_t memory = s.devices[was.to].memory_bytes;
-                s.devices[was.to].memory_bytes = m.peak_bytes[was.to] - 1;
-                CU_ASSERT_NOT_EQUAL(gw_moves_check(&s.in, &m), GW_OK); /* above the bound */
-                s.devices[was.to].memory_bytes = memory;
+    int dim = to->m->dims.head_dim, inherited = 0;
+    for (int s = 0; s < to->slots; s++)
+        for (int layer = to->shards[s].layer_begin; layer < to->shards[s].layer_end; layer++) {
+            struct gw_backend *b = to->backends[s];
+            bool same = b->ops->kv_inherited(b, layer);
+            CU_ASSERT(!same || donors[s]);
+            inherited += same;
+            for (int p = 0; p < count; p++) {
+                if (same && pages_to[p] == pages_before[p]) {
+                    CU_ASSERT(same_page(donors[s], b, layer, pages_to[p], &to->shards[s], dim));
+                    continue;
+                }
+                for (int f = 0; f < from->slots; f++) {
+                    const struct gw_shard *a = &from->shards[f], *c = &to->shards[s];
+                    int begin = a->kv_begin > c->kv_begin ? a->kv_begin : c->kv_begin;
+                    int end = a->kv_end < c->kv_end ? a->kv_end : c->kv_end;
+                    if (layer < a->layer_begin || layer >= a->layer_end || begin >= end) continue;
+                    move_page(from->backends[f], b, layer, pages_before[p], pages_to[p], begin, end, dim);
+                }
             }
         }
-        CU_ASSERT_EQUAL(gw_moves_check(&s.in, &m), GW_OK);
-        gw_moves_free(&m);
+    return inherited;
+}
+
+/* ---- weights -------------------------------------------------------------------------------------------------------- */
+
+/* The end of a random cut of [at, end) that one shard has. */
+static int cut_end(int at, int end, int has_end, int unit)
+{
+    int most = has_end < end ? has_end : end;
+    int next = at + unit * (1 + next_int((most - at + unit - 1) / unit));
+    return next < most ? next : most;
+}
+
+static void send_slice(const struct replica *from, int f, struct gw_backend *to, const struct gw_weight_slice *slice)
+{
+    struct gw_buf data = {0};
+    struct gw_backend *b = from->backends[f];
+    CU_ASSERT_FATAL(b->ops->weights_export(b, slice, &data) == GW_OK);
+    uint8_t *exact = malloc(data.bytes);
+    memcpy(exact, data.data, data.bytes);
+    CU_ASSERT_FATAL(to->ops->weights_import(to, slice, exact, data.bytes) == GW_OK);
+    free(exact);
+    gw_buf_free(&data);
+}
+
+enum cut { HEADS, ATOMS, VOCAB };
+
+/* Everything of one kind that shard `s` has of a layer, piece by piece from whoever has it. */
+static void send_range(const struct replica *from, struct gw_backend *to, const struct gw_shard *s, int layer,
+                       enum cut cut)
+{
+    int begin = cut == HEADS ? s->kv_begin : cut == ATOMS ? s->ffn_begin : s->vocab_begin;
+    int end = cut == HEADS ? s->kv_end : cut == ATOMS ? s->ffn_end : s->vocab_end;
+    for (int at = begin; at < end;) {
+        int f = next_int(from->slots);
+        const struct gw_shard *a = &from->shards[f];
+        int has = cut == HEADS ? a->kv_begin : cut == ATOMS ? a->ffn_begin : a->vocab_begin;
+        int has_end = cut == HEADS ? a->kv_end : cut == ATOMS ? a->ffn_end : a->vocab_end;
+        bool here = cut == VOCAB ? a->last : layer >= a->layer_begin && layer < a->layer_end;
+        if (!here || at < has || at >= has_end) continue;
+        int next = cut_end(at, end, has_end, cut == VOCAB ? GW_SUM_CHUNK : 1);
+        struct gw_weight_slice slice = {.layer = layer};
+        if (cut == HEADS) slice.kv_begin = at, slice.kv_end = next;
+        if (cut == ATOMS) slice.ffn_begin = at, slice.ffn_end = next;
+        if (cut == VOCAB) slice.vocab_begin = at, slice.vocab_end = next;
+        send_slice(from, f, to, &slice);
+        at = next;
     }
-    CU_ASSERT(tried > 500);
+}
+
+static void send_weights(const struct replica *from, struct replica *to)
+{
+    for (int s = 0; s < to->slots; s++) {
+        const struct gw_shard *shard = &to->shards[s];
+        for (int layer = shard->layer_begin; layer < shard->layer_end; layer++) {
+            send_range(from, to->backends[s], shard, layer, ATOMS);
+            send_range(from, to->backends[s], shard, layer, HEADS);
+        }
+        if (shard->last) send_range(from, to->backends[s], shard, to->m->dims.layers, VOCAB);
+    }
+}
+
+/* ---- tests ---------------------------------------------------------------------------------------------------------- */
+
+static const struct gw_layout layouts[] = {{1, 1, 1}, {1, 2, 1}, {1, 1, 2}, {1, 3, 1},
+                                           {1, 2, 2}, {1, 1, 3}, {1, 5, 1}, {1, 3, 2}};
+enum { LAYOUTS = sizeof layouts / sizeof *layouts };
+
+/* The first part of the text in one layout, the rest in another. */
+static int change_layout(const struct model *m, int a, int b, bool with_donors, const bool *awaited, int kv_pages)
+{
+    struct replica from, to;
+    struct making plain = {.kv_pages = PAGES}, making = {.awaited = awaited, .kv_pages = kv_pages};
+    const int32_t *pages = next_int(2) ? pages_before : pages_after;
+    float *logits = calloc((size_t)TEXT * (size_t)m->dims.vocab, sizeof *logits);
+    open_replica(&from, m, layouts[a], &plain);
+    run_text(&from, pages_before, 0, FIRST_PART, logits);
+    CU_ASSERT(same_logits(m, logits, 0, FIRST_PART));
+    int turn = next_int(from.slots); /* ranks change places, too */
+    for (int s = 0; with_donors && s < MOST_SLOTS; s++) making.donors[s] = from.backends[(s + turn) % from.slots];
+    open_replica(&to, m, layouts[b], &making);
+    if (awaited) send_weights(&from, &to);
+    int inherited = move_kv(&from, &to, making.donors, pages, (FIRST_PART + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS);
+    close_replica(&from);
+    run_text(&to, pages, FIRST_PART, TEXT, logits);
+    if (!same_logits(m, logits, FIRST_PART, TEXT))
+        printf("%dx%dx%d -> %dx%dx%d differs ", layouts[a].data, layouts[a].tensor, layouts[a].pipeline,
+               layouts[b].data, layouts[b].tensor, layouts[b].pipeline);
+    CU_ASSERT(same_logits(m, logits, FIRST_PART, TEXT));
+    close_replica(&to);
+    free(logits);
+    return inherited;
+}
+
+static bool is_possible(const struct model *m, int layout)
+{
+    return gw_layout_check(&m->dims, layouts[layout]) == GW_OK;
+}
+
+static void test_donors(void)
+{
+    int inherited = 0;
+    struct model m;
+    open_model(&m, GW_TYPE_Q4_1, 3, 0, NULL);
+    for (int a = 0; a < LAYOUTS; a++)
+        for (int b = 0; b < LAYOUTS; b++) {
+            if (!is_possible(&m, a) || !is_possible(&m, b) || (a && b && next_int(2))) continue;
+            inherited += change_layout(&m, a, b, true, NULL, PAGES - next_int(2));
+            if ((a + b) % 3 == 0)
+                CU_ASSERT_EQUAL(change_layout(&m, a, b, true, NULL, PAGES + 1), 0); /* more pages: other memory */
+        }
+    printf("(%d layers' pages inherited) ", inherited);
+    CU_ASSERT(inherited > 15);
+    close_model(&m);
+}
+
+/* From layout to layout and on, each made from the one before, which goes at once. */
+static void test_chain(void)
+{
+    struct model m;
+    struct replica now, next;
+    struct making plain = {.kv_pages = PAGES};
+    open_model(&m, GW_TYPE_Q6_K, 3, 0, NULL);
+    float *logits = calloc((size_t)TEXT * (size_t)m.dims.vocab, sizeof *logits);
+    open_replica(&now, &m, layouts[0], &plain);
+    for (int i = 0; i < 12; i++) {
+        int b = next_int(LAYOUTS);
+        if (!is_possible(&m, b)) continue;
+        struct making making = {.kv_pages = PAGES};
+        for (int s = 0; s < MOST_SLOTS; s++) making.donors[s] = now.backends[s % now.slots];
+        open_replica(&next, &m, layouts[b], &making);
+        close_replica(&now);
+        now = next;
+        run_text(&now, pages_after, 0, TEXT, logits);
+        CU_ASSERT(same_logits(&m, logits, 0, TEXT));
+    }
+    close_replica(&now);
+    free(logits);
+    close_model(&m);
+}
+
+static void test_weights(void)
+{
+    static const enum gw_type types[] = {GW_TYPE_Q4_1, GW_TYPE_Q8_0, GW_TYPE_F16,  GW_TYPE_Q4_K,
+                                         GW_TYPE_Q5_K, GW_TYPE_Q6_K, GW_TYPE_BF16, GW_TYPE_Q5_0};
+    bool awaited[MOST_LAYERS + 1];
+    for (int i = 0; i <= MOST_LAYERS; i++) awaited[i] = true;
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+        struct model m;
+        open_model(&m, types[t], 2 + (int)t % 2, t % 4 == 1 ? 2 : 0, t == 2 ? "ref" : NULL);
+        for (int i = 0; i < 5; i++) {
+            int a = next_int(LAYOUTS), b = next_int(LAYOUTS);
+            if (!is_possible(&m, a) || !is_possible(&m, b)) continue;
+            change_layout(&m, a, b, false, awaited, PAGES);
+            change_layout(&m, a, b, true, awaited, PAGES); /* what is shared is sent all the same */
+        }
+        close_model(&m);
+    }
+}
+
+/* Some layers awaited, the rest loaded. */
+static void test_some_awaited(void)
+{
+    struct model m;
+    open_model(&m, GW_TYPE_Q4_0, 4, 0, NULL);
+    for (int i = 0; i < 6; i++) {
+        bool awaited[MOST_LAYERS + 1] = {0};
+        struct replica from, to;
+        struct making plain = {.kv_pages = PAGES}, making = {.awaited = awaited, .kv_pages = PAGES};
+        float *logits = calloc((size_t)TEXT * (size_t)m.dims.vocab, sizeof *logits);
+        for (int layer = 0; layer <= m.dims.layers; layer++) awaited[layer] = next_int(2);
+        open_replica(&from, &m, layouts[i % 3], &plain);
+        open_replica(&to, &m, layouts[(i + 1) % 5], &making);
+        for (int s = 0; s < to.slots; s++) {
+            const struct gw_shard *shard = &to.shards[s];
+            for (int layer = shard->layer_begin; layer < shard->layer_end; layer++) {
+                if (!awaited[layer]) continue;
+                send_range(&from, to.backends[s], shard, layer, HEADS);
+                send_range(&from, to.backends[s], shard, layer, ATOMS);
+            }
+            if (shard->last && awaited[m.dims.layers]) send_range(&from, to.backends[s], shard, m.dims.layers, VOCAB);
+        }
+        close_replica(&from);
+        run_text(&to, pages_before, 0, TEXT, logits);
+        CU_ASSERT(same_logits(&m, logits, 0, TEXT));
+        close_replica(&to);
+        free(logits);
+    }
+    close_model(&m);
+}
+
+/* A backend whose weights have not come (all, or some) is no donor of them; one that is complete by now is. */
+static void test_incomplete_donor(void)
+{
+    struct model m;
+    open_model(&m, GW_TYPE_Q4_1, 2, 0, NULL);
+    bool awaited[MOST_LAYERS + 1];
+    for (int i = 0; i <= MOST_LAYERS; i++) awaited[i] = true;
+    float *logits = calloc((size_t)TEXT * (size_t)m.dims.vocab, sizeof *logits);
+    for (int half = 0; half < 3; half++) {
+        struct replica from, waiting, to;
+        struct making plain = {.kv_pages = PAGES}, making = {.awaited = awaited, .kv_pages = PAGES},
+                      last = {.kv_pages = PAGES};
+        open_replica(&from, &m, layouts[1], &plain);
+        open_replica(&waiting, &m, layouts[0], &making);
+        if (half == 1) { /* a part of layer 1 only */
+            send_slice(&from, 0, waiting.backends[0], &(struct gw_weight_slice){.layer = 1, .kv_end = 1});
+            send_slice(&from, 0, waiting.backends[0], &(struct gw_weight_slice){.layer = 1, .ffn_end = 2});
+            send_slice(&from, 0, waiting.backends[0],
+                       &(struct gw_weight_slice){.layer = 2, .vocab_end = from.shards[0].vocab_end});
+        } else if (half == 2) {
+            send_weights(&from, &waiting);
+        }
+        last.donors[0] = waiting.backends[0];
+        open_replica(&to, &m, layouts[0], &last);
+        close_replica(&waiting);
+        close_replica(&from);
+        run_text(&to, pages_before, 0, TEXT, logits);
+        CU_ASSERT(same_logits(&m, logits, 0, TEXT));
+        close_replica(&to);
+    }
+    free(logits);
+    close_model(&m);
+}
+
+static void test_refusals(void)
+{
+    struct model m;
+    struct replica from, to;
+    struct making plain = {.kv_pages = PAGES};
+    struct gw_buf data = {0};
+    open_model(&m, GW_TYPE_Q4_1, 2, 0, NULL);
+    open_replica(&from, &m, layouts[0], &plain);
+    open_replica(&to, &m, layouts[0], &plain);
+    struct gw_backend *a = from.backends[0], *b = to.backends[0];
+    struct gw_weight_slice slice = {.layer = 0, .kv_begin = 1, .kv_end = 2, .ffn_end = 3};
+    CU_ASSERT_FATAL(a->ops->weights_export(a, &slice, &data) == GW_OK);
+    for (size_t bytes = 0; bytes < data.bytes; bytes += 1 + data.bytes / 37)
+        CU_ASSERT_EQUAL(b->ops->weights_import(b, &slice, data.data, bytes), GW_ERR_PEER);
+    CU_ASSERT_EQUAL(b->ops->weights_import(b, &slice, data.data, data.bytes), GW_OK);
+    gw_buf_add(&data, "", 1);
+    CU_ASSERT_EQUAL(b->ops->weights_import(b, &slice, data.data, data.bytes), GW_ERR_PEER);
+    static const struct gw_weight_slice bad[] = {{.layer = 2, .vocab_begin = 8, .vocab_end = 64},
+                                                 {.layer = 2, .vocab_begin = 0, .vocab_end = 40}};
+    for (int i = 0; i < 2; i++) {
+        CU_ASSERT_EQUAL(a->ops->weights_export(a, &bad[i], &data), GW_ERR_UNSUPPORTED);
+        CU_ASSERT_EQUAL(b->ops->weights_import(b, &bad[i], data.data, data.bytes), GW_ERR_UNSUPPORTED);
+    }
+    gw_buf_free(&data);
+    close_replica(&from);
+    close_replica(&to);
+    close_model(&m);
 }
 
 int main(void)
 {
-    make_models();
+    const char *given = getenv("GODWIT_TEST_SEED");
+    if (given) seed = strtoull(given, NULL, 10);
+    random_state = seed;
     printf("seed %llu\n", (unsigned long long)seed);
     if (CU_initialize_registry() != CUE_SUCCESS) return 1;
     CU_pSuite suite = CU_add_suite("moves", NULL, NULL);
-    CU_add_test(suite, "memory is ample", test_ample);
-    CU_add_test(suite, "memory is tight", test_tight);
-    CU_add_test(suite, "two that are full change places", test_exchange);
-    CU_add_test(suite, "sources", test_sources);
-    CU_add_test(suite, "KV", test_kv);
-    CU_add_test(suite, "the check", test_check);
+    CU_add_test(suite, "donors", test_donors);
+    CU_add_test(suite, "donors in a chain", test_chain);
+    CU_add_test(suite, "weights from peers", test_weights);
+    CU_add_test(suite, "some weights from peers", test_some_awaited);
+    CU_add_test(suite, "incomplete donors", test_incomplete_donor);
+    CU_add_test(suite, "refusals", test_refusals);
     CU_basic_set_mode(CU_BRM_VERBOSE);
     CU_basic_run_tests();
     unsigned failures = CU_get_number_of_failures();
