@@ -19,6 +19,7 @@ static const struct {
     {"status", gw_cmd_status, "how a job is doing (--watch)"},
     {"verify", gw_cmd_verify, "each input answered exactly once? prints the output digest"},
     {"inspect", gw_cmd_inspect, "what a model file holds"},
+    {"plan", gw_cmd_plan, "which layout for which machine, and what a change would cost"},
     {"tokenize", gw_cmd_tokenize, "text on stdin to token ids, and back"},
     {"perplexity", gw_cmd_perplexity, "perplexity of a text under a model"},
     {"bench", gw_cmd_bench, "tokens/s of prefill and decode"},

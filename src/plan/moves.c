@@ -42,11 +42,11 @@ struct run {
 struct planner {
     const struct gw_moves_in *in;
     struct grid grid;
-    uint8_t *flags;                /* [device][cell] */
-    uint16_t *takers;              /* [device][cell] */
-    uint64_t *used, *arrived;      /* [device]: bytes held; bytes as if nothing was ever dropped */
-    double *out_s, *in_s, *load_s; /* [device]: when its sending, receiving, loading so far is done */
-    double *freed_s;               /* [device]: when its last drop was possible */
+    uint8_t *flags;           /* [device][cell] */
+    uint16_t *takers;         /* [device][cell] */
+    uint64_t *used, *arrived; /* [device]: bytes held; bytes as if nothing was ever dropped */
+    double *out_s, *in_s;     /* [device]: when its sending is done, and its receiving and loading */
+    double *freed_s;          /* [device]: when its last drop was possible */
     double end_s;
     struct run *runs;
     int run_count, run_capacity;
@@ -203,10 +203,10 @@ static int choose_source(struct planner *p, const struct line *line, int begin, 
         }
         best = d, best_key = key, best_end_s = end_s;
     }
-    if (best >= 0 && storable && p->load_s[to] + load_s < best_end_s && !p->in->devices[best].leaving)
+    if (best >= 0 && storable && p->in_s[to] + load_s < best_end_s && !p->in->devices[best].leaving)
         best = GW_FROM_STORAGE;
     if (best >= 0) p->out_s[best] = p->in_s[to] = best_end_s;
-    else p->load_s[to] += load_s;
+    else p->in_s[to] += load_s;
     return best;
 }
 
@@ -319,7 +319,7 @@ static void move_cells(struct planner *p, struct run *run, int end)
             start_s = later(start_s, later(p->out_s[run->from], p->in_s[to]));
             now_s = p->out_s[run->from] = p->in_s[to] = start_s + peer_s(p, run->from, to, bytes);
         } else {
-            now_s = p->load_s[to] = later(start_s, p->load_s[to]) + storage_s(p, line, to, bytes);
+            now_s = p->in_s[to] = later(start_s, p->in_s[to]) + storage_s(p, line, to, bytes);
         }
         p->end_s = later(p->end_s, now_s);
     }
@@ -409,7 +409,6 @@ static void open_planner(struct planner *p, const struct gw_moves_in *in, struct
     p->arrived = gw_alloc(n, sizeof *p->arrived);
     p->out_s = gw_alloc(n, sizeof(double));
     p->in_s = gw_alloc(n, sizeof(double));
-    p->load_s = gw_alloc(n, sizeof(double));
     p->freed_s = gw_alloc(n, sizeof(double));
 }
 
@@ -422,7 +421,6 @@ static void close_planner(struct planner *p)
     free(p->arrived);
     free(p->out_s);
     free(p->in_s);
-    free(p->load_s);
     free(p->freed_s);
     free(p->runs);
 }
@@ -472,7 +470,6 @@ static void find_all_runs(struct planner *p)
                    sizeof(double); /* the queues served the choice; now they tell the time */
     memset(p->out_s, 0, bytes);
     memset(p->in_s, 0, bytes);
-    memset(p->load_s, 0, bytes);
 }
 
 /* One try. Returns -1, or the inheritance that has to be given up for there to be a plan. */
