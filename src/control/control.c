@@ -22,7 +22,8 @@ struct gw_control {
     int count;
     int more;      /* ranks asked for */
     bool may_grow; /* the last attempt did not fail */
-    bool growing;  /* the FORM under way grows */
+    int growing;   /* by how many the FORM under way grows */
+    int replacing; /* how many of them replace lost ranks */
     bool replan;   /* asked for, not made yet */
     int lost;      /* since the last plan */
     double deadline_s;
@@ -108,23 +109,36 @@ static void enter(struct gw_control *control, enum gw_state state, double now_s)
 /* ---- who is there ---------------------------------------------------------------------------------------------- */
 
 /* What is known of a member of a new world: it may have been dismissed, and the loss of another was faster than its leaving. */
-static struct member recall(const struct gw_control *control, int number)
+static const struct member *recall(const struct gw_control *control, int number)
 {
     const struct member *old = find(control, number);
     for (int i = 0; i < control->dismissed_count && !old; i++)
         if (control->dismissed[i].number == number) old = &control->dismissed[i];
-    return old ? *old : (struct member){.number = number};
+    return old;
+}
+
+/* How an attempt to grow ended: by `came` members, while `died` were lost. One that was disturbed by a loss has not failed: lost ranks that
+ * were to be replaced by it are still to be replaced, as far as the budget allows. */
+static void end_growth(struct gw_control *control, bool grown, int came, int died)
+{
+    int short_of = control->growing - came;
+    control->may_grow = grown || died > 0;
+    if (short_of > 0) control->lost += short_of < control->replacing ? short_of : control->replacing;
+    control->growing = control->replacing = 0;
 }
 
 /* The members of a new world; who was there before keeps its notice. */
 static void take_world(struct gw_control *control, const struct gw_event *event)
 {
     struct member *members = gw_alloc((size_t)event->count + 1, sizeof *members);
-    int active_before = 0, stayed = 0;
+    int active_before = 0, stayed = 0, found = 0, came = 0, count_before = control->count;
     for (int i = 0; i < control->count; i++) active_before += !control->members[i].leaving;
     for (int i = 0; i < event->count; i++) {
+        const struct member *old = recall(control, event->members[i]);
         stayed += gw_control_active(control, event->members[i]);
-        members[i] = recall(control, event->members[i]);
+        found += find(control, event->members[i]) != NULL;
+        came += old == NULL;
+        members[i] = old ? *old : (struct member){.number = event->members[i]};
         members[i].hello = members[i].ready = members[i].planned_out = false;
     }
     free(control->members);
@@ -133,10 +147,7 @@ static void take_world(struct gw_control *control, const struct gw_event *event)
     control->leavers = gw_realloc(control->leavers, (size_t)event->count + 1, sizeof *control->leavers);
     control->lost += active_before - stayed;
     control->epoch++;
-    if (control->growing) {
-        control->may_grow = event->grown;
-        control->growing = false;
-    }
+    if (control->growing) end_growth(control, event->grown, came, count_before - found);
     enter(control, GW_STATE_AGREE, event->now_s);
 }
 
@@ -187,6 +198,7 @@ static int growth(struct gw_control *control, double now_s)
     }
     for (int i = 0; i < replace; i++) control->replaced_s[control->replaced++] = now_s;
     int grow = replace + control->more;
+    control->replacing = replace;
     control->limits.wanted += control->more;
     control->more = 0;
     control->lost = 0;
@@ -281,7 +293,7 @@ static void settle(struct gw_control *control, double now_s, struct gw_update *u
         } else if (control->count && all_hello(control)) {
             enter(control, GW_STATE_REFORM, now_s);
             update->grow = growth(control, now_s);
-            control->growing = update->grow > 0;
+            control->growing = update->grow;
             if (control->growing) update->what |= GW_DO_FORM;
             else ask_for_plan(control, update);
             for (int i = 0; i < control->count; i++) control->members[i].hello = false;
@@ -321,7 +333,7 @@ static void drained(struct gw_control *control, double now_s, struct gw_update *
     }
     enter(control, GW_STATE_REFORM, now_s);
     update->grow = growth(control, now_s);
-    control->growing = update->grow > 0;
+    control->growing = update->grow;
     update->what |= GW_DO_FORM;
 }
 

@@ -41,7 +41,8 @@ struct gw_event {
     double seconds;
     int count;
     const int *members; /* [count], of WORLD */
-    bool grown;         /* of WORLD: it has as many as the growth asked for, or there was none */
+    bool
+        grown; /* of WORLD: somebody came, or nobody was to come; a growth that fails is not tried again until MORE, unless a loss disturbed it */
 };
 
 /* What the caller does next; several may be set. */

@@ -49,7 +49,7 @@ struct sim {
     bool world_due, plan_due, drain_due; /* what the runtime will tell sooner or later */
     int born, lost_unplanned, more;
     bool may_grow, growing, replan;
-    int grow;
+    int grow, replacing;
     int wanted;
     double replaced_s[HISTORY]; /* of every replacement that was ordered */
     int replaced;
@@ -125,6 +125,7 @@ static void check_growth(struct sim *s, int grow)
     for (int i = 0; i < missing && s->replaced < HISTORY; i++) s->replaced_s[s->replaced++] = s->now_s;
     totals.replaced += missing;
     if (!s->may_grow) return;
+    s->replacing = missing;
     s->wanted += more;
     s->more = s->lost_unplanned = 0;
 }
@@ -319,7 +320,7 @@ static void add_member(struct sim *s)
 /* The survivors meet, with those that came; sometimes one is still there that was dismissed. */
 static void tell_world(struct sim *s)
 {
-    int numbers[MOST], kept = 0;
+    int numbers[MOST], kept = 0, died = 0, came = 0;
     bool was_growing = s->growing;
     for (int i = 0; i < s->count; i++) {
         if (s->members[i].alive) {
@@ -327,6 +328,7 @@ static void tell_world(struct sim *s)
             continue;
         }
         s->lost_unplanned += !s->members[i].leaving;
+        died++;
         depart(s, &s->members[i], false);
     }
     s->count = kept;
@@ -335,7 +337,7 @@ static void tell_world(struct sim *s)
     if (!s->epoch) come = 1 + next_int(6);
     bool grown = !was_growing || come == s->grow;
     totals.failed_growths += !grown;
-    for (int i = 0; i < come && s->count < MOST - 2; i++) add_member(s);
+    for (int i = 0; i < come && s->count < MOST - 2; i++, came++) add_member(s);
     if (s->gone_count && !s->quiet && next_int(30) == 0 && isfinite(s->gone_leave_by_s[s->gone_count - 1]) &&
         !find(s, s->gone[s->gone_count - 1])) {
         int last = --s->gone_count; /* dismissed, but the loss of another was faster */
@@ -343,7 +345,11 @@ static void tell_world(struct sim *s)
             .number = s->gone[last], .alive = true, .leaving = true, .leave_by_s = s->gone_leave_by_s[last]};
     }
     if (!s->count) add_member(s);
-    if (was_growing) s->may_grow = grown;
+    if (was_growing) { /* what was disturbed by a loss may be tried again */
+        s->may_grow = grown || died;
+        int short_of = s->grow - came;
+        if (short_of > 0) s->lost_unplanned += short_of < s->replacing ? short_of : s->replacing;
+    }
     s->growing = s->world_due = s->plan_due = s->drain_due = false;
     totals.worlds++;
     for (int i = 0; i < s->count; i++) {
@@ -641,6 +647,21 @@ static void test_replacement(void)
     gw_control_destroy(c);
 }
 
+/* Another rank dies while a lost one is being replaced: both are replaced then. */
+static void test_disturbed_replacement(void)
+{
+    struct gw_control *c = gw_control_create(&plain);
+    struct gw_update u;
+    gw_control_limits(c)->replacements = 5;
+    (void)world(c, 0, (const int[]){0, 1, 2}, 3, true, &u);
+    (void)plan_and_ready(c, 1, (const int[]){0, 1, 2}, 3, &u);
+    CU_ASSERT(world(c, 2, (const int[]){0, 1}, 2, true, &u) == GW_DO_FORM && u.grow == 1);
+    CU_ASSERT(world(c, 3, (const int[]){0}, 1, false, &u) == GW_DO_FORM && u.grow == 2);
+    CU_ASSERT(world(c, 4, (const int[]){0, 4}, 2, true, &u) == GW_DO_FORM && u.grow == 1); /* one of two came */
+    CU_ASSERT_EQUAL(world(c, 5, (const int[]){0, 4}, 2, false, &u), GW_DO_PLAN);           /* nobody did */
+    gw_control_destroy(c);
+}
+
 static void test_deadline(void)
 {
     static const int three[] = {0, 1, 2};
@@ -663,6 +684,7 @@ int main(void)
     CU_add_test(suite, "notice while planning", test_notice_while_planning);
     CU_add_test(suite, "dismissed and there again", test_dismissed_again);
     CU_add_test(suite, "replacement", test_replacement);
+    CU_add_test(suite, "disturbed replacement", test_disturbed_replacement);
     CU_add_test(suite, "deadline", test_deadline);
     CU_add_test(suite, "a million events", test_sweep);
     CU_basic_set_mode(CU_BRM_VERBOSE);
