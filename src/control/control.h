@@ -42,7 +42,8 @@ struct gw_event {
     int count;
     const int *members; /* [count], of WORLD */
     bool
-        grown; /* of WORLD: somebody came, or nobody was to come; a growth that fails is not tried again until MORE, unless a loss disturbed it */
+        grown; /* of WORLD: somebody came, or nobody was to come. A growth that failed is tried again after MORE, or when a loss
+                 * disturbed it */
 };
 
 /* What the caller does next; several may be set. */
