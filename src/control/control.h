@@ -41,9 +41,8 @@ struct gw_event {
     double seconds;
     int count;
     const int *members; /* [count], of WORLD */
-    bool
-        grown; /* of WORLD: somebody came, or nobody was to come. A growth that failed is tried again after MORE, or when a loss
-                 * disturbed it */
+    /* of WORLD: somebody came, or nobody was to come. A growth that failed is tried again after MORE, or when a loss disturbed it. */
+    bool grown;
 };
 
 /* What the caller does next; several may be set. */
