@@ -13,7 +13,9 @@
 #include "base/mem.h"
 #include "batch/io/digest.h"
 #include "comm/comm.h"
+#include "job/chaos.h"
 #include "job/executor.h"
+#include "job/node.h"
 #include "job/options.h"
 #include "job/rank.h"
 #include "model/arch.h"
@@ -22,6 +24,7 @@
 #include "config.h"
 #endif
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -30,6 +33,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -102,14 +106,58 @@ static char **launch_command(const struct gw_job_options *options, char *self, c
     return command;
 }
 
-static void child_environment(void)
+/* ---- shared memory of a launch --------------------------------------------------------------------------------- */
+
+/* The MPI library's shared memory lies in a folder of the launch, so that nothing is left behind when its processes are killed: it is removed after
+ * the launch, or by the next `godwit run` on this node if the supervisor was killed too. The name holds the supervisor's pid and start. */
+#define SHM_FOLDER "/dev/shm"
+#define SHM_PREFIX "godwit-launch-"
+
+static char shm_dir[96];
+
+static void remove_folder(const char *path)
+{
+    DIR *dir = opendir(path);
+    for (struct dirent *entry; dir && (entry = readdir(dir));)
+        if (entry->d_name[0] != '.') unlinkat(dirfd(dir), entry->d_name, 0);
+    if (dir) closedir(dir);
+    rmdir(path);
+}
+
+static void remove_stale_folders(void)
+{
+    DIR *dir = opendir(SHM_FOLDER);
+    for (struct dirent *entry; dir && (entry = readdir(dir));) {
+        long long pid;
+        unsigned long long started;
+        if (sscanf(entry->d_name, SHM_PREFIX "%lld-%llu", &pid, &started) != 2) continue;
+        if (gw_node_process_start(pid) == started) continue;
+        char *path = gw_asprintf("%s/%s", SHM_FOLDER, entry->d_name);
+        remove_folder(path); /* fails on another user's, as it should */
+        free(path);
+    }
+    if (dir) closedir(dir);
+}
+
+/* Only where all ranks are on this node: the others would not have the folder. */
+static void make_shm_folder(void)
+{
+    if (getenv("SLURM_JOB_ID") || getenv("OMPI_MCA_btl_sm_backing_directory")) return;
+    remove_stale_folders();
+    snprintf(shm_dir, sizeof shm_dir, "%s/%s%ld-%llu", SHM_FOLDER, SHM_PREFIX, (long)getpid(),
+             (unsigned long long)gw_node_process_start(getpid()));
+    if (mkdir(shm_dir, 0700) && errno != EEXIST) shm_dir[0] = 0;
+}
+
+static void child_environment(const struct gw_job_options *options)
 {
     setenv(GW_SUPERVISED, "1", 1);
     setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 0); /* whoever runs godwit as root has decided so */
     setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 0);
     setenv("HOME", "/tmp", 0);        /* the launcher wants one */
     setenv("OMPI_MCA_pml", "ob1", 0); /* opening only the transports needed saves a second of start-up */
-    setenv("OMPI_MCA_btl", "self,sm,tcp", 0);
+    setenv("OMPI_MCA_btl", options->ranks > 1 ? "self,sm,tcp" : "self", 0);
+    if (shm_dir[0]) setenv("OMPI_MCA_btl_sm_backing_directory", shm_dir, 0);
     setenv("OMPI_MCA_coll", "^han,adapt", 0); /* these two do not survive the loss of a rank */
 }
 
@@ -132,7 +180,7 @@ static gw_err start(const struct gw_job_options *options, int number, int argc, 
         setpgid(0, 0); /* the terminal's Ctrl-C is for the supervisor, which stops the ranks in order */
         prctl(PR_SET_PDEATHSIG, SIGTERM);
         if (getppid() != parent) _exit(1);
-        child_environment();
+        child_environment(options);
         dup2(pipes[1], STDERR_FILENO);
         execvp(command[0], command);
         fprintf(stderr, "godwit: error: cannot start %s: %s; is Open MPI installed and on PATH?\n", command[0],
@@ -307,6 +355,8 @@ static gw_err check_files(const struct gw_job_options *options)
 {
     gw_err rc = GW_OK;
     struct gw_model *model = NULL;
+    struct gw_chaos *chaos = NULL;
+    if (options->chaos) TRY(gw_chaos_parse(options->chaos, &chaos));
     TRY(gw_model_open(options->model_path, &model));
     if (options->layout_set) {
         struct gw_dims dims = gw_executor_dims(model);
@@ -316,6 +366,7 @@ static gw_err check_files(const struct gw_job_options *options)
         FAIL(GW_ERR_NOT_FOUND, "cannot read input %s: %s", options->input_path, strerror(errno));
     TRY(gw_make_dir(options->out_dir));
 out:
+    gw_chaos_destroy(chaos);
     gw_model_close(model);
     return rc;
 }
@@ -362,10 +413,12 @@ static gw_err run_launches(const struct gw_job_options *options, int argc, char 
         struct gw_status status = {0};
         pid_t child = -1;
         if (number == 0) forget_status(options);
+        if (options->ranks > 1) make_shm_folder();
         rc = start(options, number, argc, argv, &child, &stream.fd);
         if (rc != GW_OK) return rc;
         int exit_code = supervise(options, child, &stream);
         end_group(child);
+        if (shm_dir[0]) remove_folder(shm_dir);
         if (gw_status_read(options->out_dir, &status) != GW_OK) status = (struct gw_status){.state = ""};
         fruitless = progress_of(&status) > reached ? 0 : fruitless + 1;
         if (progress_of(&status) > reached) reached = progress_of(&status);

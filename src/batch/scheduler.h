@@ -37,6 +37,7 @@ struct gw_seq {
     int limit;    /* most tokens in all */
     int logprobs; /* as in gw_step_seq */
     struct gw_sample_params params;
+    int saved; /* the caller's: leading full pages that are in a checkpoint */
 
     /* the scheduler's own */
     uint64_t age;        /* order of arrival: lower is older */

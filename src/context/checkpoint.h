@@ -132,7 +132,7 @@ struct gw_ckpt_report {
 /* The next report, in the order in which things happened. False: none yet. Never blocks. */
 bool gw_ckpt_writer_poll(struct gw_ckpt_writer *writer, struct gw_ckpt_report *report);
 /* Neither unfinished files nor reports: destroying it would lose nothing. */
-bool gw_ckpt_writer_idle(const struct gw_ckpt_writer *writer);
+bool gw_ckpt_writer_idle(struct gw_ckpt_writer *writer);
 
 /* ---- set: the leader's view, owner of manifest.json --------------------------------------------------------------- */
 
@@ -201,9 +201,10 @@ struct gw_ckpt_info {
 GW_CHECK gw_err gw_ckpt_inspect(const char *path, struct gw_ckpt_info *info);
 void gw_ckpt_info_free(struct gw_ckpt_info *info);
 
-/* The manifest of the folder OUTDIR/context at `folder`: model and files, unchecked. *damaged: it is not whole and the files
+/* The manifest of the folder OUTDIR/context at `folder`: model and files, unchecked, and how many of its files
+ * are not there with their size (named in warnings). *damaged: it is not whole and the files
  * were looked at instead. The caller frees each file and the array. */
 GW_CHECK gw_err gw_ckpt_inspect_folder(const char *folder, struct gw_ckpt_model *model, struct gw_ckpt_file **files,
-                                       int *count, bool *damaged);
+                                       int *count, int *missing, bool *damaged);
 
 #endif

@@ -4,8 +4,10 @@
 #include "base/clock.h"
 #include "batch/scheduler.h"
 #include "comm/comm.h"
+#include "context/policy.h"
 #include "job/answer.h"
 #include "job/mover.h"
+#include "job/worker.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +36,7 @@ struct arrival {
     struct gw_answer *answer;
     struct gw_tokens prompt;
     struct gw_buf drawn; /* int32 */
+    int saved;           /* its leading full pages are in the checkpoint */
 };
 
 enum { LEADER = 0 };
@@ -221,13 +224,14 @@ static void add_tokens(const struct gw_seq *seq, int at, int count, struct gw_bu
 static void add_seq(struct gw_head *head, struct arrival *arrival, const int32_t *pages, int page_count, int computed)
 {
     struct gw_answer *answer = arrival->answer;
-    if (page_count == 0 && arrival->drawn.bytes)
-        head->begun_tokens += arrival->prompt.count + arrival->drawn.bytes / sizeof(int32_t);
+    if (arrival->drawn.bytes)
+        head->begun_tokens += arrival->prompt.count + arrival->drawn.bytes / sizeof(int32_t) - (size_t)computed;
     struct gw_sample_params params = gw_answer_params(answer);
     struct gw_seq *seq = gw_sched_add(head->sched, arrival->prompt.ids, (int)arrival->prompt.count,
                                       gw_answer_limit(answer), gw_answer_logprobs(answer), &params, answer);
     gw_sched_restore(head->sched, seq, (const int32_t *)(const void *)arrival->drawn.data,
                      (int)(arrival->drawn.bytes / sizeof(int32_t)), pages, page_count, computed);
+    seq->saved = arrival->saved;
     arrival->answer = NULL;
 }
 
@@ -241,16 +245,74 @@ static bool find_adopted(const struct gw_head *head, int64_t index, int *adoptio
     return false;
 }
 
+static gw_err tell_replica(struct gw_head *head, enum gw_msg_kind kind, uint64_t step, const void *data, size_t bytes);
+
+/* Pages of the checkpoint for the full pages of `known` tokens: numbers with a reference each, those that have to be loaded also in the list. Ends at
+ * the first that is not in the checkpoint, or for which there is no room. */
+static int find_saved(struct gw_head *head, const int32_t *tokens, int known, int32_t *pages, struct gw_buf *list)
+{
+    struct gw_kv_pages *table = gw_sched_pages(head->sched);
+    const struct gw_ckpt_model *model = gw_saver_model(head->config.saver);
+    struct gw_saved_page page = {0};
+    int count = 0;
+    for (; (count + 1) * GW_PAGE_TOKENS < known; count++) {
+        const int32_t *at = tokens + count * GW_PAGE_TOKENS;
+        page.identity = gw_ckpt_identity(model, count ? &page.identity : NULL, at);
+        int here = gw_kv_pages_find(table, count ? pages[count - 1] : -1, at);
+        if (here >= 0) {
+            gw_kv_pages_ref(table, here);
+        } else {
+            if (!gw_saver_has(head->config.saver, &page.identity)) break;
+            if (gw_kv_pages_available(table) <= head->config.options->max_seqs / 8) break;
+            here = gw_kv_pages_alloc(table);
+            page.page = here;
+            gw_saver_list_add(list, &page);
+            gw_kv_pages_register(table, here, count ? pages[count - 1] : -1, at);
+        }
+        pages[count] = here;
+    }
+    return count;
+}
+
+/* A request without its KV: what a checkpoint has of it is loaded, by all ranks of the replica, before the next step. */
+static gw_err restore_seq(struct gw_head *head, struct arrival *arrival)
+{
+    gw_err rc = GW_OK;
+    struct gw_buf list = {0};
+    int known = (int)(arrival->prompt.count + arrival->drawn.bytes / sizeof(int32_t)), count = 0;
+    int32_t *tokens = gw_alloc((size_t)known + 1, sizeof *tokens), *pages = gw_alloc((size_t)known + 1, sizeof *pages);
+    memcpy(tokens, arrival->prompt.ids, arrival->prompt.count * sizeof *tokens);
+    if (arrival->drawn.bytes) memcpy(tokens + arrival->prompt.count, arrival->drawn.data, arrival->drawn.bytes);
+    gw_saver_list_begin(&list, 0);
+    size_t empty = list.bytes;
+    if (head->config.options->checkpoint_s != 0) count = find_saved(head, tokens, known, pages, &list);
+    if (list.bytes > empty) {
+        TRY(tell_replica(head, GW_MSG_STEP, GW_STEP_LOAD, list.data, list.bytes));
+        TRY(gw_saver_load(head->config.saver, head->config.executor, list.data, list.bytes));
+        head->report.restored_tokens += (list.bytes - empty) / sizeof(struct gw_saved_page) * GW_PAGE_TOKENS;
+    }
+    arrival->saved = count;
+    add_seq(head, arrival, pages, count, count * GW_PAGE_TOKENS);
+    count = 0;
+out:
+    gw_kv_pages_unref_chain(gw_sched_pages(head->sched), pages, count);
+    gw_buf_free(&list);
+    free(tokens);
+    free(pages);
+    return rc;
+}
+
 /* Everything of the request is here but maybe its pages. */
-static void take_arrival(struct gw_head *head, int64_t index, struct arrival *arrival)
+static gw_err take_arrival(struct gw_head *head, int64_t index, struct arrival *arrival)
 {
     if (!find_adopted(head, index, &arrival->adoption, &arrival->held)) {
-        add_seq(head, arrival, NULL, 0, 0);
+        gw_err rc = restore_seq(head, arrival);
         free_arrival(arrival);
-        return;
+        return rc;
     }
     head->arrivals = gw_realloc(head->arrivals, (size_t)head->arrival_count + 1, sizeof *head->arrivals);
     head->arrivals[head->arrival_count++] = *arrival;
+    return GW_OK;
 }
 
 /* A request from the leader, maybe with tokens that were drawn elsewhere or before. */
@@ -279,7 +341,7 @@ static gw_err take_line(struct gw_head *head, int64_t index, const char *line, s
         head->reported_wants = -1;
         goto out;
     }
-    take_arrival(head, index, &arrival);
+    rc = take_arrival(head, index, &arrival);
     arrival = (struct arrival){0};
 out:
     free_arrival(&arrival);
@@ -601,6 +663,78 @@ static gw_err check_deadlines(const struct gw_head *head)
     return GW_OK;
 }
 
+/* ---- checkpoints ----------------------------------------------------------------------------------------------- */
+
+/* A full page that could be saved, with what it is worth. */
+struct candidate {
+    struct gw_saved_page page;
+    struct gw_seq *seq;
+};
+
+static int full_pages(const struct gw_seq *seq)
+{
+    return (seq->in_flight ? seq->computed_before : seq->computed) / GW_PAGE_TOKENS;
+}
+
+/* The full pages of all sequences: those not saved yet as candidates, and all identities for the leader, which keeps the files that hold
+ * them. Pages that several sequences share come once. */
+static int list_pages(struct gw_head *head, struct candidate *pages, struct gw_ckpt_candidate *worth,
+                      struct gw_buf *keep)
+{
+    const struct gw_ckpt_model *model = gw_saver_model(head->config.saver);
+    struct gw_seq *seq;
+    int count = 0;
+    int32_t *listed = gw_alloc((size_t)head->config.kv_pages, sizeof *listed); /* page -> its candidate + 1 */
+    for (int i = 0; (seq = gw_sched_at(head->sched, i)); i++) {
+        struct gw_ckpt_identity identity = {0}, parent;
+        for (int p = 0, above = -1; p < full_pages(seq); p++) {
+            parent = identity;
+            identity = gw_ckpt_identity(model, p ? &parent : NULL, seq->tokens + p * GW_PAGE_TOKENS);
+            gw_buf_add(keep, &identity, sizeof identity);
+            if (p < seq->saved) continue;
+            int at = listed[seq->pages[p]] - 1;
+            if (at < 0) {
+                at = count++;
+                listed[seq->pages[p]] = at + 1;
+                pages[at] = (struct candidate){
+                    .page = {.page = seq->pages[p], .has_parent = p > 0, .identity = identity, .parent = parent}};
+                memcpy(pages[at].page.tokens, seq->tokens + p * GW_PAGE_TOKENS, sizeof pages[at].page.tokens);
+                worth[at] = (struct gw_ckpt_candidate){.parent = above, .bytes = 1};
+            }
+            worth[at].value_s += 1; /* every page takes about the same time to compute, once for each sequence */
+            above = at;
+        }
+        seq->saved = full_pages(seq);
+    }
+    free(listed);
+    return count;
+}
+
+/* Begins a checkpoint: every rank of the replica saves its part of the pages, those first that save most. */
+static gw_err save(struct gw_head *head, uint64_t increment)
+{
+    gw_err rc = GW_OK;
+    struct gw_buf list = {0}, keep = {0};
+    size_t most = (size_t)head->config.kv_pages + 1;
+    struct candidate *pages = gw_alloc(most, sizeof *pages);
+    struct gw_ckpt_candidate *worth = gw_alloc(most, sizeof *worth);
+    int *order = gw_alloc(most, sizeof *order);
+    int count = list_pages(head, pages, worth, &keep);
+    gw_ckpt_order(worth, count, order);
+    gw_saver_list_begin(&list, increment);
+    for (int i = 0; i < count; i++) gw_saver_list_add(&list, &pages[order[i]].page);
+    TRY(gw_comm_send(head->config.comm, LEADER, GW_MSG_KEEP, 0, keep.data, keep.bytes));
+    TRY(tell_replica(head, GW_MSG_STEP, GW_STEP_SAVE, list.data, list.bytes));
+    TRY(gw_saver_save(head->config.saver, head->config.executor, list.data, list.bytes));
+out:
+    gw_buf_free(&list);
+    gw_buf_free(&keep);
+    free(pages);
+    free(worth);
+    free(order);
+    return rc;
+}
+
 static bool in_flight(const struct gw_head *head)
 {
     for (int s = 0; s < head->slot_count; s++)
@@ -624,10 +758,13 @@ static gw_err take_orders(struct gw_head *head)
 {
     gw_err rc = GW_OK;
     struct gw_msg msg = {0};
-    bool stop = false, drain = false;
+    bool stop = false, drain = false, begin = false;
     TRY(gw_comm_poll(head->config.comm, LEADER, GW_MSG_STOP, &msg, &stop));
     gw_msg_free(&msg);
     TRY(gw_comm_poll(head->config.comm, LEADER, GW_MSG_DRAIN, &msg, &drain));
+    gw_msg_free(&msg);
+    TRY(gw_comm_poll(head->config.comm, LEADER, GW_MSG_SAVE, &msg, &begin));
+    if (begin) TRY(save(head, msg.step));
     gw_msg_free(&msg);
     head->stopping |= stop;
     head->draining |= drain;

@@ -18,6 +18,7 @@
 
 struct gw_head; /* opaque */
 struct gw_mover;
+struct gw_saver;
 struct gw_tokenizer;
 struct gw_chat;
 
@@ -29,6 +30,7 @@ struct gw_head_config {
     struct gw_comm *comm;
     struct gw_executor *executor; /* borrowed */
     const struct gw_team *team;   /* borrowed */
+    struct gw_saver *saver;       /* borrowed */
     int context, kv_pages;
 };
 

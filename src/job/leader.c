@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "comm/comm.h"
 #include "control/control.h"
+#include "job/checkpoints.h"
 #include "job/mover.h"
 #include "job/planning.h"
 #include "job/record.h"
@@ -18,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const double SYNC_EVERY_S = 1.0, STATUS_EVERY_S = 0.5, COMMIT_EVERY_S = 0.005;
+static const double SYNC_EVERY_S = 1.0, STATUS_EVERY_S = 0.5, COMMIT_EVERY_S = 0.005, SAVE_MARGIN_S = 0.1;
 
 struct head_state {
     int rank;
@@ -30,6 +31,8 @@ struct head_state {
 struct gw_leader {
     struct gw_leader_config config;
     struct gw_requests *requests;
+    struct gw_checkpoints *checkpoints;
+    double saving_until_s; /* the grace of all ends */
     struct gw_control *control;
     struct gw_hello *hellos; /* [hello_count] by rank, while a world forms */
     bool *heard;
@@ -53,6 +56,7 @@ struct gw_leader {
     bool told, stopped, saving; /* saving: everybody has been given notice */
     int byes;                   /* heads that have sent their last message */
     double started_s, synced_s, status_s, committed_s;
+    double commit_s; /* spent on committing, of this leader's life */
     const char *kernels;
     int threads;
     struct gw_buf message;
@@ -104,6 +108,7 @@ gw_err gw_leader_create(const struct gw_leader_config *config, struct gw_leader 
     struct gw_control_limits limits = limits_of(config->options, gw_comm_size(config->comm));
     leader->control = gw_control_create(&limits);
     TRY(gw_requests_open(config->options, config->model, config->context, &leader->requests));
+    TRY(gw_checkpoints_open(config->options, config->model, !config->last, &leader->checkpoints));
     if (config->last) {
         remember_members(leader, config->last);
         leader->plan.number = config->last->number;
@@ -138,6 +143,7 @@ void gw_leader_destroy(struct gw_leader *leader)
 {
     if (!leader) return;
     if (gw_requests_close(leader->requests) != GW_OK) gw_warn("%s", gw_error_detail());
+    gw_checkpoints_close(leader->checkpoints);
     gw_control_destroy(leader->control);
     free_hellos(leader);
     gw_plan_free(&leader->plan);
@@ -199,10 +205,14 @@ gw_err gw_leader_finish(struct gw_leader *leader)
     struct gw_request_counts counts = gw_requests_counts(leader->requests);
     leader->stopped = !gw_requests_finished(leader->requests);
     TRY(gw_requests_commit(leader->requests, true));
+    gw_checkpoints_interrupted(leader->checkpoints, false);
+    if (!leader->stopped) gw_checkpoints_drop(leader->checkpoints);
     const char *state = !leader->stopped ? "done" : leader->saving ? "interrupted" : "stopped";
     TRY(write_status(leader, state));
     gw_record_event(leader->config.options->out_dir, state,
-                    json_pack("{s:I,s:I}", "answered", (json_int_t)counts.done, "failed", (json_int_t)counts.failed));
+                    json_pack("{s:I,s:I,s:f,s:f}", "answered", (json_int_t)counts.done, "failed",
+                              (json_int_t)counts.failed, "elapsed_s", gw_clock_now_s() - leader->started_s, "commit_s",
+                              leader->commit_s));
     if (leader->stopped)
         FAIL(GW_ERR_STOPPED, "stopped on request with %lld of %lld requests answered; the same command carries on",
              (long long)(counts.done + counts.failed), (long long)counts.total);
@@ -256,10 +266,12 @@ void gw_leader_world(struct gw_leader *leader)
     for (int h = 0; h < leader->head_count; h++) {
         leader->before.computed_tokens += (int64_t)leader->reports[h].computed_tokens;
         leader->before.recomputed_tokens += (int64_t)leader->reports[h].recomputed_tokens;
+        leader->before.restored_tokens += (int64_t)leader->reports[h].restored_tokens;
     }
     leader->head_count = 0;
     leader->byes = 0;
     leader->told = false;
+    gw_checkpoints_interrupted(leader->checkpoints, leader->lost_wall_s > 0);
 }
 
 const struct gw_plan *gw_leader_new_plan(struct gw_leader *leader)
@@ -484,6 +496,19 @@ out:
     return rc;
 }
 
+static gw_err begin_checkpoint(struct gw_leader *leader)
+{
+    gw_err rc = GW_OK;
+    int ranks = gw_layout_ranks(leader->plan.layout);
+    if (!leader->head_count || gw_checkpoints_under_way(leader->checkpoints)) return GW_OK;
+    TRY(leader->config.at_point(leader->config.point_context, GW_CHAOS_AT_CHECKPOINT));
+    uint64_t increment = gw_checkpoints_begin(leader->checkpoints, leader->head_count, ranks, gw_clock_now_s());
+    for (int h = 0; h < leader->head_count; h++)
+        TRY(gw_comm_send(leader->config.comm, leader->heads[h].rank, GW_MSG_SAVE, increment, NULL, 0));
+out:
+    return rc;
+}
+
 static gw_err act(struct gw_leader *leader, const struct gw_update *update)
 {
     gw_err rc = GW_OK;
@@ -504,6 +529,8 @@ static gw_err act(struct gw_leader *leader, const struct gw_update *update)
     if (update->what & GW_DO_SAVE) {
         gw_record_event(leader->config.options->out_dir, "save", json_pack("{s:f}", "grace_s", update->grace_s));
         leader->saving = true;
+        leader->saving_until_s = gw_clock_now_s() + update->grace_s - SAVE_MARGIN_S;
+        if (leader->config.options->checkpoint_s != 0) TRY(begin_checkpoint(leader));
     }
     if (update->what & GW_DO_GIVE_UP)
         FAIL(GW_ERR_TIMEOUT, "the ranks did not come to '%s' in time",
@@ -525,6 +552,9 @@ static gw_err take_notice(struct gw_leader *leader, const struct gw_notice *noti
         leader->wanted = *l;
         event = (struct gw_event){.kind = GW_EVENT_REPLAN, .member = -1};
         gw_record_event(out_dir, "layout", json_pack("{s:[i,i,i]}", "layout", l->data, l->tensor, l->pipeline));
+    } else if (notice->more > 0 && !getenv("PMIX_RANK")) {
+        gw_warn("a launch of one rank has no launcher and cannot grow: stop it and start it with -n 2 or more");
+        return GW_OK;
     } else if (notice->more > 0) {
         event = (struct gw_event){.kind = GW_EVENT_MORE, .member = -1, .count = notice->more};
         gw_record_event(out_dir, "more", json_pack("{s:i}", "ranks", notice->more));
@@ -585,6 +615,34 @@ static gw_err take_signals(struct gw_leader *leader, bool *busy)
         int head = got ? head_of(leader, msg.source) : -1;
         if (head >= 0) leader->heads[head].drained = true;
         *busy |= got;
+        gw_msg_free(&msg);
+    }
+out:
+    gw_msg_free(&msg);
+    return rc;
+}
+
+static gw_err take_saved(struct gw_leader *leader, bool *busy)
+{
+    gw_err rc = GW_OK;
+    struct gw_msg msg = {0};
+    for (bool got = true; got;) {
+        TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_KEEP, &msg, &got));
+        if (got) gw_checkpoints_keep(leader->checkpoints, msg.data, msg.bytes);
+        gw_msg_free(&msg);
+    }
+    for (bool got = true; got;) {
+        bool done = false;
+        uint64_t bytes = 0;
+        double cost_s = 0;
+        TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_SAVED, &msg, &got));
+        if (!got) break;
+        *busy = true;
+        TRY(gw_checkpoints_saved(leader->checkpoints, msg.data, msg.bytes, &done, &bytes, &cost_s));
+        if (done)
+            gw_record_event(leader->config.options->out_dir, "checkpoint",
+                            json_pack("{s:I,s:f,s:f}", "bytes", (json_int_t)bytes, "cost_s", cost_s, "next_in_s",
+                                      gw_checkpoints_interval_s(leader->checkpoints)));
         gw_msg_free(&msg);
     }
 out:
@@ -683,6 +741,7 @@ static gw_err housekeeping(struct gw_leader *leader)
         TRY(leader->config.at_point(leader->config.point_context, GW_CHAOS_AT_COMMIT));
         TRY(gw_requests_commit(leader->requests, durable));
         leader->committed_s = now_s;
+        leader->commit_s += gw_clock_now_s() - now_s;
         note_recovery(leader);
         if (durable) leader->synced_s = gw_clock_now_s();
     }
@@ -717,6 +776,8 @@ static gw_err check_end(struct gw_leader *leader, bool stop)
     bool settled = state == GW_STATE_RUN || state == GW_STATE_STOP;
     if (leader->told || !leader->head_count || !settled) return GW_OK;
     if (!stop && !leader->saving && !gw_requests_finished(leader->requests)) return GW_OK;
+    if (leader->saving && gw_checkpoints_under_way(leader->checkpoints) && gw_clock_now_s() < leader->saving_until_s)
+        return GW_OK; /* what fits into the grace is still being written */
     leader->told = true;
     return tell_heads(leader, GW_MSG_STOP);
 }
@@ -732,7 +793,11 @@ gw_err gw_leader_poll(struct gw_leader *leader, bool stop, bool *busy, bool *fin
     TRY(take_hellos(leader, busy));
     if (leader->hellos) TRY(note_hellos(leader));
     TRY(take_signals(leader, busy));
+    TRY(take_saved(leader, busy));
     TRY(check_drained(leader));
+    if (gw_control_state(leader->control) == GW_STATE_RUN && !leader->told &&
+        gw_checkpoints_due(leader->checkpoints, gw_clock_now_s()))
+        TRY(begin_checkpoint(leader));
     TRY(step(leader, &(struct gw_event){.kind = GW_EVENT_TICK, .member = -1}));
     TRY(hand_out(leader, busy));
     TRY(housekeeping(leader));

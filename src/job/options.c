@@ -32,6 +32,7 @@ enum option_id {
     OPT_SEED,
     OPT_MAX_TOKENS,
     OPT_IGNORE_EOS,
+    OPT_CHECKPOINT,
     OPT_WEIGHTS,
     OPT_NO_REPLACE,
     OPT_NOTICE,
@@ -61,6 +62,8 @@ static const struct {
     {OPT_CHAT, "chat-template", "NAME", "chatml, llama3 or plain (default: recognised from the model)"},
     {OPT_CREATED, "created", "SECONDS", "the `created` field of output lines (default 0)"},
     {OPT_TIMEOUT, "peer-timeout", "SECONDS", "give up on a rank that is waited for and silent that long (default 60)"},
+    {OPT_CHECKPOINT, "checkpoint", "SECONDS",
+     "between checkpoints of KV pages: a time, off, or auto by what they cost (default)"},
     {OPT_WEIGHTS, "weights", "FROM", "where a rank gets weights it lacks: storage, peers, or auto (default)"},
     {OPT_NO_REPLACE, "no-replace", NULL, "do not start ranks anew that were lost"},
     {OPT_NOTICE, "notice", "FILE", "watch this file for notices, such as 'leave 2 30' or 'join 1'; see docs/usage.md"},
@@ -178,6 +181,15 @@ static gw_err set_sampling(int id, const char *text, const char *name, struct gw
     }
 }
 
+static gw_err set_checkpoint(const char *text, const char *name, double *seconds)
+{
+    *seconds = !strcmp(text, "auto") ? -1 : 0;
+    if (!strcmp(text, "auto") || !strcmp(text, "off")) return GW_OK;
+    gw_err rc = gw_parse_real(text, name, seconds);
+    if (rc == GW_OK && !(*seconds > 0)) rc = gw_fail(GW_ERR_USAGE, "--checkpoint must be more than 0 seconds, or off");
+    return rc;
+}
+
 static gw_err set_weights(const char *text, enum gw_weights *weights)
 {
     static const char *const names[] = {"auto", "storage", "peers"};
@@ -207,6 +219,7 @@ static gw_err set_option(struct gw_job_options *o, int id, const char *text, con
     case OPT_ROWS: return int_to_int(text, name, 1, 65536, &o->step_rows);
     case OPT_CREATED: return gw_parse_int(text, name, 0, INT64_MAX, &o->created);
     case OPT_TIMEOUT: return gw_parse_real(text, name, &o->peer_timeout_s);
+    case OPT_CHECKPOINT: return set_checkpoint(text, name, &o->checkpoint_s);
     case OPT_WEIGHTS: return set_weights(text, &o->weights);
     case OPT_NO_REPLACE: o->replace = false; return GW_OK;
     case OPT_NOTICE: o->notice_path = text; return GW_OK;
@@ -250,7 +263,7 @@ gw_err gw_job_options_parse(int argc, char **argv, struct gw_job_options *o, boo
     char shorts[2 * OPTIONS + 2] = ":";
     *help = false;
     *o = (struct gw_job_options){
-        .max_seqs = 64, .step_rows = 512, .peer_timeout_s = 60, .replace = true, .grace_s = 30};
+        .max_seqs = 64, .step_rows = 512, .peer_timeout_s = 60, .checkpoint_s = -1, .replace = true, .grace_s = 30};
     o->argv = argv;
     o->defaults.sampling = gw_sampling_default();
     for (int i = 0; i < OPTIONS; i++) {

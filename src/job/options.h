@@ -24,6 +24,7 @@ struct gw_job_options {
         GW_WEIGHTS_STORAGE,
         GW_WEIGHTS_PEERS
     } weights;               /* where missing weights come from */
+    double checkpoint_s;     /* between checkpoints of KV; < 0: by what they cost, 0: none */
     bool replace;            /* lost ranks are started again */
     const char *notice_path; /* file that is watched for notices, or NULL */
     const char *chaos;       /* job/chaos.h, or NULL */

@@ -1,8 +1,14 @@
 /* See planning.h. */
 #include "job/planning.h"
 
+#include "plan/assign.h"
+#include "plan/search.h"
+
 #include <stdlib.h>
 #include <string.h>
+
+static const double KV_SHARE =
+    0.5; /* of what the weights leave of the memory; the rest is for activations, the page cache, others */
 
 static int count_active(const struct gw_planning *in)
 {
@@ -30,17 +36,46 @@ static double least_memory(const struct gw_planning *in)
     return least;
 }
 
-/* The wanted layout while there are ranks enough, else the best for as many as there are. */
-static gw_err choose_layout(const struct gw_planning *in, struct gw_layout *layout)
+/* The ranks as the planner sees them. Speeds are taken as equal: what one computes in a step has not been measured yet. */
+static struct gw_device *devices_of(const struct gw_planning *in)
 {
-    gw_err rc = GW_ERR_LAYOUT;
-    int ranks = count_active(in);
-    if (in->wanted.data && gw_layout_ranks(in->wanted) <= ranks) {
-        *layout = in->wanted;
-        return gw_layout_check(&in->dims, *layout);
+    struct gw_device *devices = gw_alloc((size_t)in->count + 1, sizeof *devices);
+    for (int r = 0; r < in->count; r++) {
+        devices[r] = (struct gw_device){
+            .memory_bytes = in->hellos[r].memory, .speed = 1, .node = r, .leaving = !in->active[r]};
+        for (int other = r - 1; other >= 0; other--)
+            if (!strncmp(in->hellos[other].peer.host, in->hellos[r].peer.host, GW_HOST_BYTES)) devices[r].node = other;
     }
-    for (; ranks > 0 && rc != GW_OK; ranks--)
-        rc = gw_layout_choose(&in->dims, ranks, least_memory(in), least_pages(in), layout);
+    return devices;
+}
+
+/* The wanted layout while there are ranks enough, else the best that the search finds. */
+static gw_err choose_layout(const struct gw_planning *in, const struct gw_plan *plan, struct gw_layout *layout)
+{
+    gw_err rc = GW_OK;
+    struct gw_device *devices = devices_of(in);
+    struct gw_candidate *candidates = NULL;
+    int count = 0;
+    if (in->wanted.data && gw_layout_ranks(in->wanted) <= count_active(in)) {
+        *layout = in->wanted;
+        TRY(gw_layout_check(&in->dims, *layout));
+        goto out;
+    }
+    struct gw_cost cost = gw_cost_default();
+    struct gw_search search = {
+        .dims = &in->dims,
+        .cost = &cost,
+        .devices = devices,
+        .device_count = in->count,
+        .work = {.prompt_tokens = 256, .output_tokens = 256, .context = in->context, .max_seqs = in->options->max_seqs},
+        .objective = GW_OBJECTIVE_THROUGHPUT,
+        .kv_share = KV_SHARE,
+        .current = plan->before};
+    TRY(gw_search(&search, &candidates, &count));
+    *layout = candidates[0].layout;
+out:
+    free(devices);
+    free(candidates);
     return rc;
 }
 
@@ -55,7 +90,7 @@ static gw_err choose_pages(const struct gw_planning *in, struct gw_layout layout
         struct gw_shard shard = gw_layout_shard(&in->dims, layout, place.shard, place.stage);
         uint64_t page_bytes = gw_shard_page_bytes(&in->dims, &shard);
         double budget = (double)in->options->kv_bytes;
-        if (!in->options->kv_bytes) budget = (least_memory(in) - gw_shard_weight_bytes(&in->dims, &shard)) / 2;
+        if (!in->options->kv_bytes) budget = (least_memory(in) - gw_shard_weight_bytes(&in->dims, &shard)) * KV_SHARE;
         double fit = page_bytes ? budget / (double)page_bytes : (double)most;
         if (fit < *pages) *pages = fit > 0 ? (int32_t)fit : 0;
         if (page_bytes > worst_page_bytes) worst_page_bytes = page_bytes;
@@ -132,24 +167,58 @@ static void keep_replicas(const struct gw_planning *in, struct gw_plan *plan, in
     }
 }
 
-/* The other places go to the ranks that are left: to those first who stood there before. */
-static void fill_places(const struct gw_planning *in, struct gw_plan *plan)
+/* What each rank holds, for the mapping; ranks of kept replicas have their place. */
+static void list_holdings(const struct gw_planning *in, const struct gw_plan *plan, struct gw_device *devices,
+                          struct gw_holding *holdings)
 {
-    int size = plan->layout.tensor * plan->layout.pipeline, slots = plan->layout.data * size;
-    bool same = plan->before.tensor == plan->layout.tensor && plan->before.pipeline == plan->layout.pipeline;
-    for (int pass = 0; pass < 2; pass++)
-        for (int slot = 0; slot < slots; slot++) {
-            if (gw_plan_rank(plan, slot) >= 0) continue;
-            for (int r = 0; r < in->count; r++) {
-                struct gw_peer *peer = &plan->peers[r];
-                if (!in->active[r] || peer->slot >= 0) continue;
-                if (pass == 0 &&
-                    !(same && peer->placed && gw_layout_rank(plan->layout, peer->before) % size == slot % size))
-                    continue;
-                peer->slot = slot;
-                break;
-            }
+    for (int r = 0; r < in->count; r++) {
+        const struct gw_peer *peer = &plan->peers[r];
+        holdings[r] = (struct gw_holding){.weights = peer->placed, .replica = -1};
+        if (peer->placed) {
+            holdings[r].shard = gw_layout_shard(&in->dims, plan->before, peer->before.shard, peer->before.stage);
+            if (whole(in, plan, peer->before.replica, false)) holdings[r].replica = peer->before.replica;
         }
+        devices[r].leaving |= peer->slot >= 0;
+    }
+}
+
+/* The other places go to the ranks that are left, so that most bytes stay where they are. */
+static gw_err fill_places(const struct gw_planning *in, struct gw_plan *plan)
+{
+    gw_err rc = GW_OK;
+    int kept = 0, size = plan->layout.tensor * plan->layout.pipeline, count = 0;
+    while (kept < plan->layout.data && plan->kept[kept] >= 0) kept++;
+    struct gw_device *devices = devices_of(in);
+    struct gw_holding *holdings = gw_alloc((size_t)in->count + 1, sizeof *holdings);
+    struct gw_inherit *inherits = gw_alloc((size_t)plan->before.data + 1, sizeof *inherits);
+    uint64_t *tokens = gw_alloc((size_t)plan->before.data + 1, sizeof *tokens);
+    int *device_of_slot = gw_alloc((size_t)gw_layout_ranks(plan->layout) + 1, sizeof *device_of_slot);
+    list_holdings(in, plan, devices, holdings);
+    struct gw_assign assign = {.dims = &in->dims,
+                               .devices = devices,
+                               .holdings = holdings,
+                               .device_count = in->count,
+                               .layout = {plan->layout.data - kept, plan->layout.tensor, plan->layout.pipeline},
+                               .inherits = inherits};
+    for (int old = 0; old < plan->before.data; old++) {
+        int head = whole(in, plan, old, false) ? rank_before(plan, old, 0) : -1;
+        for (int h = 0; head >= 0 && h < in->hellos[head].held_count; h++)
+            tokens[old] += (uint64_t)in->hellos[head].held[h].computed;
+    }
+    for (int now = 0; now < kept; now++) tokens[plan->kept[now]] = 0;
+    if (assign.layout.data == 0) goto out;
+    gw_assign_inherits(&assign, plan->before.data, tokens, inherits, &count);
+    assign.inherit_count = count;
+    TRY(gw_assign_places(&assign, device_of_slot, NULL));
+    for (int slot = 0; slot < gw_layout_ranks(assign.layout); slot++)
+        plan->peers[device_of_slot[slot]].slot = kept * size + slot;
+out:
+    free(devices);
+    free(holdings);
+    free(inherits);
+    free(tokens);
+    free(device_of_slot);
+    return rc;
 }
 
 /* Ranks of one node share its CPUs. */
@@ -347,13 +416,13 @@ gw_err gw_planning_make(const struct gw_planning *in, struct gw_plan *plan)
         plan->peers[r] = in->hellos[r].peer;
         plan->peers[r].slot = -1;
     }
-    TRY(choose_layout(in, &plan->layout));
+    look_back(in, plan, &pages_before);
+    TRY(choose_layout(in, plan, &plan->layout));
     TRY(choose_pages(in, plan->layout, &plan->kv_pages));
     plan->kept = gw_alloc((size_t)plan->layout.data, sizeof *plan->kept);
-    look_back(in, plan, &pages_before);
     plan->kv_pages = pages_to_keep(plan, pages_before);
     keep_replicas(in, plan, pages_before);
-    fill_places(in, plan);
+    TRY(fill_places(in, plan));
     number_locally(plan);
     make_adoptions(in, plan);
     plan->moves = gw_alloc(1, sizeof *plan->moves);

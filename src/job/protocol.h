@@ -22,6 +22,7 @@ struct gw_head_report {
     uint64_t drawn_tokens;    /* generated so far */
     uint64_t computed_tokens; /* rows of steps so far */
     uint64_t preemptions, prefix_tokens_reused;
+    uint64_t restored_tokens;   /* whose KV came from a checkpoint */
     uint64_t recomputed_tokens; /* whose KV was there once: of sequences that came without it, and of preempted ones */
 };
 

@@ -18,6 +18,7 @@
 #include "job/mover.h"
 #include "job/node.h"
 #include "job/notice.h"
+#include "job/saver.h"
 #include "job/worker.h"
 
 #include <signal.h>
@@ -43,12 +44,13 @@ struct rank {
     struct gw_chat *chat;
     struct gw_chaos *chaos;
     struct gw_dims dims;
-    int context;
+    int context, threads;
     struct gw_hello self; /* what does not change from hello to hello */
     struct gw_plan plan;
     bool planned, forming;
     struct post *post, *post_before; /* of this plan; of the one before, while something is moved from it */
     bool kept;                       /* post is the one before, unchanged */
+    struct gw_saver *saver;
     struct gw_mover *mover;
     bool moved; /* all is in place, and the leader knows */
     struct gw_head *head;
@@ -93,6 +95,7 @@ static gw_err open_model(struct rank *rank)
     TRY(gw_chat_create(gguf, rank->tokenizer, o->chat_template, &rank->chat));
     rank->dims = gw_executor_dims(rank->model);
     rank->context = o->context && o->context < info->context ? o->context : info->context;
+    TRY(gw_saver_create(rank->comm, o->out_dir, rank->model, &rank->saver));
     uname(&host);
     struct gw_hello *self = &rank->self;
     self->peer = (struct gw_peer){.member = gw_comm_member(rank->comm), .pid = getpid()};
@@ -210,6 +213,7 @@ static gw_err say_hello(struct rank *rank)
                                               .last = rank->planned ? &rank->plan : NULL};
             TRY(gw_leader_create(&config, &rank->leader));
         }
+        if (rank->post) gw_leader_note_executor(rank->leader, gw_executor_kernels(rank->post->executor), rank->threads);
         gw_leader_note_loss(rank->leader, rank->lost_wall_s);
         gw_leader_world(rank->leader);
     }
@@ -277,6 +281,7 @@ static gw_err create_executor(struct rank *rank, const struct gw_peer *self)
                                         .tick = beat,
                                         .tick_context = rank->comm};
     TRY(gw_executor_create(&config, &rank->post->executor));
+    rank->threads = config.threads;
     if (rank->leader) gw_leader_note_executor(rank->leader, gw_executor_kernels(rank->post->executor), config.threads);
 out:
     free(awaited);
@@ -296,11 +301,13 @@ static gw_err take_roles(struct rank *rank)
                                       .comm = rank->comm,
                                       .executor = post->executor,
                                       .team = &post->team,
+                                      .saver = rank->saver,
                                       .context = rank->context,
                                       .kv_pages = rank->plan.kv_pages};
         TRY(gw_head_create(&head, &rank->head));
     } else {
-        rank->worker = gw_worker_create(rank->comm, post->executor, &post->team, o->step_rows, rank->dims.d_model);
+        rank->worker = gw_worker_create(rank->comm, post->executor, &post->team, rank->saver, o->step_rows,
+                                        rank->dims.d_model);
     }
 out:
     return rc;
@@ -332,6 +339,7 @@ static gw_err take_plan(struct rank *rank)
     gw_comm_set_local(rank->comm, self->local_rank, self->local_size);
     rank->forming = false;
     rank->planned = true;
+    gw_saver_look_again(rank->saver);
     rank->moved = false;
     rank->kept = self->slot >= 0 && rank->plan.kept[gw_layout_place(rank->plan.layout, self->slot).replica] >= 0;
     if (rank->kept) seat_team(&rank->plan, self->slot, &rank->post->team);
@@ -487,6 +495,7 @@ static gw_err turn(struct rank *rank, bool *ended)
     }
     TRY(take_orders(rank));
     if (!rank->forming) {
+        TRY(gw_saver_poll(rank->saver));
         TRY(move(rank, &busy));
         TRY(work(rank, &busy));
     }
@@ -544,6 +553,7 @@ static void close_rank(struct rank *rank)
 {
     gw_mover_destroy(rank->mover);
     leave_roles(rank);
+    gw_saver_destroy(rank->saver);
     gw_leader_destroy(rank->leader);
     free_post(rank->post_before);
     free_post(rank->post);

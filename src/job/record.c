@@ -13,7 +13,7 @@
 
 static gw_err write_json(const char *out_dir, const char *name, json_t *json, size_t flags)
 {
-    char *text = json_dumps(json, flags | JSON_REAL_PRECISION(10)), *path = gw_asprintf("%s/%s", out_dir, name);
+    char *text = json_dumps(json, flags | JSON_REAL_PRECISION(16)), *path = gw_asprintf("%s/%s", out_dir, name);
     GW_ASSERT(text);
     gw_err rc = gw_file_replace(path, text, strlen(text), false);
     free(text);
@@ -25,12 +25,14 @@ static gw_err write_json(const char *out_dir, const char *name, json_t *json, si
 gw_err gw_record_status(const char *out_dir, const struct gw_record_status *s)
 {
     uint64_t computed = (uint64_t)s->before.computed_tokens, recomputed = (uint64_t)s->before.recomputed_tokens;
+    uint64_t restored = (uint64_t)s->before.restored_tokens;
     uint64_t preemptions = 0, reused = 0;
     int running = 0, waiting = 0, pages_used = 0, pages_total = 0;
     for (int h = 0; h < s->head_count; h++) {
         const struct gw_head_report *r = &s->heads[h];
         computed += r->computed_tokens;
         recomputed += r->recomputed_tokens;
+        restored += r->restored_tokens;
         preemptions += r->preemptions;
         reused += r->prefix_tokens_reused;
         running += r->running;
@@ -45,16 +47,17 @@ gw_err gw_record_status(const char *out_dir, const struct gw_record_status *s)
     double elapsed_s = s->before.elapsed_s + s->elapsed_s;
     double eta_s = here > 0 ? s->elapsed_s / (double)here * (double)(c->total - answered) : -1;
     json_t *status = json_pack(
-        "{s:s,s:s,s:s,s:i,s:f,s:f, s:I,s:I,s:I,s:I, s:I,s:I,s:I,s:I,s:I,s:f,s:f, s:i,s:i,s:i,s:i,s:I,s:I, "
+        "{s:s,s:s,s:s,s:i,s:f,s:f, s:I,s:I,s:I,s:I, s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f, s:i,s:i,s:i,s:i,s:I,s:I, "
         "s:s,s:[i,i,i],s:i,s:i,s:i,s:I,s:I}",
         "state", s->state, "phase", s->phase, "model", s->options->model_name, "pid", (int)getpid(), "updated_at",
         gw_clock_wall_s(), "elapsed_s", elapsed_s, /* requests */
         "requests_total", (json_int_t)c->total, "requests_done", (json_int_t)c->done, "requests_failed",
         (json_int_t)c->failed, "requests_done_before", (json_int_t)c->answered_before, /* tokens */
         "generated_tokens", (json_int_t)committed, "computed_tokens", (json_int_t)computed, "recomputed_tokens",
-        (json_int_t)recomputed, "resumed_tokens", (json_int_t)c->resumed_tokens, "finished_completion_tokens",
-        (json_int_t)c->completion_tokens, "generated_tokens_per_s", elapsed_s > 0 ? (double)committed / elapsed_s : 0.0,
-        "eta_s", eta_s, /* sequences and pages */
+        (json_int_t)recomputed, "restored_tokens", (json_int_t)restored, "resumed_tokens",
+        (json_int_t)c->resumed_tokens, "finished_completion_tokens", (json_int_t)c->completion_tokens,
+        "generated_tokens_per_s", elapsed_s > 0 ? (double)committed / elapsed_s : 0.0, "eta_s",
+        eta_s, /* sequences and pages */
         "running", running, "waiting", waiting, "kv_pages_used", pages_used, "kv_pages_total", pages_total,
         "preemptions", (json_int_t)preemptions, "prefix_tokens_reused", (json_int_t)reused, /* machine */
         "kernels", s->kernels, "layout", layout.data, layout.tensor, layout.pipeline, "ranks", s->ranks,
@@ -73,6 +76,7 @@ struct gw_record_totals gw_record_totals(const char *out_dir)
         totals.committed_tokens = json_integer_value(json_object_get(root, "generated_tokens"));
         totals.computed_tokens = json_integer_value(json_object_get(root, "computed_tokens"));
         totals.recomputed_tokens = json_integer_value(json_object_get(root, "recomputed_tokens"));
+        totals.restored_tokens = json_integer_value(json_object_get(root, "restored_tokens"));
         totals.lost_ranks = json_integer_value(json_object_get(root, "lost_ranks"));
         totals.elapsed_s = json_number_value(json_object_get(root, "elapsed_s"));
         json_decref(root);

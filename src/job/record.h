@@ -11,7 +11,7 @@
 
 /* Figures that go on from leader to leader. */
 struct gw_record_totals {
-    int64_t committed_tokens, computed_tokens, recomputed_tokens, lost_ranks;
+    int64_t committed_tokens, computed_tokens, recomputed_tokens, restored_tokens, lost_ranks;
     double elapsed_s;
 };
 

@@ -9,6 +9,7 @@ struct gw_worker {
     struct gw_comm *comm;
     struct gw_executor *executor;
     const struct gw_team *team;
+    struct gw_saver *saver; /* borrowed */
     int d_model;
     struct gw_step step;
     float *hidden; /* [max_rows][d_model] for the next stage */
@@ -18,10 +19,10 @@ struct gw_worker {
 };
 
 struct gw_worker *gw_worker_create(struct gw_comm *comm, struct gw_executor *executor, const struct gw_team *team,
-                                   int max_rows, int d_model)
+                                   struct gw_saver *saver, int max_rows, int d_model)
 {
     struct gw_worker *worker = gw_alloc(1, sizeof *worker);
-    *worker = (struct gw_worker){.comm = comm, .executor = executor, .team = team, .d_model = d_model};
+    *worker = (struct gw_worker){.comm = comm, .executor = executor, .team = team, .saver = saver, .d_model = d_model};
     worker->hidden = gw_alloc((size_t)max_rows * (size_t)d_model, sizeof(float));
     return worker;
 }
@@ -88,6 +89,14 @@ gw_err gw_worker_poll(struct gw_worker *worker, bool *busy, bool *stopped)
     TRY(gw_comm_poll(worker->comm, head, GW_MSG_STEP, &msg, busy));
     if (!*busy) {
         TRY(gw_comm_poll(worker->comm, head, GW_MSG_STOP, &msg, stopped));
+        goto out;
+    }
+    if (msg.step == GW_STEP_SAVE) {
+        rc = gw_saver_save(worker->saver, worker->executor, msg.data, msg.bytes);
+        goto out;
+    }
+    if (msg.step == GW_STEP_LOAD) {
+        rc = gw_saver_load(worker->saver, worker->executor, msg.data, msg.bytes);
         goto out;
     }
     TRY(gw_step_decode(msg.data, msg.bytes, &worker->step));

@@ -4,11 +4,16 @@
 #define GW_JOB_WORKER_H
 
 #include "job/executor.h"
+#include "job/saver.h"
 
 struct gw_worker; /* opaque */
 
+/* Numbers of GW_MSG_STEP that are no steps but lists for the saver, in order with the steps. */
+#define GW_STEP_SAVE UINT64_MAX
+#define GW_STEP_LOAD (UINT64_MAX - 1)
+
 struct gw_worker *gw_worker_create(struct gw_comm *comm, struct gw_executor *executor, const struct gw_team *team,
-                                   int max_rows, int d_model);
+                                   struct gw_saver *saver, int max_rows, int d_model);
 void gw_worker_destroy(struct gw_worker *worker);
 
 /* Steps executed so far. */
