@@ -241,16 +241,19 @@ static gw_err make_image(const struct gw_ckpt_model *model, const struct gw_ckpt
                          struct image *image)
 {
     gw_err rc = GW_OK;
+    static unsigned serial; /* within the lock */
+    char name[32];
     void **memory = NULL;
     size_t kv_bytes = (size_t)part->pages * gw_ckpt_slice_halves(model, &part->slice) * sizeof *part->kv;
     image->file = -1;
     enter();
     hid_t access = H5Pcreate(H5P_FILE_ACCESS), creation = H5Pcreate(H5P_FILE_CREATE);
-    /* grown in one step, so that it is not copied as it grows; without a backing store the name counts for nothing */
+    /* grown in one step, so that it is not copied as it grows; without a backing store the name is only to be unique */
     bool ok = access >= 0 && creation >= 0 && H5Pset_fapl_core(access, kv_bytes + (1 << 20), false) >= 0 &&
               H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V18) >= 0 &&
               H5Pset_userblock(creation, HEAD_BYTES) >= 0;
-    if (ok) image->file = H5Fcreate("image", H5F_ACC_TRUNC, creation, access);
+    snprintf(name, sizeof name, "image %u", serial++);
+    if (ok) image->file = H5Fcreate(name, H5F_ACC_TRUNC, creation, access);
     ok = image->file >= 0 && add_attributes(image->file, model, part) && add_datasets(image->file, model, part) &&
          H5Fflush(image->file, H5F_SCOPE_LOCAL) >= 0 &&
          H5Fget_vfd_handle(image->file, H5P_DEFAULT, (void **)&memory) >= 0;

@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+static const double MOST_SECONDS = 1e7; /* "inf" is no time */
+
 static bool parse(const char *line, struct gw_notice *notice)
 {
     char who[16], rest;
@@ -18,7 +20,9 @@ static bool parse(const char *line, struct gw_notice *notice)
     if (sscanf(line, " layout %dx%dx%d %c", &l->data, &l->tensor, &l->pipeline, &rest) == 3)
         return l->data > 0 && l->tensor > 0 && l->pipeline > 0;
     if (sscanf(line, " join %d %c", &notice->more, &rest) == 1) return notice->more > 0;
-    if (sscanf(line, " leave %15s %lf %c", who, &notice->seconds, &rest) != 2 || !(notice->seconds >= 0)) return false;
+    if (sscanf(line, " leave %15s %lf %c", who, &notice->seconds, &rest) != 2 || !(notice->seconds >= 0) ||
+        notice->seconds > MOST_SECONDS)
+        return false;
     if (!strcmp(who, "all")) return true;
     return sscanf(who, "%d%c", &notice->member, &rest) == 1 && notice->member >= 0;
 }

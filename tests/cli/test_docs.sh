@@ -38,7 +38,7 @@ expect_told() { # expect_told WHAT LEAST PATTERN_IN_MAN PATTERN_IN_USAGE
 }
 grep -rhoE 'getenv\("[A-Z_]+"\)' src kernels | sed 's/.*"\(.*\)".*/\1/' | sort -u | expect_told variable 6 '@' '`@`'
 sed -n 's/^ *X(GW_[A-Z_]*, \([0-9]*\),.*/\1/p' src/base/error.h | sort -un | expect_told "exit code" 12 '^\.B @$' '^\| @ \|'
-sed -n '/json_pack($/,/context);/p' src/job/leader.c | grep -oE '"[a-z_]+"' | tr -d '"' | sort -u |
+sed -n '/json_pack($/,/lost_ranks);/p' src/job/record.c | grep -oE '"[a-z_]+"' | tr -d '"' | sort -u |
     expect_told "status key" 20 '' '`@`'
 
 # Links between the texts.
