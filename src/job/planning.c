@@ -22,6 +22,19 @@ static int least_pages(const struct gw_planning *in)
     return (in->context + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS;
 }
 
+static bool same_host(const struct gw_planning *in, int a, int b)
+{
+    return !strncmp(in->hellos[a].peer.host, in->hellos[b].peer.host, GW_HOST_BYTES);
+}
+
+/* A rank's share of its node's memory: all ranks there have looked at the same. */
+static uint64_t memory_of(const struct gw_planning *in, int rank)
+{
+    uint64_t there = 0;
+    for (int r = 0; r < in->count; r++) there += same_host(in, r, rank);
+    return in->hellos[rank].memory / there;
+}
+
 /* The least memory that one of the active ranks has. */
 static double least_memory(const struct gw_planning *in)
 {
@@ -29,7 +42,7 @@ static double least_memory(const struct gw_planning *in)
     bool any = false;
     for (int r = 0; r < in->count; r++) {
         if (!in->active[r]) continue;
-        double memory = (double)in->hellos[r].memory;
+        double memory = (double)memory_of(in, r);
         if (!any || memory < least) least = memory;
         any = true;
     }
@@ -42,9 +55,9 @@ static struct gw_device *devices_of(const struct gw_planning *in)
     struct gw_device *devices = gw_alloc((size_t)in->count + 1, sizeof *devices);
     for (int r = 0; r < in->count; r++) {
         devices[r] = (struct gw_device){
-            .memory_bytes = in->hellos[r].memory, .speed = 1, .node = r, .leaving = !in->active[r]};
+            .memory_bytes = memory_of(in, r), .speed = 1, .node = r, .leaving = !in->active[r]};
         for (int other = r - 1; other >= 0; other--)
-            if (!strncmp(in->hellos[other].peer.host, in->hellos[r].peer.host, GW_HOST_BYTES)) devices[r].node = other;
+            if (same_host(in, other, r)) devices[r].node = other;
     }
     return devices;
 }
@@ -84,6 +97,7 @@ static gw_err choose_pages(const struct gw_planning *in, struct gw_layout layout
 {
     gw_err rc = GW_OK;
     uint64_t most = (uint64_t)least_pages(in) * (uint64_t)in->options->max_seqs, worst_page_bytes = 0;
+    if (most > INT32_MAX) most = INT32_MAX;
     *pages = (int32_t)most;
     for (int slot = 0; slot < layout.tensor * layout.pipeline; slot++) {
         struct gw_place place = gw_layout_place(layout, slot);
