@@ -92,7 +92,7 @@ struct gw_ckpt_writer_config {
     const char *dir; /* OUTDIR; copied */
     struct gw_ckpt_model model;
     int writer;        /* this rank's number, for the names of its files */
-    size_t part_bytes; /* about so large are files; twice as much is the memory for pages under way. 0: 32 MiB */
+    size_t part_bytes; /* about so large are files; twice as much is the memory for pages under way. 0: 16 MiB */
     int nice;          /* priority of the thread below the rank's own (0 .. 19), so that decoding goes first */
 };
 

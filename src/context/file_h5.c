@@ -211,6 +211,17 @@ static bool add_dataset(hid_t at, const char *name, hid_t file_type, hid_t memor
     return ok;
 }
 
+/* Layers of a page in one chunk. Chunks of a layer read at two thirds of the speed of whole pages (24 against 700 KB, measured), but a chunk is
+ * read as a whole by whoever wants a part of it, and must fit the library's cache of 1 MiB for those who read it layer by layer. */
+static hsize_t chunk_layers(const hsize_t kv[KV_RANK])
+{
+    enum { MOST_BYTES = 512 << 10 };
+    hsize_t layer_bytes = kv[2] * kv[3] * kv[4] * kv[5] * sizeof(uint16_t);
+    hsize_t most = layer_bytes < MOST_BYTES ? MOST_BYTES / layer_bytes : 1;
+    hsize_t chunks = (kv[1] + most - 1) / most;
+    return (kv[1] + chunks - 1) / chunks;
+}
+
 static bool add_datasets(hid_t at, const struct gw_ckpt_model *model, const struct gw_ckpt_part *part)
 {
     hsize_t pages = (hsize_t)part->pages;
@@ -221,7 +232,7 @@ static bool add_datasets(hid_t at, const struct gw_ckpt_model *model, const stru
                            (hsize_t)(part->slice.kv_end - part->slice.kv_begin),
                            GW_PAGE_TOKENS,
                            (hsize_t)model->head_dim};
-    hsize_t chunk[KV_RANK] = {1, 1, kv[2], kv[3], kv[4], kv[5]}; /* a layer of a page: what a rank reads at once */
+    hsize_t chunk[KV_RANK] = {1, chunk_layers(kv), 2, kv[3], kv[4], kv[5]};
     return add_dataset(at, "identity", H5T_STD_U8LE, H5T_NATIVE_UINT8, 2, names, names, part->identities) &&
            add_dataset(at, "parent", H5T_STD_U8LE, H5T_NATIVE_UINT8, 2, names, names, part->parents) &&
            add_dataset(at, "tokens", H5T_STD_I32LE, H5T_NATIVE_INT32, 2, tokens, tokens, part->tokens) &&

@@ -22,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PARTS = 2, DEFAULT_PART_BYTES = 32 << 20 };
+enum { PARTS = 2, DEFAULT_PART_BYTES = 16 << 20 };
 
 enum part_state { FREE, FILLING, QUEUED };
 

@@ -41,11 +41,10 @@ static int below(int n)
     return (int)(draw() % (uint64_t)n);
 }
 
-static const struct gw_ckpt_model model = {
-    .fingerprint = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
-    .layers = 5,
-    .kv_heads = 3,
-    .head_dim = 4};
+static struct gw_ckpt_model model = {.fingerprint = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
+                                     .layers = 5,
+                                     .kv_heads = 3,
+                                     .head_dim = 4};
 
 /* ---- pages ------------------------------------------------------------------------------------------------------------ */
 
@@ -74,7 +73,7 @@ static uint16_t half_of(const struct gw_ckpt_identity *identity, int layer, int 
 {
     uint64_t key;
     memcpy(&key, identity, sizeof key);
-    uint64_t x = key + (uint64_t)((((layer * 2 + value) * 16 + head) * GW_PAGE_TOKENS + token_at) * 64 + dim) *
+    uint64_t x = key + (uint64_t)((((layer * 2 + value) * 16 + head) * GW_PAGE_TOKENS + token_at) * 512 + dim) *
                            0x9e3779b97f4a7c15;
     return (uint16_t)(x >> 40);
 }
@@ -395,6 +394,23 @@ static void test_partitions(void)
         CU_ASSERT_EQUAL(found.right, SEQUENCES * MOST_PAGES * reader.layer_cuts * reader.head_cuts);
         if (found.wrong || found.absent) printf("\nround %d: %d wrong, %d absent\n", round, found.wrong, found.absent);
     }
+}
+
+/* Pages of several chunks. */
+static void test_large_pages(void)
+{
+    start_over();
+    model.head_dim = 512; /* a layer is 192 KiB */
+    struct gw_ckpt_set *set = open_set(true);
+    struct partition halves = {2, 1, {0, 4, 5}, {0, 3}}, heads = {1, 3, {0, 5}, {0, 1, 2, 3}};
+    struct partition layers = {5, 1, {0, 1, 2, 3, 4, 5}, {0, 3}};
+    CU_ASSERT_EQUAL(save(set, &halves, 1, 0), 0);
+    CU_ASSERT_EQUAL(gw_ckpt_set_commit(set), GW_OK);
+    gw_ckpt_set_close(set);
+    CU_ASSERT_EQUAL(open_and_read(&whole, 1).right, SEQUENCES);
+    CU_ASSERT_EQUAL(open_and_read(&heads, 1).right, SEQUENCES * 3);
+    CU_ASSERT_EQUAL(open_and_read(&layers, 1).right, SEQUENCES * 5);
+    model.head_dim = 4;
 }
 
 static void test_incremental(void)
@@ -1045,6 +1061,7 @@ int main(void)
     } tests[] = {{"identities", test_identity},
                  {"messages", test_messages},
                  {"saved with one partition, read with another", test_partitions},
+                 {"pages of several chunks", test_large_pages},
                  {"incremental", test_incremental},
                  {"a slice is missing", test_missing_slice},
                  {"the writer", test_writer},
