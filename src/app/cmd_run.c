@@ -385,12 +385,12 @@ static void end_group(pid_t group)
     if (kill(-group, SIGKILL) == 0) usleep(20000);
 }
 
-/* Is it worth while to start the launch again? Not when it said what is wrong with input, model, options or memory: that would be so again. */
+/* Is it worth while to start the launch again? Not when it said what is wrong with input, model, options, memory or disk: that would be so again. */
 static bool may_relaunch(int exit_code, const struct gw_status *status)
 {
     if (interrupts || !strcmp(status->state, "done") || !strcmp(status->state, "stopped")) return false;
     if (exit_code == 0 || exit_code >= 128) return true;
-    return exit_code == gw_err_exit_code(GW_ERR_PEER) || exit_code == gw_err_exit_code(GW_ERR_IO);
+    return exit_code == gw_err_exit_code(GW_ERR_PEER);
 }
 
 /* How far the job has come, to see whether a launch got anywhere. */

@@ -189,7 +189,7 @@ gw_err gw_saver_load(struct gw_saver *saver, struct gw_executor *executor, const
     }
     while (need && next_page(&in, &page)) {
         if (!saver->reader || gw_ckpt_read(saver->reader, &page.identity, &slice, saver->halves) != GW_OK)
-            FAIL(GW_ERR_IO, "a page of the checkpoint in %s/%s has gone since it was checked", saver->out_dir,
+            FAIL(GW_ERR_PEER, "a page of the checkpoint in %s/%s has gone since it was checked", saver->out_dir,
                  GW_CKPT_FOLDER);
         for (int layer = slice.layer_begin; layer < slice.layer_end; layer++)
             TRY(backend->ops->kv_import(backend, layer, page.page, slice.kv_begin, slice.kv_end,

@@ -39,8 +39,8 @@ const struct gw_ckpt_model *gw_saver_model(const struct gw_saver *saver);
 void gw_saver_list_begin(struct gw_buf *list, uint64_t increment);
 void gw_saver_list_add(struct gw_buf *list, const struct gw_saved_page *page);
 
-/* Does what a list says on this rank's slice. save: pages for which the thread is too far behind are left out. load: GW_ERR_IO when a page that the
- * head saw is gone. */
+/* Does what a list says on this rank's slice. save: pages for which the thread is too far behind are left out. load: GW_ERR_PEER when a page that the
+ * head saw is gone: the next launch will see that, too. */
 GW_CHECK gw_err gw_saver_save(struct gw_saver *saver, struct gw_executor *executor, const uint8_t *list, size_t bytes);
 GW_CHECK gw_err gw_saver_load(struct gw_saver *saver, struct gw_executor *executor, const uint8_t *list, size_t bytes);
 
