@@ -1,9 +1,10 @@
-/* godwit inspect: what a model file holds, on a page; with --json for programs.
+/* godwit inspect: what a model file or a checkpoint (inspect_checkpoint.c) holds, on a page; with --json for programs.
  *
  * A GGUF file that godwit can read but not run (another architecture, an unknown tokenizer) is shown all the same, with the
  * reason: the text is what `run` would say.
  */
 #include "app/commands.h"
+#include "app/inspect_checkpoint.h"
 #include "model/arch.h"
 #include "model/chat.h"
 #include "model/tokenizer.h"
@@ -17,13 +18,17 @@
 
 enum { MAX_TYPES = 16, SHOWN_ELEMENTS = 4 };
 
-static const char help[] = "Usage: godwit inspect [--tensors] [--keys] [--json] FILE\n"
+static const char help[] = "Usage: godwit inspect [--tensors] [--keys] [--json] FILE|DIR\n"
                            "\n"
                            "Shows what a model file (GGUF) holds: sizes, weight types, attention, rope, tokenizer, "
                            "chat template, and whether godwit\n"
                            "can run it. Long metadata values are cut.\n"
+                           "Of an OUTDIR, its folder context/, or a file in there: which KV pages the checkpoint "
+                           "holds, and whether it is whole. All of it\n"
+                           "is read; the exit code is 1 when something is damaged.\n"
                            "\n"
-                           "  -t, --tensors  list the tensors too: name, type, shape, bytes\n"
+                           "  -t, --tensors  list the tensors too: name, type, shape, bytes (of a checkpoint: the "
+                           "files or pages)\n"
                            "  -k, --keys     list all metadata keys, not only those that the summary leaves out\n"
                            "  -j, --json     one JSON object instead (with all keys)\n"
                            "  -h, --help     this text\n";
@@ -458,8 +463,10 @@ gw_err gw_cmd_inspect(int argc, char **argv)
             return gw_fail(GW_ERR_USAGE, "inspect: unknown option %s; see godwit inspect --help", argv[optind - 1]);
         }
     }
-    if (optind != argc - 1) return gw_fail(GW_ERR_USAGE, "inspect: give one FILE; see godwit inspect --help");
+    if (optind != argc - 1) return gw_fail(GW_ERR_USAGE, "inspect: give one FILE or DIR; see godwit inspect --help");
     options.path = argv[optind];
+    if (gw_inspect_is_checkpoint(options.path))
+        return gw_inspect_checkpoint(options.path, options.tensors, options.json);
     TRY(open_subject(options.path, &subject));
     if (options.json) print_json(&subject, &options);
     else print_text(&subject, &options);

@@ -201,10 +201,20 @@ struct gw_ckpt_info {
 GW_CHECK gw_err gw_ckpt_inspect(const char *path, struct gw_ckpt_info *info);
 void gw_ckpt_info_free(struct gw_ckpt_info *info);
 
-/* The manifest of the folder OUTDIR/context at `folder`: model and files, unchecked, and how many of its files
- * are not there with their size (named in warnings). *damaged: it is not whole and the files
- * were looked at instead. The caller frees each file and the array. */
-GW_CHECK gw_err gw_ckpt_inspect_folder(const char *folder, struct gw_ckpt_model *model, struct gw_ckpt_file **files,
-                                       int *count, int *missing, bool *damaged);
+/* A whole folder: its manifest and every file in it. */
+struct gw_ckpt_folder {
+    struct gw_ckpt_model model;
+    uint64_t increment;
+    bool rebuilt;               /* the manifest is absent or damaged: the files were looked at instead */
+    int missing;                /* files of the manifest that are not there with their size (each named in a warning) */
+    struct gw_ckpt_file *files; /* [file_count] */
+    char (*troubles)[256];      /* [file_count] "" when the file is whole */
+    int file_count, damaged;
+    int pages, pages_whole; /* different pages; those of which all layers and heads are in files that are whole */
+};
+
+/* Checks the folder `path` (an OUTDIR/context): all files are read. Damage is no error. GW_ERR_NOT_FOUND: no checkpoint there. */
+GW_CHECK gw_err gw_ckpt_inspect_folder(const char *path, struct gw_ckpt_folder *info);
+void gw_ckpt_folder_free(struct gw_ckpt_folder *info);
 
 #endif

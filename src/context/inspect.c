@@ -1,4 +1,4 @@
-/* Checking a checkpoint file, or the manifest of a folder, for people: `godwit inspect`. See checkpoint.h. */
+/* Checking a checkpoint file, or a folder of them, for people: `godwit inspect`. See checkpoint.h. */
 #include "context/internal.h"
 
 #include <stdio.h>
@@ -60,21 +60,61 @@ void gw_ckpt_info_free(struct gw_ckpt_info *info)
     *info = (struct gw_ckpt_info){0};
 }
 
-gw_err gw_ckpt_inspect_folder(const char *folder, struct gw_ckpt_model *model, struct gw_ckpt_file **files, int *count,
-                              int *missing, bool *damaged)
+/* The trouble with file i of the catalog, "" if there is none. */
+static void check_file(const char *folder, const struct gw_ckpt_file *file, char trouble[256])
+{
+    struct gw_ckpt_info info;
+    char *path = gw_asprintf("%s/%s", folder, file->name);
+    trouble[0] = 0;
+    gw_err rc = gw_ckpt_inspect(path, &info);
+    if (rc != GW_OK) snprintf(trouble, 256, "%s", gw_error_detail());
+    else if (!info.whole) snprintf(trouble, 256, "%s", info.trouble);
+    else if (info.file.hash != file->hash || info.file.bytes != file->bytes)
+        snprintf(trouble, 256, "%.150s is another file than the one that the manifest names", path);
+    if (rc == GW_OK) gw_ckpt_info_free(&info);
+    free(path);
+}
+
+static void count_pages(struct gw_ckpt_catalog *catalog, struct gw_ckpt_folder *info)
+{
+    const struct gw_ckpt_slice all = {0, catalog->model.layers, 0, catalog->model.kv_heads};
+    for (size_t cell = 0; cell < catalog->table_size; cell++) {
+        if (!catalog->table[cell]) continue;
+        const struct gw_ckpt_spot *spot = &catalog->spots[catalog->table[cell] - 1];
+        info->pages++;
+        info->pages_whole += gw_ckpt_catalog_covers(catalog, &catalog->files[spot->file].identities[spot->row], &all);
+    }
+}
+
+gw_err gw_ckpt_inspect_folder(const char *path, struct gw_ckpt_folder *info)
 {
     gw_err rc = GW_OK;
     struct gw_ckpt_catalog catalog = {0};
-    *files = NULL;
-    *count = *missing = 0;
-    TRY(gw_ckpt_manifest_load(folder, NULL, &catalog, damaged));
-    *model = catalog.model;
-    *count = catalog.file_count;
-    *missing = catalog.missing;
-    *files = catalog.files;
-    catalog.file_count = 0;
+    *info = (struct gw_ckpt_folder){0};
+    TRY(gw_ckpt_manifest_load(path, NULL, &catalog, &info->rebuilt));
+    info->model = catalog.model;
+    info->increment = catalog.increment;
+    info->missing = catalog.missing;
+    info->file_count = catalog.file_count;
+    info->troubles = gw_alloc((size_t)catalog.file_count + 1, sizeof *info->troubles);
+    for (int i = 0; i < catalog.file_count; i++) {
+        check_file(path, &catalog.files[i], info->troubles[i]);
+        catalog.dead[i] = info->troubles[i][0] != 0;
+        info->damaged += catalog.dead[i];
+    }
+    count_pages(&catalog, info);
+    info->files = catalog.files;
     catalog.files = NULL;
+    catalog.file_count = 0;
 out:
     gw_ckpt_catalog_free(&catalog);
     return rc;
+}
+
+void gw_ckpt_folder_free(struct gw_ckpt_folder *info)
+{
+    for (int i = 0; i < info->file_count; i++) gw_ckpt_file_free(&info->files[i]);
+    free(info->files);
+    free(info->troubles);
+    *info = (struct gw_ckpt_folder){0};
 }

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "comm/comm.h"
 #include "control/control.h"
+#include "job/calibration.h"
 #include "job/checkpoints.h"
 #include "job/mover.h"
 #include "job/planning.h"
@@ -34,6 +35,9 @@ struct gw_leader {
     struct gw_checkpoints *checkpoints;
     double saving_until_s; /* the grace of all ends */
     struct gw_control *control;
+    struct gw_cost cost;
+    double grow_s; /* when growth was ordered; 0: none is under way */
+    int grow_count;
     struct gw_hello *hellos; /* [hello_count] by rank, while a world forms */
     bool *heard;
     int hello_count;
@@ -103,6 +107,7 @@ gw_err gw_leader_create(const struct gw_leader_config *config, struct gw_leader 
     leader->config = *config;
     leader->config.last = NULL;
     leader->kernels = "";
+    leader->cost = gw_calibration_read(config->options->out_dir);
     if (config->options->layout_set) leader->wanted = config->options->layout;
     leader->next_member = gw_comm_size(config->comm);
     struct gw_control_limits limits = limits_of(config->options, gw_comm_size(config->comm));
@@ -319,6 +324,11 @@ static gw_err note_hellos(struct gw_leader *leader)
     }
     if (gw_requests_all_answered(leader->requests))
         gw_control_limits(leader->control)->replacements = 0; /* for nothing but the end nobody need be started */
+    if (leader->grow_s > 0 && count >= gw_control_members(leader->control) + leader->grow_count)
+        gw_cost_observe(&leader->cost, GW_COST_SPAWN, leader->grow_count, gw_clock_now_s() - leader->grow_s);
+    else if (leader->grow_s == 0 && leader->lost_wall_s > 0)
+        gw_cost_observe(&leader->cost, GW_COST_REPAIR, 1, gw_clock_wall_s() - leader->lost_wall_s);
+    leader->grow_s = 0;
     int before = gw_control_members(leader->control);
     int stayed = 0;
     for (int r = 0; r < count; r++) stayed += gw_control_has(leader->control, members[r]);
@@ -440,6 +450,7 @@ static gw_err make_plan(struct gw_leader *leader)
     struct gw_comm *comm = leader->config.comm;
     struct gw_planning planning = {.options = leader->config.options,
                                    .dims = leader->config.dims,
+                                   .cost = &leader->cost,
                                    .context = leader->config.context,
                                    .hellos = leader->hellos,
                                    .count = leader->hello_count,
@@ -521,6 +532,8 @@ static gw_err act(struct gw_leader *leader, const struct gw_update *update)
     if (update->what & GW_DO_FORM) {
         struct gw_form_order order = {.grow = update->grow, .member_base = leader->next_member};
         leader->next_member += update->grow;
+        leader->grow_s = update->grow ? gw_clock_now_s() : 0;
+        leader->grow_count = update->grow;
         if (update->grow)
             gw_record_event(leader->config.options->out_dir, "grow", json_pack("{s:i}", "ranks", update->grow));
         TRY(tell_all(leader, GW_MSG_FORM, &order, sizeof order));
@@ -575,6 +588,8 @@ static gw_err take_ready(struct gw_leader *leader, const struct gw_msg *msg)
     leader->moved.kv_bytes_in += stats.kv_bytes_in;
     leader->moved.kv_bytes_kept += stats.kv_bytes_kept;
     leader->moved.weight_bytes_in += stats.weight_bytes_in;
+    if (stats.weight_bytes_loaded)
+        gw_cost_observe(&leader->cost, GW_COST_PACK, (double)stats.weight_bytes_loaded, stats.load_s);
     TRY(step(leader, &(struct gw_event){.kind = GW_EVENT_READY, .member = leader->plan.peers[msg->source].member}));
     if (gw_control_state(leader->control) != GW_STATE_RUN) goto out;
     gw_record_event(leader->config.options->out_dir, "ready",
@@ -584,6 +599,12 @@ static gw_err take_ready(struct gw_leader *leader, const struct gw_msg *msg)
                               (json_int_t)leader->moved.kv_bytes_in, "kv_bytes_kept",
                               (json_int_t)leader->moved.kv_bytes_kept, "weight_bytes_moved",
                               (json_int_t)leader->moved.weight_bytes_in));
+    gw_calibration_write(leader->config.options->out_dir, &leader->cost);
+    if (leader->drain_s > 0) { /* the next notice begins to move so much before its end */
+        struct gw_control_limits *limits = gw_control_limits(leader->control);
+        double took_s = gw_clock_now_s() - leader->drain_s;
+        limits->move_s = took_s > limits->move_s ? took_s : (limits->move_s + took_s) / 2;
+    }
     leader->drain_s = 0;
 out:
     return rc;

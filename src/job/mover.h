@@ -26,6 +26,9 @@ struct gw_mover_config {
 struct gw_mover_stats {
     uint64_t kv_bytes_in, weight_bytes_in; /* received */
     uint64_t kv_bytes_kept;                /* of adopted sequences, that stayed where they were */
+    uint64_t
+        weight_bytes_loaded; /* from the model file, when nothing was shared with an executor before; set by the rank */
+    double load_s;
 };
 
 struct gw_mover *gw_mover_create(const struct gw_mover_config *config);

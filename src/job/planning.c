@@ -74,10 +74,9 @@ static gw_err choose_layout(const struct gw_planning *in, const struct gw_plan *
         TRY(gw_layout_check(&in->dims, *layout));
         goto out;
     }
-    struct gw_cost cost = gw_cost_default();
     struct gw_search search = {
         .dims = &in->dims,
-        .cost = &cost,
+        .cost = in->cost,
         .devices = devices,
         .device_count = in->count,
         .work = {.prompt_tokens = 256, .output_tokens = 256, .context = in->context, .max_seqs = in->options->max_seqs},

@@ -5,6 +5,7 @@
 
 #include "job/formation.h"
 #include "job/options.h"
+#include "plan/cost.h"
 
 struct gw_planning {
     const struct gw_job_options *options;
@@ -13,8 +14,9 @@ struct gw_planning {
     const struct gw_hello *hellos; /* [count] by rank */
     const bool *active;            /* [count]: may have a place */
     int count;
-    uint64_t number;         /* of the plan */
-    struct gw_layout wanted; /* taken when there are ranks enough; {0}: the best */
+    const struct gw_cost *cost; /* of this machine */
+    uint64_t number;            /* of the plan */
+    struct gw_layout wanted;    /* taken when there are ranks enough; {0}: the best */
 };
 
 /* GW_ERR_LAYOUT when no layout fits the ranks there are. */

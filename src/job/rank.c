@@ -58,6 +58,8 @@ struct rank {
     struct gw_leader *leader;
     bool stopped, leave;
     uint64_t steps_before; /* under earlier plans */
+    uint64_t loaded_bytes; /* of weights from the model file, and how long that took; not told yet */
+    double load_s;
     double looked_s, noticed_s, formed_s, lost_wall_s;
 };
 
@@ -280,7 +282,12 @@ static gw_err create_executor(struct rank *rank, const struct gw_peer *self)
                                         .awaited = rank->plan.move_count ? awaited : NULL,
                                         .tick = beat,
                                         .tick_context = rank->comm};
+    double began_s = gw_clock_now_s();
     TRY(gw_executor_create(&config, &rank->post->executor));
+    bool all_loaded = !config.donor && !config.awaited;
+    struct gw_shard shard = gw_executor_shard(rank->post->executor);
+    rank->loaded_bytes = all_loaded ? (uint64_t)gw_shard_weight_bytes(&rank->dims, &shard) : 0;
+    rank->load_s = gw_clock_now_s() - began_s;
     rank->threads = config.threads;
     if (rank->leader) gw_leader_note_executor(rank->leader, gw_executor_kernels(rank->post->executor), config.threads);
 out:
@@ -457,6 +464,9 @@ static gw_err move(struct rank *rank, bool *busy)
     rank->post_before = NULL;
     rank->moved = true;
     struct gw_mover_stats stats = gw_mover_stats(rank->mover);
+    stats.weight_bytes_loaded = rank->loaded_bytes;
+    stats.load_s = rank->load_s;
+    rank->loaded_bytes = 0;
     TRY(gw_comm_send(rank->comm, LEADER, GW_MSG_READY, 0, &stats, sizeof stats));
 out:
     return rc;

@@ -38,6 +38,8 @@ struct world {
     bool roomy; /* every rank has memory for everything */
 };
 
+static struct gw_cost machine;
+
 static struct gw_dims random_dims(void)
 {
     static const int kv_heads[] = {1, 2, 3, 4, 8};
@@ -131,6 +133,7 @@ static void make_world(struct world *w, uint64_t world_seed)
     w->planning.active = w->active;
     w->planning.count = w->count;
     w->planning.number = 9;
+    w->planning.cost = &machine;
     if (next_int(3) == 0) w->planning.wanted = next_int(2) ? w->before : random_layout(&w->planning.dims, 16);
 }
 
@@ -672,6 +675,7 @@ static void test_notices(void)
 
 int main(void)
 {
+    machine = gw_cost_default();
     const char *given = getenv("GODWIT_TEST_SEED");
     if (given) seed = strtoull(given, NULL, 10);
     gw_log_set_level(GW_LOG_ERROR); /* bad notices cost a warning each */
