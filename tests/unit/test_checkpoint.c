@@ -53,7 +53,7 @@ enum { SEQUENCES = 6, MOST_PAGES = 8 };
 /* Sequence s has the tokens of sequence s / 2 for its first pages: some are shared. */
 static int32_t token(int sequence, int at)
 {
-    while (sequence > 0 && at < 64 * (1 + sequence % 2)) sequence /= 2;
+    while (sequence > 0 && at < 32 * (1 + sequence % 2)) sequence /= 2;
     return sequence * 10007 + at * 7;
 }
 
@@ -958,6 +958,39 @@ static void test_inspect(void)
     free(data);
 }
 
+/* A folder: pages of two slices, one of them damaged or missing. */
+static void test_inspect_folder(void)
+{
+    start_over();
+    struct partition halves = {2, 1, {0, 2, 5}, {0, 3}};
+    struct gw_ckpt_folder info;
+    struct gw_ckpt_set *set = open_set(true);
+    CU_ASSERT_EQUAL(gw_ckpt_inspect_folder(folder, &info), GW_ERR_NOT_FOUND);
+    CU_ASSERT_EQUAL(save(set, &halves, 2, 0), 0);
+    CU_ASSERT_EQUAL(gw_ckpt_set_commit(set), GW_OK);
+    gw_ckpt_set_close(set);
+    CU_ASSERT_EQUAL_FATAL(gw_ckpt_inspect_folder(folder, &info), GW_OK);
+    CU_ASSERT(info.file_count == 2 && info.increment == 1 && !info.damaged && !info.missing && !info.rebuilt);
+    CU_ASSERT(info.pages > 2 && info.pages_whole == info.pages && info.model.kv_heads == 3);
+    gw_ckpt_folder_free(&info);
+    int count;
+    size_t bytes;
+    char *data, **paths = list(".h5", &count);
+    CU_ASSERT_EQUAL(gw_file_read(paths[0], 1 << 24, &data, &bytes), GW_OK);
+    data[bytes / 3] ^= 64;
+    put_file(paths[0], data, bytes);
+    CU_ASSERT_EQUAL_FATAL(gw_ckpt_inspect_folder(folder, &info), GW_OK);
+    CU_ASSERT(info.damaged == 1 && info.pages > 2 && info.pages_whole == 0);
+    gw_ckpt_folder_free(&info);
+    unlink(paths[0]);
+    CU_ASSERT_EQUAL_FATAL(gw_ckpt_inspect_folder(folder, &info), GW_OK);
+    CU_ASSERT(info.damaged == 0 && info.missing == 1 && info.file_count == 1);
+    gw_ckpt_folder_free(&info);
+    for (int i = 0; i < count; i++) free(paths[i]);
+    free(paths);
+    free(data);
+}
+
 /* ---- tests: policy ------------------------------------------------------------------------------------------------------------- */
 
 static void test_interval(void)
@@ -1077,7 +1110,8 @@ int main(void)
                  {"killed while writing", test_kills},
                  {"leftovers", test_leftovers},
                  {"prune", test_prune},
-                 {"inspect", test_inspect},
+                 {"inspect a file", test_inspect},
+                 {"inspect a folder", test_inspect_folder},
                  {"interval", test_interval},
                  {"what first", test_order}};
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++)
