@@ -92,8 +92,11 @@ struct gw_ckpt_writer_config {
     const char *dir; /* OUTDIR; copied */
     struct gw_ckpt_model model;
     int writer;        /* this rank's number, for the names of its files */
-    size_t part_bytes; /* about so large are files; twice as much is the memory for pages under way. 0: 16 MiB */
-    int nice;          /* priority of the thread below the rank's own (0 .. 19), so that decoding goes first */
+    size_t part_bytes; /* about so large are files. 0: 16 MiB */
+    size_t
+        staging_bytes; /* memory for pages that wait for the thread; two parts at least. 0: 128 MiB. Taken as needed, and given back
+                           * when the system runs short of memory */
+    int nice; /* priority of the thread below the rank's own (0 .. 19), so that decoding goes first */
 };
 
 /* Makes OUTDIR/context if it is not there and starts the thread. */

@@ -1,7 +1,7 @@
 /* The writer of one rank: pages come in at step boundaries, a thread makes files of them. See checkpoint.h.
  *
- * There are two parts (buffers): the rank fills one while the thread writes the other, so the memory is bounded and the rank never
- * waits. When both are taken the rank is told "not now". A part is handed over when it is full, when a slice of another shape comes, or
+ * There are several parts (buffers): the rank fills one while the thread writes another, so the memory is bounded and the rank never
+ * waits. When all are taken the rank is told "not now". A part is handed over when it is full, when a slice of another shape comes, or
  * when the increment ends.
  *
  * The lock covers the queue of orders, the queue of reports and the state of parts; a part's contents belong to the rank while it is
@@ -17,12 +17,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { PARTS = 2, DEFAULT_PART_BYTES = 16 << 20 };
+enum { MOST_PARTS = 1024, DEFAULT_PART_BYTES = 16 << 20, DEFAULT_STAGING_BYTES = 128 << 20 };
 
 enum part_state { FREE, FILLING, QUEUED };
 
@@ -62,7 +63,8 @@ struct gw_ckpt_writer {
     pthread_mutex_t lock;
     pthread_cond_t work;
     bool quit;
-    struct part parts[PARTS];
+    struct part *parts; /* [part_count] */
+    int part_count;
     struct order *orders, **last_order;
     struct queued_report *reports, **last_report;
     int pending; /* orders that are not done yet */
@@ -132,7 +134,11 @@ static void *run_thread(void *context)
         setpriority(PRIO_PROCESS, self, getpriority(PRIO_PROCESS, self) + writer->config.nice);
     }
     for (struct order *order; (order = next_order(writer));) {
-        if (order->part) write_part(writer, &order->part->pages);
+        if (order->part) {
+            write_part(writer, &order->part->pages);
+            /* nobody needs the contents now: the memory stays ours until the system needs it */
+            madvise((void *)order->part->pages.kv, order->part->kv_bytes, MADV_FREE);
+        }
         if (order->end) {
             writer->sums.kind = GW_CKPT_DONE;
             writer->sums.increment = order->increment;
@@ -160,6 +166,10 @@ gw_err gw_ckpt_writer_create(const struct gw_ckpt_writer_config *config, struct 
     made->config = *config;
     made->config.dir = NULL;
     if (!made->config.part_bytes) made->config.part_bytes = DEFAULT_PART_BYTES;
+    if (!made->config.staging_bytes) made->config.staging_bytes = DEFAULT_STAGING_BYTES;
+    size_t parts = made->config.staging_bytes / made->config.part_bytes;
+    made->part_count = parts < 2 ? 2 : parts > MOST_PARTS ? MOST_PARTS : (int)parts;
+    made->parts = gw_alloc((size_t)made->part_count, sizeof *made->parts);
     made->folder = gw_asprintf("%s/%s", config->dir, GW_CKPT_FOLDER);
     made->last_order = &made->orders;
     made->last_report = &made->reports;
@@ -175,6 +185,7 @@ gw_err gw_ckpt_writer_create(const struct gw_ckpt_writer_config *config, struct 
     *writer = made;
 out:
     if (rc != GW_OK) {
+        free(made->parts);
         free(made->folder);
         free(made);
     }
@@ -203,7 +214,8 @@ void gw_ckpt_writer_destroy(struct gw_ckpt_writer *writer)
         next = order->next;
         free(order);
     }
-    for (int i = 0; i < PARTS; i++) free_part(&writer->parts[i]);
+    for (int i = 0; i < writer->part_count; i++) free_part(&writer->parts[i]);
+    free(writer->parts);
     pthread_mutex_destroy(&writer->lock);
     pthread_cond_destroy(&writer->work);
     free(writer->folder);
@@ -280,7 +292,7 @@ static struct part *part_for(struct gw_ckpt_writer *writer, const struct gw_ckpt
         part = NULL;
     }
     pthread_mutex_lock(&writer->lock);
-    for (int i = 0; i < PARTS && !part; i++)
+    for (int i = 0; i < writer->part_count && !part; i++)
         if (writer->parts[i].state == FREE) part = &writer->parts[i];
     if (part) part->state = FILLING;
     pthread_mutex_unlock(&writer->lock);

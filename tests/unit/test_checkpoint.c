@@ -192,7 +192,7 @@ static struct gw_ckpt_writer *make_writer(int number, size_t part_bytes)
 {
     struct gw_ckpt_writer *writer = NULL;
     struct gw_ckpt_writer_config config = {
-        .dir = dir, .model = model, .writer = number, .part_bytes = part_bytes, .nice = 1};
+        .dir = dir, .model = model, .writer = number, .staging_bytes = 1, .part_bytes = part_bytes, .nice = 1};
     CU_ASSERT_EQUAL_FATAL(gw_ckpt_writer_create(&config, &writer), GW_OK);
     return writer;
 }
