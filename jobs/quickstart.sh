@@ -63,7 +63,7 @@ build/godwit status data/quickstart | sed -n 's/^\(progress\|layout\|model\)/  &
 build/godwit verify data/quickstart | sed 's/^/  /' || die "verify found problems (above)"
 if [ "$ranks" -gt 1 ]; then
     say "${bold}the same job, and half way a rank is killed${plain} (kill -9), lost, replaced by a new one"
-    spec='kill:1@step=60'
+    spec='kill:1@step=25'
     say "  \$ build/godwit run -m $shown_model -i $prompts -o data/quickstart-kill -n $ranks --chaos '$spec'"
     rm -rf data/quickstart-kill
     build/godwit run -m "$shown_model" -i "$prompts" -o data/quickstart-kill -n "$ranks" --chaos "$spec" ||
