@@ -688,7 +688,12 @@ static gw_err grant(struct gw_leader *leader, int replica, bool *any)
     struct head_state *head = &leader->heads[replica];
     int64_t left = gw_requests_left(leader->requests);
     int64_t share = leader->head_count > 1 ? left / (2 * leader->head_count) : left;
-    int most = share < 1 ? 1 : share < head->wants ? (int)share : head->wants;
+    /* not more than an even share of all that is open, so that the first to be ready does not take what the others are for */
+    int64_t open = left + gw_requests_counts(leader->requests).active;
+    int64_t even = (open + leader->head_count - 1) / leader->head_count -
+                   gw_requests_active_of(leader->requests, replica);
+    int64_t most = share < 1 ? 1 : share < head->wants ? share : head->wants;
+    if (even < most) most = even;
     int granted = 0;
     gw_buf_clear(&leader->message);
     for (bool got = true; granted < most && got; granted += got)

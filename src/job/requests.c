@@ -421,6 +421,13 @@ bool gw_requests_all_answered(const struct gw_requests *requests)
     return requests->counts.done + requests->counts.failed >= requests->counts.total;
 }
 
+int64_t gw_requests_active_of(const struct gw_requests *requests, int replica)
+{
+    int64_t count = 0;
+    for (int i = 0; i < requests->active_count; i++) count += requests->active[i].replica == replica;
+    return count;
+}
+
 int64_t gw_requests_left(const struct gw_requests *requests)
 {
     const struct gw_request_counts *c = &requests->counts;

@@ -55,6 +55,8 @@ GW_CHECK gw_err gw_requests_commit(struct gw_requests *requests, bool durable);
 bool gw_requests_finished(const struct gw_requests *requests);
 /* Every line has its answer on disk, as far as the counts tell: the input may not have been read to its end under this leader. */
 bool gw_requests_all_answered(const struct gw_requests *requests);
+/* Requests that a replica has now. */
+int64_t gw_requests_active_of(const struct gw_requests *requests, int replica);
 /* Requests that can still be handed out. */
 int64_t gw_requests_left(const struct gw_requests *requests);
 struct gw_request_counts gw_requests_counts(const struct gw_requests *requests);
