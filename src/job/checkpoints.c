@@ -14,7 +14,7 @@ struct gw_checkpoints {
     struct gw_ckpt_policy policy;
     double began_s; /* this leader */
     double last_s;  /* begin of the last one */
-    bool under_way;
+    bool under_way, again, may_prune;
     int heads_due, ranks_due;
     uint64_t bytes;
     double cost_s; /* the most of any rank */
@@ -87,6 +87,18 @@ void gw_checkpoints_interrupted(struct gw_checkpoints *checkpoints, bool lost)
     if (gw_ckpt_set_commit(checkpoints->set) != GW_OK) gw_warn("%s", gw_error_detail());
 }
 
+bool gw_checkpoints_again(struct gw_checkpoints *checkpoints)
+{
+    bool again = checkpoints->again;
+    checkpoints->again = false;
+    return again;
+}
+
+void gw_checkpoints_may_prune(struct gw_checkpoints *checkpoints, bool may)
+{
+    checkpoints->may_prune = may;
+}
+
 void gw_checkpoints_keep(struct gw_checkpoints *checkpoints, const uint8_t *data, size_t bytes)
 {
     if (!checkpoints->under_way || bytes % sizeof(struct gw_ckpt_identity)) return;
@@ -97,11 +109,14 @@ void gw_checkpoints_keep(struct gw_checkpoints *checkpoints, const uint8_t *data
 /* All files of the increment are known: those that nobody has a use for go, and the set counts. */
 static void complete(struct gw_checkpoints *checkpoints)
 {
+    const struct gw_ckpt_identity *keep = (const struct gw_ckpt_identity *)(const void *)checkpoints->keep.data;
+    size_t count = checkpoints->keep.bytes / sizeof *keep;
     checkpoints->under_way = false;
+    for (size_t i = 0; i < count && !checkpoints->again; i++)
+        checkpoints->again = !gw_ckpt_set_has(checkpoints->set, &keep[i]);
     gw_ckpt_policy_cost(&checkpoints->policy, checkpoints->cost_s);
-    if (checkpoints->heads_due == 0)
-        gw_ckpt_set_prune(checkpoints->set, (const struct gw_ckpt_identity *)(const void *)checkpoints->keep.data,
-                          checkpoints->keep.bytes / sizeof(struct gw_ckpt_identity), 1e-9, NULL);
+    if (checkpoints->heads_due == 0 && checkpoints->may_prune)
+        gw_ckpt_set_prune(checkpoints->set, keep, count, 1e-9, NULL);
     if (gw_ckpt_set_commit(checkpoints->set) != GW_OK) gw_warn("%s", gw_error_detail());
 }
 

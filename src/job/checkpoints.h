@@ -20,6 +20,11 @@ bool gw_checkpoints_under_way(const struct gw_checkpoints *checkpoints);
 /* The world has changed: whoever was writing may be gone. What was written counts. */
 void gw_checkpoints_interrupted(struct gw_checkpoints *checkpoints, bool lost);
 
+/* Did pages that count as saved not come into the set (a full disk, a thread that was behind)? Then heads offer all of theirs again. Asking clears
+ * it. */
+bool gw_checkpoints_again(struct gw_checkpoints *checkpoints);
+/* Files that nobody has a use for may go at the end of this one: not while requests wait that were begun before and may want their pages. */
+void gw_checkpoints_may_prune(struct gw_checkpoints *checkpoints, bool may);
 /* GW_MSG_KEEP: the pages that a head still has a use for. */
 void gw_checkpoints_keep(struct gw_checkpoints *checkpoints, const uint8_t *data, size_t bytes);
 /* GW_MSG_SAVED. When everybody is done, the new set counts: *done says so, *bytes and *cost_s what it took. Trouble with files costs a

@@ -764,6 +764,8 @@ static gw_err take_orders(struct gw_head *head)
     TRY(gw_comm_poll(head->config.comm, LEADER, GW_MSG_DRAIN, &msg, &drain));
     gw_msg_free(&msg);
     TRY(gw_comm_poll(head->config.comm, LEADER, GW_MSG_SAVE, &msg, &begin));
+    struct gw_seq *seq;
+    for (int i = 0; begin && msg.bytes && msg.data[0] && (seq = gw_sched_at(head->sched, i)); i++) seq->saved = 0;
     if (begin) TRY(save(head, msg.step));
     gw_msg_free(&msg);
     head->stopping |= stop;

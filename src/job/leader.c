@@ -514,8 +514,10 @@ static gw_err begin_checkpoint(struct gw_leader *leader)
     if (!leader->head_count || gw_checkpoints_under_way(leader->checkpoints)) return GW_OK;
     TRY(leader->config.at_point(leader->config.point_context, GW_CHAOS_AT_CHECKPOINT));
     uint64_t increment = gw_checkpoints_begin(leader->checkpoints, leader->head_count, ranks, gw_clock_now_s());
+    uint8_t again = gw_checkpoints_again(leader->checkpoints);
+    gw_checkpoints_may_prune(leader->checkpoints, !gw_requests_begun_wait(leader->requests));
     for (int h = 0; h < leader->head_count; h++)
-        TRY(gw_comm_send(leader->config.comm, leader->heads[h].rank, GW_MSG_SAVE, increment, NULL, 0));
+        TRY(gw_comm_send(leader->config.comm, leader->heads[h].rank, GW_MSG_SAVE, increment, &again, 1));
 out:
     return rc;
 }

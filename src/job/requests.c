@@ -428,6 +428,16 @@ int64_t gw_requests_active_of(const struct gw_requests *requests, int replica)
     return count;
 }
 
+bool gw_requests_begun_wait(const struct gw_requests *requests)
+{
+    size_t count = 0;
+    bool waits = false;
+    int64_t *list = gw_journal_tokens_list(gw_journal_live(requests->journal), &count);
+    for (size_t i = 0; i < count && !waits; i++) waits = !find_active(requests, list[i]);
+    free(list);
+    return waits;
+}
+
 int64_t gw_requests_left(const struct gw_requests *requests)
 {
     const struct gw_request_counts *c = &requests->counts;

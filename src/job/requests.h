@@ -57,6 +57,8 @@ bool gw_requests_finished(const struct gw_requests *requests);
 bool gw_requests_all_answered(const struct gw_requests *requests);
 /* Requests that a replica has now. */
 int64_t gw_requests_active_of(const struct gw_requests *requests, int replica);
+/* Is there a request with committed tokens that no replica has? */
+bool gw_requests_begun_wait(const struct gw_requests *requests);
 /* Requests that can still be handed out. */
 int64_t gw_requests_left(const struct gw_requests *requests);
 struct gw_request_counts gw_requests_counts(const struct gw_requests *requests);

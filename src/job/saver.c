@@ -10,7 +10,6 @@
 #include <string.h>
 
 enum { LEADER = 0, NICE = 5 };
-static const size_t PART_BYTES = 32u << 20;
 
 struct gw_saver {
     struct gw_comm *comm;
@@ -86,7 +85,6 @@ static gw_err make_writer(struct gw_saver *saver)
     struct gw_ckpt_writer_config config = {.dir = saver->out_dir,
                                            .model = saver->model,
                                            .writer = gw_comm_member(saver->comm),
-                                           .part_bytes = PART_BYTES,
                                            .nice = NICE};
     return saver->writer ? GW_OK : gw_ckpt_writer_create(&config, &saver->writer);
 }
@@ -108,9 +106,13 @@ gw_err gw_saver_save(struct gw_saver *saver, struct gw_executor *executor, const
         uint16_t *halves = gw_ckpt_writer_page(saver->writer, &slice, page.has_parent ? &page.parent : NULL,
                                                page.tokens);
         if (!halves) break; /* the thread is behind: the rest is saved another time, or computed again */
-        for (int layer = slice.layer_begin; layer < slice.layer_end; layer++)
-            TRY(backend->ops->kv_export(backend, layer, page.page, slice.kv_begin, slice.kv_end,
-                                        halves + (size_t)(layer - slice.layer_begin) * layer_halves));
+        for (int layer = slice.layer_begin; layer < slice.layer_end && rc == GW_OK; layer++)
+            rc = backend->ops->kv_export(backend, layer, page.page, slice.kv_begin, slice.kv_end,
+                                         halves + (size_t)(layer - slice.layer_begin) * layer_halves);
+        if (rc != GW_OK) {
+            gw_ckpt_writer_cancel(saver->writer);
+            break;
+        }
     }
     gw_ckpt_writer_end(saver->writer);
     saver->saving = true;
