@@ -696,6 +696,7 @@ static gw_err grant(struct gw_leader *leader, int replica, bool *any)
                    gw_requests_active_of(leader->requests, replica);
     int64_t most = share < 1 ? 1 : share < head->wants ? share : head->wants;
     if (even < most) most = even;
+    if (left <= 0) most = 1; /* the end of the input is found by asking for more */
     int granted = 0;
     gw_buf_clear(&leader->message);
     for (bool got = true; granted < most && got; granted += got)
