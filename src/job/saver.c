@@ -82,10 +82,8 @@ static struct gw_ckpt_slice slice_of(struct gw_executor *executor)
 
 static gw_err make_writer(struct gw_saver *saver)
 {
-    struct gw_ckpt_writer_config config = {.dir = saver->out_dir,
-                                           .model = saver->model,
-                                           .writer = gw_comm_member(saver->comm),
-                                           .nice = NICE};
+    struct gw_ckpt_writer_config config = {
+        .dir = saver->out_dir, .model = saver->model, .writer = gw_comm_member(saver->comm), .nice = NICE};
     return saver->writer ? GW_OK : gw_ckpt_writer_create(&config, &saver->writer);
 }
 
