@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """How long a job stands still when it loses something: kill -9, then the next committed token.
 
-usage: tests/bench/recovery.py -m MODEL -i BATCH [-n RUNS] [-g GODWIT] [--ranks 4] [--seed 1]
+usage: tests/bench/recovery.py -m MODEL [-i BATCH] [-n RUNS] [-g GODWIT] [--ranks 4] [--seed 1]
+
+Without BATCH it makes one of 40 short prompts and long answers, so that the job is decoding when it is struck; with long prompts the steps are
+long, and the first token after a loss waits for one.
 
 Three tiers, RUNS kills each, at random moments:
   1  one rank is killed (any, the leader included), the launch lives: repair, a new rank, a plan, lost KV computed again
@@ -15,7 +18,7 @@ import argparse, json, os, random, shutil, signal, statistics, subprocess, sys, 
 
 ap = argparse.ArgumentParser()
 ap.add_argument("-m", "--model", required=True)
-ap.add_argument("-i", "--input", required=True)
+ap.add_argument("-i", "--input")
 ap.add_argument("-n", "--runs", type=int, default=10)
 ap.add_argument("-g", "--godwit", default="./godwit")
 ap.add_argument("--ranks", type=int, default=4)
@@ -25,6 +28,13 @@ ap.add_argument("--tiers", default="1,2,3")
 args = ap.parse_args()
 rng = random.Random(args.seed)
 base = tempfile.mkdtemp(prefix="gw-recovery-")
+
+
+if not args.input:
+    args.input = os.path.join(base, "batch.jsonl")
+    with open(args.input, "w") as f:
+        for i in range(40):
+            f.write(json.dumps({"id": f"r{i}", "prompt": f"A story about the number {i}:", "max_tokens": 160, "ignore_eos": True, "seed": i}) + "\n")
 
 
 def command(layout, out):
@@ -101,7 +111,7 @@ def one(tier, layout, wanted):
     shutil.rmtree(out, ignore_errors=True)
     job = start(layout, out)
     ready = wait_for(out, "ready")
-    time.sleep(rng.uniform(0.3, 1.5))
+    time.sleep(rng.uniform(1.0, 3.0))
     at = kill(tier, job, out)
     if tier == 3:
         at = time.time()
