@@ -93,8 +93,8 @@ GW_CHECK gw_err gw_comm_grow(struct gw_comm *comm, int count, int member_base, c
 
 /* The epoch that this rank is in; starts at 0 with every new world. */
 void gw_comm_set_epoch(struct gw_comm *comm, uint64_t epoch);
-/* How many ranks share this node's CPUs, and this one's number among them. */
-void gw_comm_set_local(struct gw_comm *comm, int local_rank, int local_size);
+/* How many ranks share this node's CPUs: whether waiting may spin. */
+void gw_comm_set_local(struct gw_comm *comm, int local_size);
 
 /* Says that this rank lives, now and then; call at least every layer of a step. Leader: to all; others: to the leader (rank 0). */
 void gw_comm_beat(struct gw_comm *comm);

@@ -93,11 +93,10 @@ void gw_comm_set_epoch(struct gw_comm *comm, uint64_t epoch)
     comm->epoch = epoch;
 }
 
-void gw_comm_set_local(struct gw_comm *comm, int local_rank, int local_size)
+void gw_comm_set_local(struct gw_comm *comm, int local_size)
 {
     cpu_set_t cpus;
     int allowed = sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? CPU_COUNT(&cpus) : 1;
-    comm->local_rank = local_rank;
     comm->crowded = local_size >= allowed;
 }
 

@@ -19,7 +19,7 @@ struct early {
 
 struct gw_comm {
     MPI_Comm world;
-    int rank, size, member, local_rank;
+    int rank, size, member;
     uint64_t epoch; /* stale messages are dropped */
     double peer_timeout_s;
     struct send *sends;

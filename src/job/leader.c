@@ -57,8 +57,8 @@ struct gw_leader {
         int64_t committed;
     } recovery;
     double formed_s;
-    bool told, stopped, saving; /* saving: everybody has been given notice */
-    int byes;                   /* heads that have sent their last message */
+    bool told, saving; /* saving: everybody has been given notice */
+    int byes;          /* heads that have sent their last message */
     double started_s, synced_s, status_s, committed_s;
     double commit_s; /* spent on committing, of this leader's life */
     const char *kernels;
@@ -208,17 +208,17 @@ gw_err gw_leader_finish(struct gw_leader *leader)
 {
     gw_err rc = GW_OK;
     struct gw_request_counts counts = gw_requests_counts(leader->requests);
-    leader->stopped = !gw_requests_finished(leader->requests);
+    bool stopped = !gw_requests_finished(leader->requests);
     TRY(gw_requests_commit(leader->requests, true));
     gw_checkpoints_interrupted(leader->checkpoints, false);
-    if (!leader->stopped) gw_checkpoints_drop(leader->checkpoints);
-    const char *state = !leader->stopped ? "done" : leader->saving ? "interrupted" : "stopped";
+    if (!stopped) gw_checkpoints_drop(leader->checkpoints);
+    const char *state = !stopped ? "done" : leader->saving ? "interrupted" : "stopped";
     TRY(write_status(leader, state));
     gw_record_event(leader->config.options->out_dir, state,
                     json_pack("{s:I,s:I,s:f,s:f}", "answered", (json_int_t)counts.done, "failed",
                               (json_int_t)counts.failed, "elapsed_s", gw_clock_now_s() - leader->started_s, "commit_s",
                               leader->commit_s));
-    if (leader->stopped)
+    if (stopped)
         FAIL(GW_ERR_STOPPED, "stopped on request with %lld of %lld requests answered; the same command carries on",
              (long long)(counts.done + counts.failed), (long long)counts.total);
 out:
@@ -232,14 +232,6 @@ gw_err gw_leader_dismiss(struct gw_leader *leader)
     gw_err rc = tell_all(leader, GW_MSG_LEAVE, ranks, (size_t)count * sizeof *ranks);
     free(ranks);
     return rc;
-}
-
-gw_err gw_leader_resign(struct gw_leader *leader)
-{
-    gw_err rc = gw_requests_commit(leader->requests, true);
-    gw_err closed = gw_requests_close(leader->requests);
-    leader->requests = NULL;
-    return rc != GW_OK ? rc : closed;
 }
 
 /* ---- forming a world ------------------------------------------------------------------------------------------- */

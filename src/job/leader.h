@@ -55,7 +55,5 @@ GW_CHECK gw_err gw_leader_poll(struct gw_leader *leader, bool stop, bool *busy, 
 GW_CHECK gw_err gw_leader_finish(struct gw_leader *leader);
 /* After gw_leader_finish(): tells every rank to leave. */
 GW_CHECK gw_err gw_leader_dismiss(struct gw_leader *leader);
-/* Before this process leaves a job that goes on without it: everything committed, OUTDIR closed. */
-GW_CHECK gw_err gw_leader_resign(struct gw_leader *leader);
 
 #endif

@@ -343,7 +343,7 @@ static gw_err take_plan(struct rank *rank)
     gw_err rc = GW_OK;
     const struct gw_peer *self = &rank->plan.peers[gw_comm_rank(rank->comm)];
     gw_comm_set_epoch(rank->comm, rank->plan.number);
-    gw_comm_set_local(rank->comm, self->local_rank, self->local_size);
+    gw_comm_set_local(rank->comm, self->local_size);
     rank->forming = false;
     rank->planned = true;
     gw_saver_look_again(rank->saver);
