@@ -1,217 +1,19 @@
-/* The CPU backend: packed weights, KV pages and activations in this process's memory, kernels from one table, the rank's threads.
+/* The CPU backend: packed weights, KV pages and activations in host memory, kernels from one table, the rank's threads.
  *
- * It owns its shard's packed weights (copied from the model's map once, at creation), the KV pool and the scratch of a step.
- * Each half layer is one dispatch of the thread pool with barriers between its phases; rows, panels and attention items are what
- * threads share out, and none of them changes a bit of a result (kernels/kernels.h). Memory of the step's scratch is allocated
- * for max_rows once, so a decode step allocates nothing.
- *
- * KV pages: per layer uint16 [page][kv_head][gw_page_halves], backed lazily by the kernel as pages are first written. Weights and
- * KV pages have holders, so that a backend for another slice takes over what stays the same (gw_backend_config.donor).
+ * This file computes steps; cpu_memory.c owns weights and KV pages. Each half layer is one dispatch of the thread pool with barriers between
+ * its phases; rows, panels and attention items are what threads share out, and none of them changes a bit of a result
+ * (kernels/kernels.h). Memory of the step's scratch is allocated for max_rows once, so a decode step allocates nothing.
  */
-#include "base/pool.h"
-#include "engine/backend.h"
+#include "engine/cpu.h"
 #include "kernels/elementary.h"
 
 #include <math.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
     ATTENTION_ROWS = 16
 }; /* query rows of one attention item: enough to reuse a page's conversion, small enough to share out */
-
-enum { Q, K, V, OUT, GATE, UP, DOWN, MATRICES };
-
-struct layer {
-    float *attn_norm, *ffn_norm;     /* [d_model] */
-    float *q_bias, *k_bias, *v_bias; /* this shard's part, or NULL */
-    /* Q [heads*dim, d]; K, V [kv*dim, d]; OUT [d, heads*dim]; GATE, UP [ffn, d]; DOWN [d, ffn] */
-    struct gw_packed w[MATRICES];
-    struct gw_shared *memory[MATRICES]; /* of w[].data */
-    struct gw_shared *kv;               /* [page][kv_head][gw_page_halves] */
-    int kv_pages;                       /* that it has room for */
-    bool kv_inherited;
-    int heads_awaited, atoms_awaited; /* weights that have yet to be imported */
-};
-
-/* Activations in the form GEMM reads, with their memory. */
-struct act {
-    struct gw_act view;
-    float *x;
-};
-
-/* One shard's share of a sum over atoms. */
-struct partial {
-    int atoms; /* of the whole model */
-    int begin, end;
-    int node_count;
-    struct gw_atom program[GW_TREE_MAX_ATOMS];
-};
-
-struct attention_item {
-    int seq, head, row, rows; /* rows relative to the sequence */
-};
-
-struct cpu {
-    struct gw_backend base;
-    struct gw_backend_config config;
-    const struct gw_kernels *kernels;
-    struct gw_pool *pool;
-    int d, head_dim, group, kv_heads, ffn, vocab; /* the last three are this shard's */
-    float norm_eps;
-    struct layer *layers; /* [layer_end - layer_begin] */
-    float *output_norm;
-    struct gw_packed output;
-    struct gw_shared *output_memory;
-    int rows_awaited; /* of the output matrix */
-    const struct gw_gguf_tensor *embedding;
-
-    enum gw_rope_style rope_style;
-    int rope_pairs, rope_positions; /* positions tabulated so far */
-    double *inv_freq, rope_factor;
-    float *cosine, *sine; /* [rope_positions][rope_pairs] */
-
-    struct partial attn_sum, ffn_sum;
-    const struct partial *last_sum;
-
-    const struct gw_step *step;
-    int32_t *row_seq; /* [rows]: index of the row's sequence in the step */
-    struct attention_item *items;
-    int item_count, item_capacity;
-    atomic_int next_item;
-    const uint16_t **page_scratch; /* [thread][max pages] */
-    int max_pages;
-
-    float *hidden;              /* [rows][d] */
-    float *query, *key, *value; /* [rows][heads*dim], [rows][kv*dim] twice */
-    float *gate, *up;           /* [rows][ffn] */
-    float *partials;            /* [node][rows][d] */
-    float *logits;              /* [rows][vocab], grown on demand */
-    size_t logits_count;
-    struct act normed, attended, activated;
-};
-
-static struct cpu *of(struct gw_backend *backend)
-{
-    return (struct cpu *)backend;
-}
-
-/* ---- loading --------------------------------------------------------------------------------------------------- */
-
-struct pack_job {
-    const struct gw_packed *packed;
-    const uint8_t *src;
-    size_t row_bytes;
-    int k_begin;
-};
-
-static void pack_share(void *arg, int thread, int threads)
-{
-    const struct pack_job *job = arg;
-    int begin, end;
-    gw_split(job->packed->panels, threads, thread, &begin, &end);
-    gw_pack_panels(job->packed, job->src, job->row_bytes, job->k_begin, begin, end);
-}
-
-/* Makes room for outputs [n_begin, n_begin + n) and inputs [k_begin, k_begin + k) of a tensor and, unless they are awaited from a peer, packs
- * them. n or k may be 0 (an empty shard). */
-static gw_err load_matrix(struct cpu *cpu, enum gw_tensor_role role, int layer, int n_begin, int n, int k_begin, int k,
-                          struct gw_packed *packed, struct gw_shared **memory)
-{
-    gw_err rc = GW_OK;
-    const struct gw_gguf_tensor *tensor = gw_model_tensor(cpu->config.model, role, layer);
-    int number = role == GW_TENSOR_OUTPUT ? cpu->config.dims.layers : layer;
-    if (n == 0 || k == 0) return GW_OK;
-    TRY(gw_packed_init(packed, tensor->type->type, n, k));
-    TRY(gw_shared_create(gw_packed_bytes(packed), "weights", memory));
-    packed->data = (*memory)->data;
-    if (cpu->config.awaited && cpu->config.awaited[number]) return GW_OK;
-    struct pack_job job = {packed, tensor->data + (size_t)n_begin * tensor->row_bytes, tensor->row_bytes, k_begin};
-    gw_pool_run(cpu->pool, pack_share, &job);
-out:
-    return rc;
-}
-
-/* Matrices [begin, end) of the donor's layer. */
-static void share_matrices(struct layer *layer, const struct layer *donor, int begin, int end)
-{
-    for (int m = begin; m < end; m++) {
-        layer->w[m] = donor->w[m];
-        if (donor->memory[m]) layer->memory[m] = gw_shared_hold(donor->memory[m]);
-    }
-}
-
-static float *load_vector(struct cpu *cpu, enum gw_tensor_role role, int layer, int begin, int count)
-{
-    const struct gw_gguf_tensor *tensor = gw_model_tensor(cpu->config.model, role, layer);
-    if (!tensor || count == 0) return NULL;
-    GW_ASSERT((uint64_t)(begin + count) <= tensor->shape[0]);
-    float *vector = gw_alloc((size_t)count, sizeof(float));
-    memcpy(vector, tensor->data + (size_t)begin * sizeof(float), (size_t)count * sizeof(float));
-    return vector;
-}
-
-static gw_err load_layer(struct cpu *cpu, int number, struct layer *layer)
-{
-    gw_err rc = GW_OK;
-    const struct gw_shard *s = &cpu->config.shard;
-    int d = cpu->d, dim = cpu->head_dim, group = cpu->group;
-    int q0 = s->kv_begin * group * dim, qn = cpu->kv_heads * group * dim;
-    int kv0 = s->kv_begin * dim, kvn = cpu->kv_heads * dim;
-    int f0 = gw_ffn_atom_block(cpu->config.dims.ffn, cpu->config.dims.ffn_atoms, s->ffn_begin) * GW_BLOCK;
-    layer->attn_norm = load_vector(cpu, GW_TENSOR_ATTN_NORM, number, 0, d);
-    layer->ffn_norm = load_vector(cpu, GW_TENSOR_FFN_NORM, number, 0, d);
-    layer->q_bias = load_vector(cpu, GW_TENSOR_Q_BIAS, number, q0, qn);
-    layer->k_bias = load_vector(cpu, GW_TENSOR_K_BIAS, number, kv0, kvn);
-    layer->v_bias = load_vector(cpu, GW_TENSOR_V_BIAS, number, kv0, kvn);
-    const struct cpu *donor = cpu->config.donor ? of(cpu->config.donor) : NULL;
-    const struct gw_shard *ds = donor ? &donor->config.shard : s;
-    const struct layer *from = donor && number >= ds->layer_begin && number < ds->layer_end
-                                   ? &donor->layers[number - ds->layer_begin]
-                                   : NULL;
-    bool same_heads = from && ds->kv_begin == s->kv_begin && ds->kv_end == s->kv_end;
-    bool awaited = cpu->config.awaited && cpu->config.awaited[number];
-    if (same_heads && !from->heads_awaited) {
-        share_matrices(layer, from, Q, GATE);
-    } else {
-        layer->heads_awaited = awaited ? cpu->kv_heads : 0;
-        TRY(load_matrix(cpu, GW_TENSOR_Q, number, q0, qn, 0, d, &layer->w[Q], &layer->memory[Q]));
-        TRY(load_matrix(cpu, GW_TENSOR_K, number, kv0, kvn, 0, d, &layer->w[K], &layer->memory[K]));
-        TRY(load_matrix(cpu, GW_TENSOR_V, number, kv0, kvn, 0, d, &layer->w[V], &layer->memory[V]));
-        TRY(load_matrix(cpu, GW_TENSOR_ATTN_OUT, number, 0, d, q0, qn, &layer->w[OUT], &layer->memory[OUT]));
-    }
-    if (from && ds->ffn_begin == s->ffn_begin && ds->ffn_end == s->ffn_end && !from->atoms_awaited) {
-        share_matrices(layer, from, GATE, MATRICES);
-    } else {
-        layer->atoms_awaited = awaited ? s->ffn_end - s->ffn_begin : 0;
-        TRY(load_matrix(cpu, GW_TENSOR_GATE, number, f0, cpu->ffn, 0, d, &layer->w[GATE], &layer->memory[GATE]));
-        TRY(load_matrix(cpu, GW_TENSOR_UP, number, f0, cpu->ffn, 0, d, &layer->w[UP], &layer->memory[UP]));
-        TRY(load_matrix(cpu, GW_TENSOR_DOWN, number, 0, d, f0, cpu->ffn, &layer->w[DOWN], &layer->memory[DOWN]));
-    }
-    layer->kv_inherited = same_heads && from->kv_pages >= cpu->config.kv_pages;
-    if (layer->kv_inherited) {
-        layer->kv_pages = from->kv_pages;
-        layer->kv = from->kv ? gw_shared_hold(from->kv) : NULL;
-    } else if (cpu->kv_heads) {
-        size_t page = (size_t)cpu->kv_heads * gw_page_halves(dim) * sizeof(uint16_t);
-        layer->kv_pages = cpu->config.kv_pages;
-        TRY(gw_shared_create(page * (size_t)layer->kv_pages, "the KV cache (see --kv-memory)", &layer->kv));
-    }
-out:
-    return rc;
-}
-
-static void free_layer(struct layer *layer)
-{
-    free(layer->attn_norm);
-    free(layer->ffn_norm);
-    free(layer->q_bias);
-    free(layer->k_bias);
-    free(layer->v_bias);
-    for (int m = 0; m < MATRICES; m++) gw_shared_release(layer->memory[m]);
-    gw_shared_release(layer->kv);
-}
 
 static void act_init(struct act *act, int rows, int k)
 {
@@ -287,11 +89,7 @@ static void cpu_destroy(struct gw_backend *backend)
 {
     struct cpu *cpu = of(backend);
     if (!cpu) return;
-    int layers = cpu->config.shard.layer_end - cpu->config.shard.layer_begin;
-    for (int i = 0; cpu->layers && i < layers; i++) free_layer(&cpu->layers[i]);
-    free(cpu->layers);
-    free(cpu->output_norm);
-    gw_shared_release(cpu->output_memory);
+    gw_cpu_unload(cpu);
     free(cpu->inv_freq);
     free(cpu->cosine);
     free(cpu->sine);
@@ -470,12 +268,6 @@ static void multiply_partial(struct cpu *cpu, const struct gw_packed *w, const s
     cpu->kernels->gemm[w->pack](&gemm, begin, end);
 }
 
-static uint16_t *kv_page(const struct cpu *cpu, int layer, int page, int head)
-{
-    uint16_t *pages = cpu->layers[layer - cpu->config.shard.layer_begin].kv->data;
-    return pages + ((size_t)page * (size_t)cpu->kv_heads + (size_t)head) * gw_page_halves(cpu->head_dim);
-}
-
 struct half_layer {
     struct cpu *cpu;
     const struct layer *layer;
@@ -648,153 +440,6 @@ static gw_err cpu_logits(struct gw_backend *backend, const int32_t *rows, int co
     return GW_OK;
 }
 
-/* ---- KV pages in canonical form -------------------------------------------------------------------------------- */
-
-/* The key of token t, dim i sits at [t / 16][i][t % 16] of a page (kernels.h). */
-static size_t key_at(int head_dim, int token, int i)
-{
-    return ((size_t)(token / GW_PANEL) * (size_t)head_dim + (size_t)i) * GW_PANEL + (size_t)(token % GW_PANEL);
-}
-
-static gw_err cpu_kv_export(struct gw_backend *backend, int layer, int page, int kv_begin, int kv_end,
-                            uint16_t *canonical)
-{
-    struct cpu *cpu = of(backend);
-    int dim = cpu->head_dim, heads = kv_end - kv_begin, first = kv_begin - cpu->config.shard.kv_begin;
-    size_t plane = (size_t)GW_PAGE_TOKENS * (size_t)dim; /* one head's keys, or values */
-    GW_ASSERT(first >= 0 && first + heads <= cpu->kv_heads);
-    for (int head = 0; head < heads; head++) {
-        const uint16_t *from = kv_page(cpu, layer, page, first + head);
-        uint16_t *keys = canonical + (size_t)head * plane;
-        for (int token = 0; token < GW_PAGE_TOKENS; token++)
-            for (int i = 0; i < dim; i++) keys[token * dim + i] = from[key_at(dim, token, i)];
-        memcpy(canonical + (size_t)(heads + head) * plane, from + plane, plane * sizeof(uint16_t));
-    }
-    return GW_OK;
-}
-
-static gw_err cpu_kv_import(struct gw_backend *backend, int layer, int page, int kv_begin, int kv_end,
-                            const uint16_t *canonical)
-{
-    struct cpu *cpu = of(backend);
-    int dim = cpu->head_dim, heads = kv_end - kv_begin, first = kv_begin - cpu->config.shard.kv_begin;
-    size_t plane = (size_t)GW_PAGE_TOKENS * (size_t)dim;
-    GW_ASSERT(first >= 0 && first + heads <= cpu->kv_heads && page >= 0 && page < cpu->config.kv_pages);
-    for (int head = 0; head < heads; head++) {
-        uint16_t *to = kv_page(cpu, layer, page, first + head);
-        const uint16_t *keys = canonical + (size_t)head * plane;
-        for (int token = 0; token < GW_PAGE_TOKENS; token++)
-            for (int i = 0; i < dim; i++) to[key_at(dim, token, i)] = keys[token * dim + i];
-        memcpy(to + plane, canonical + (size_t)(heads + head) * plane, plane * sizeof(uint16_t));
-    }
-    return GW_OK;
-}
-
-static bool cpu_kv_inherited(struct gw_backend *backend, int layer)
-{
-    struct cpu *cpu = of(backend);
-    return cpu->layers[layer - cpu->config.shard.layer_begin].kv_inherited;
-}
-
-/* ---- weights on the move --------------------------------------------------------------------------------------- */
-
-/* A block of one packed matrix of this shard. */
-struct block {
-    const struct gw_packed *packed;
-    int n0, k0, n, k;
-};
-
-/* The blocks of a slice, in the order in which they travel; returns their number. */
-static int blocks_of(struct cpu *cpu, const struct gw_weight_slice *slice, struct block blocks[MATRICES])
-{
-    const struct gw_dims *dims = &cpu->config.dims;
-    const struct gw_shard *s = &cpu->config.shard;
-    int d = cpu->d, dim = cpu->head_dim, wide = cpu->group * dim, count = 0;
-    if (slice->layer == dims->layers) {
-        blocks[0] = (struct block){&cpu->output, slice->vocab_begin - s->vocab_begin, 0,
-                                   slice->vocab_end - slice->vocab_begin, d};
-        return 1;
-    }
-    const struct gw_packed *w = cpu->layers[slice->layer - s->layer_begin].w;
-    int h0 = slice->kv_begin - s->kv_begin, hn = slice->kv_end - slice->kv_begin;
-    if (hn > 0) {
-        blocks[count++] = (struct block){&w[Q], h0 * wide, 0, hn * wide, d};
-        blocks[count++] = (struct block){&w[K], h0 * dim, 0, hn * dim, d};
-        blocks[count++] = (struct block){&w[V], h0 * dim, 0, hn * dim, d};
-        blocks[count++] = (struct block){&w[OUT], 0, h0 * wide, d, hn * wide};
-    }
-    if (slice->ffn_end > slice->ffn_begin) {
-        int first = gw_ffn_atom_block(dims->ffn, dims->ffn_atoms, s->ffn_begin);
-        int f0 = (gw_ffn_atom_block(dims->ffn, dims->ffn_atoms, slice->ffn_begin) - first) * GW_BLOCK;
-        int f1 = (gw_ffn_atom_block(dims->ffn, dims->ffn_atoms, slice->ffn_end) - first) * GW_BLOCK;
-        blocks[count++] = (struct block){&w[GATE], f0, 0, f1 - f0, d};
-        blocks[count++] = (struct block){&w[UP], f0, 0, f1 - f0, d};
-        blocks[count++] = (struct block){&w[DOWN], 0, f0, d, f1 - f0};
-    }
-    return count;
-}
-
-/* Whole panels and blocks only, but for the matrix's end. */
-static gw_err check_cut(const struct block *b, int layer)
-{
-    int n1 = b->n0 + b->n, k1 = b->k0 + b->k;
-    if (gw_packed_can_cut(b->packed, b->n0, b->k0) &&
-        gw_packed_can_cut(b->packed, n1 == b->packed->n ? 0 : n1, k1 == b->packed->k ? 0 : k1))
-        return GW_OK;
-    return gw_fail(GW_ERR_UNSUPPORTED, "layer %d cannot be cut at outputs %d to %d, inputs %d to %d", layer, b->n0, n1,
-                   b->k0, k1);
-}
-
-static gw_err cpu_weights_export(struct gw_backend *backend, const struct gw_weight_slice *slice, struct gw_buf *out)
-{
-    gw_err rc = GW_OK;
-    struct block blocks[MATRICES];
-    int count = blocks_of(of(backend), slice, blocks);
-    for (int i = 0; i < count; i++) {
-        const struct block *b = &blocks[i];
-        struct gw_packed part;
-        TRY(check_cut(b, slice->layer));
-        TRY(gw_packed_init(&part, b->packed->type, b->n, b->k));
-        size_t bytes = gw_packed_bytes(&part);
-        gw_buf_reserve(out, bytes);
-        part.data = out->data + out->bytes;
-        gw_packed_copy(&part, 0, 0, b->packed, b->n0, b->k0, b->n, b->k);
-        out->bytes += bytes;
-    }
-out:
-    return rc;
-}
-
-static gw_err cpu_weights_import(struct gw_backend *backend, const struct gw_weight_slice *slice, const uint8_t *data,
-                                 size_t bytes)
-{
-    gw_err rc = GW_OK;
-    struct block blocks[MATRICES];
-    int count = blocks_of(of(backend), slice, blocks);
-    size_t at = 0;
-    for (int i = 0; i < count; i++) {
-        const struct block *b = &blocks[i];
-        struct gw_packed part;
-        TRY(check_cut(b, slice->layer));
-        TRY(gw_packed_init(&part, b->packed->type, b->n, b->k));
-        if (gw_packed_bytes(&part) > bytes - at) FAIL(GW_ERR_PEER, "weights of layer %d came short", slice->layer);
-        part.data = (uint8_t *)(uintptr_t)(data + at); /* read from only */
-        gw_packed_copy(b->packed, b->n0, b->k0, &part, 0, 0, b->n, b->k);
-        at += gw_packed_bytes(&part);
-    }
-    if (slice->layer == of(backend)->config.dims.layers) {
-        if (of(backend)->rows_awaited) of(backend)->rows_awaited -= slice->vocab_end - slice->vocab_begin;
-    } else {
-        struct layer *layer = &of(backend)->layers[slice->layer - of(backend)->config.shard.layer_begin];
-        /* what turned out to be shared comes all the same, and is the same */
-        if (layer->heads_awaited) layer->heads_awaited -= slice->kv_end - slice->kv_begin;
-        if (layer->atoms_awaited) layer->atoms_awaited -= slice->ffn_end - slice->ffn_begin;
-    }
-    if (at != bytes) FAIL(GW_ERR_PEER, "weights of layer %d came with %zu bytes too many", slice->layer, bytes - at);
-out:
-    return rc;
-}
-
 static const struct gw_backend_ops cpu_ops = {
     .name = "cpu",
     .destroy = cpu_destroy,
@@ -808,11 +453,11 @@ static const struct gw_backend_ops cpu_ops = {
     .partial_map = cpu_partial_map,
     .residual_add = cpu_residual_add,
     .logits = cpu_logits,
-    .kv_export = cpu_kv_export,
-    .kv_import = cpu_kv_import,
-    .kv_inherited = cpu_kv_inherited,
-    .weights_export = cpu_weights_export,
-    .weights_import = cpu_weights_import,
+    .kv_export = gw_cpu_kv_export,
+    .kv_import = gw_cpu_kv_import,
+    .kv_inherited = gw_cpu_kv_inherited,
+    .weights_export = gw_cpu_weights_export,
+    .weights_import = gw_cpu_weights_import,
 };
 
 static void init_rope(struct cpu *cpu)
@@ -822,29 +467,6 @@ static void init_rope(struct cpu *cpu)
     cpu->rope_pairs = rope->dims / 2;
     cpu->inv_freq = gw_alloc((size_t)cpu->rope_pairs, sizeof(double));
     gw_rope_inv_freq(cpu->config.model, cpu->inv_freq, &cpu->rope_factor);
-}
-
-static gw_err load_ends(struct cpu *cpu)
-{
-    gw_err rc = GW_OK;
-    const struct gw_shard *s = &cpu->config.shard;
-    if (s->first) cpu->embedding = gw_model_tensor(cpu->config.model, GW_TENSOR_EMBED, 0);
-    if (s->last) {
-        cpu->output_norm = load_vector(cpu, GW_TENSOR_OUTPUT_NORM, 0, 0, cpu->d);
-        const struct cpu *donor = cpu->config.donor ? of(cpu->config.donor) : NULL;
-        const struct gw_shard *ds = donor ? &donor->config.shard : s;
-        if (donor && ds->last && ds->vocab_begin == s->vocab_begin && ds->vocab_end == s->vocab_end &&
-            !donor->rows_awaited) {
-            cpu->output = donor->output;
-            if (donor->output_memory) cpu->output_memory = gw_shared_hold(donor->output_memory);
-        } else {
-            cpu->rows_awaited = cpu->config.awaited && cpu->config.awaited[cpu->config.dims.layers] ? cpu->vocab : 0;
-            TRY(load_matrix(cpu, GW_TENSOR_OUTPUT, 0, s->vocab_begin, cpu->vocab, 0, cpu->d, &cpu->output,
-                            &cpu->output_memory));
-        }
-    }
-out:
-    return rc;
 }
 
 gw_err gw_backend_cpu_create(const struct gw_backend_config *config, const struct gw_kernels *kernels,
@@ -867,15 +489,10 @@ gw_err gw_backend_cpu_create(const struct gw_backend_config *config, const struc
                GW_BLOCK;
     cpu->vocab = s->vocab_end - s->vocab_begin;
     cpu->norm_eps = gw_model_info(config->model)->norm_eps;
-    cpu->layers = gw_alloc((size_t)(s->layer_end - s->layer_begin), sizeof *cpu->layers);
     init_rope(cpu);
     init_partials(cpu);
     init_scratch(cpu);
-    TRY(load_ends(cpu));
-    for (int layer = s->layer_begin; layer < s->layer_end; layer++) {
-        TRY(load_layer(cpu, layer, &cpu->layers[layer - s->layer_begin]));
-        if (config->tick) config->tick(config->tick_context);
-    }
+    TRY(gw_cpu_load(cpu));
     cpu->config.donor = NULL; /* it may be gone by the time of the next call */
     cpu->config.awaited = NULL;
     *backend = &cpu->base;

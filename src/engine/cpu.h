@@ -1,0 +1,108 @@
+/* The inside of the CPU backend, shared by backend_cpu.c (a step's computing) and cpu_memory.c (weights and KV pages: where they lie, how they
+ * come and go). Nobody else includes this.
+ */
+#ifndef GW_ENGINE_CPU_H
+#define GW_ENGINE_CPU_H
+
+#include "base/pool.h"
+#include "engine/backend.h"
+#include "kernels/kernels.h"
+
+#include <stdatomic.h>
+
+enum { Q, K, V, OUT, GATE, UP, DOWN, MATRICES };
+
+struct layer {
+    float *attn_norm, *ffn_norm;     /* [d_model] */
+    float *q_bias, *k_bias, *v_bias; /* this shard's part, or NULL */
+    /* Q [heads*dim, d]; K, V [kv*dim, d]; OUT [d, heads*dim]; GATE, UP [ffn, d]; DOWN [d, ffn] */
+    struct gw_packed w[MATRICES];
+    struct gw_shared *memory[MATRICES]; /* of w[].data */
+    struct gw_shared *kv;               /* [page][kv_head][gw_page_halves] */
+    int kv_pages;                       /* that it has room for */
+    bool kv_inherited;
+    int heads_awaited, atoms_awaited; /* weights that have yet to be imported */
+};
+
+/* Activations in the form GEMM reads, with their memory. */
+struct act {
+    struct gw_act view;
+    float *x;
+};
+
+/* One shard's share of a sum over atoms. */
+struct partial {
+    int atoms; /* of the whole model */
+    int begin, end;
+    int node_count;
+    struct gw_atom program[GW_TREE_MAX_ATOMS];
+};
+
+struct attention_item {
+    int seq, head, row, rows; /* rows relative to the sequence */
+};
+
+struct cpu {
+    struct gw_backend base;
+    struct gw_backend_config config;
+    const struct gw_kernels *kernels;
+    struct gw_pool *pool;
+    int d, head_dim, group, kv_heads, ffn, vocab; /* the last three are this shard's */
+    float norm_eps;
+    struct layer *layers; /* [layer_end - layer_begin] */
+    float *output_norm;
+    struct gw_packed output;
+    struct gw_shared *output_memory;
+    int rows_awaited; /* of the output matrix */
+    const struct gw_gguf_tensor *embedding;
+
+    enum gw_rope_style rope_style;
+    int rope_pairs, rope_positions; /* positions tabulated so far */
+    double *inv_freq, rope_factor;
+    float *cosine, *sine; /* [rope_positions][rope_pairs] */
+
+    struct partial attn_sum, ffn_sum;
+    const struct partial *last_sum;
+
+    const struct gw_step *step;
+    int32_t *row_seq; /* [rows]: index of the row's sequence in the step */
+    struct attention_item *items;
+    int item_count, item_capacity;
+    atomic_int next_item;
+    const uint16_t **page_scratch; /* [thread][max pages] */
+    int max_pages;
+
+    float *hidden;              /* [rows][d] */
+    float *query, *key, *value; /* [rows][heads*dim], [rows][kv*dim] twice */
+    float *gate, *up;           /* [rows][ffn] */
+    float *partials;            /* [node][rows][d] */
+    float *logits;              /* [rows][vocab], grown on demand */
+    size_t logits_count;
+    struct act normed, attended, activated;
+};
+
+static inline struct cpu *of(struct gw_backend *backend)
+{
+    return (struct cpu *)backend;
+}
+
+static inline uint16_t *kv_page(const struct cpu *cpu, int layer, int page, int head)
+{
+    uint16_t *pages = cpu->layers[layer - cpu->config.shard.layer_begin].kv->data;
+    return pages + ((size_t)page * (size_t)cpu->kv_heads + (size_t)head) * gw_page_halves(cpu->head_dim);
+}
+
+/* Norms, biases and weights of the shard, from the model's map, the store or the donor; room for KV pages. */
+GW_CHECK gw_err gw_cpu_load(struct cpu *cpu);
+void gw_cpu_unload(struct cpu *cpu);
+
+/* These of struct gw_backend_ops. */
+gw_err gw_cpu_kv_export(struct gw_backend *backend, int layer, int page, int kv_begin, int kv_end, uint16_t *canonical);
+gw_err gw_cpu_kv_import(struct gw_backend *backend, int layer, int page, int kv_begin, int kv_end,
+                        const uint16_t *canonical);
+bool gw_cpu_kv_inherited(struct gw_backend *backend, int layer);
+gw_err gw_cpu_weights_export(struct gw_backend *backend, const struct gw_weight_slice *slice, struct gw_buf *out);
+gw_err gw_cpu_weights_import(struct gw_backend *backend, const struct gw_weight_slice *slice, const uint8_t *data,
+                             size_t bytes);
+
+#endif
