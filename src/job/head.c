@@ -224,8 +224,8 @@ static void add_tokens(const struct gw_seq *seq, int at, int count, struct gw_bu
 static void add_seq(struct gw_head *head, struct arrival *arrival, const int32_t *pages, int page_count, int computed)
 {
     struct gw_answer *answer = arrival->answer;
-    if (arrival->drawn.bytes)
-        head->begun_tokens += arrival->prompt.count + arrival->drawn.bytes / sizeof(int32_t) - (size_t)computed;
+    if (arrival->drawn.bytes) /* the last known token had not been computed elsewhere either */
+        head->begun_tokens += arrival->prompt.count + arrival->drawn.bytes / sizeof(int32_t) - 1 - (size_t)computed;
     struct gw_sample_params params = gw_answer_params(answer);
     struct gw_seq *seq = gw_sched_add(head->sched, arrival->prompt.ids, (int)arrival->prompt.count,
                                       gw_answer_limit(answer), gw_answer_logprobs(answer), &params, answer);
