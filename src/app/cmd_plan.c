@@ -4,7 +4,7 @@
 #include "app/commands.h"
 #include "base/file.h"
 #include "job/executor.h"
-#include "job/node.h"
+#include "base/process.h"
 #include "job/options.h"
 #include "plan/moves.h"
 #include "plan/search.h"
@@ -259,7 +259,7 @@ static gw_err take_lost(struct scene *s, int position, int number)
 static gw_err make_devices(const struct arguments *a, struct scene *s)
 {
     gw_err rc = GW_OK;
-    uint64_t memory = a->memory ? a->memory : gw_node_memory() / (uint64_t)(a->ranks ? a->ranks : 1);
+    uint64_t memory = a->memory ? a->memory : gw_process_memory() / (uint64_t)(a->ranks ? a->ranks : 1);
     int kept = 0;
     for (int d = 0; d < a->ranks; d++) s->devices[d] = (struct gw_device){.memory_bytes = memory, .speed = 1};
     s->device_count = (int)a->ranks;

@@ -25,6 +25,9 @@ GW_CHECK gw_err gw_file_read(const char *path, size_t max_bytes, char **text, si
 /* Writes all bytes, restarting after signals. */
 GW_CHECK gw_err gw_write_all(int fd, const char *path, const void *data, size_t bytes);
 
+/* Removes a folder with all that is in it, as far as it may; follows no links. */
+void gw_remove_tree(const char *path);
+
 /* Creates a directory if it is not there (parents are not created). */
 GW_CHECK gw_err gw_make_dir(const char *path);
 

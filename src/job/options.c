@@ -40,7 +40,9 @@ enum option_id {
     OPT_CHAOS,
     OPT_MEMBER,
     OPT_LAUNCH,
-    OPT_LAUNCHED
+    OPT_LAUNCHED,
+    OPT_FENCE,
+    OPT_STANDBY
 };
 
 static const struct {
@@ -82,6 +84,8 @@ static const struct {
     {OPT_MEMBER, "member", "N", NULL},
     {OPT_LAUNCH, "launch", "N", NULL},
     {OPT_LAUNCHED, "launched", "SECONDS", NULL},
+    {OPT_FENCE, "fence", NULL, NULL},
+    {OPT_STANDBY, "standby", NULL, NULL},
 };
 enum { OPTIONS = sizeof table / sizeof *table };
 
@@ -227,6 +231,8 @@ static gw_err set_option(struct gw_job_options *o, int id, const char *text, con
     case OPT_CHAOS: o->chaos = text; return GW_OK;
     case OPT_MEMBER: return int_to_int(text, name, 0, INT32_MAX, &o->member_base);
     case OPT_LAUNCH: return int_to_int(text, name, 0, INT32_MAX, &o->launch);
+    case OPT_FENCE: o->fence = true; return GW_OK;
+    case OPT_STANDBY: o->standby = true; return GW_OK;
     case OPT_LAUNCHED: return gw_parse_real(text, name, &o->launched_s);
     default: return set_sampling(id, text, name, &o->defaults.sampling);
     }

@@ -31,6 +31,8 @@ struct gw_job_options {
     double grace_s;          /* of a notice that does not say */
     int member_base, launch; /* of `godwit rank`, set by who starts it */
     double launched_s;       /* wall clock */
+    bool fence;              /* the leader of an earlier launch may be alive still */
+    bool standby;            /* get ready, say so, and begin with the next SIGUSR1 */
     char **argv;             /* as given, for ranks that are started later */
     bool quiet;
     struct gw_request_defaults defaults;

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "comm/comm.h"
 #include "job/chaos.h"
 #include "job/executor.h"
@@ -16,7 +17,6 @@
 #include "job/head.h"
 #include "job/leader.h"
 #include "job/mover.h"
-#include "job/node.h"
 #include "job/notice.h"
 #include "job/saver.h"
 #include "job/worker.h"
@@ -26,9 +26,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { LEADER = 0 };
+static const double STAND_BY_S = 120;
 
 /* A place in a plan, and what executes steps there. */
 struct post {
@@ -101,12 +103,28 @@ static gw_err open_model(struct rank *rank)
     uname(&host);
     struct gw_hello *self = &rank->self;
     self->peer = (struct gw_peer){.member = gw_comm_member(rank->comm), .pid = getpid()};
-    self->peer.started = gw_node_process_start(getpid());
+    self->peer.started = gw_process_started(getpid());
     snprintf(self->peer.host, sizeof self->peer.host, "%s", host.nodename);
-    self->memory = gw_node_memory();
-    self->cpus = gw_node_cpus();
+    self->memory = gw_process_memory();
+    self->cpus = gw_process_cpus();
 out:
     return rc;
+}
+
+/* The next launch beside the present one: everything that takes time is done, and OUTDIR is not touched before the word comes. */
+static gw_err stand_by(struct gw_job_options *options)
+{
+    const double deadline_s = gw_clock_now_s() + STAND_BY_S;
+    const struct timespec turn = {.tv_nsec = 500000};
+    fprintf(stderr, "%s\n", GW_STANDS_BY);
+    while (!stop_asked) {
+        if (gw_clock_now_s() > deadline_s)
+            return gw_fail(GW_ERR_TIMEOUT, "told to stand by and not to begin for %.0f s", STAND_BY_S);
+        nanosleep(&turn, NULL);
+    }
+    stop_asked = 0;
+    options->launched_s = gw_clock_wall_s();
+    return GW_OK;
 }
 
 static double launch_clock(const struct rank *rank)
@@ -447,7 +465,7 @@ static gw_err check_silence(struct rank *rank)
     const struct gw_peer *peer = &rank->plan.peers[silent];
     if (strncmp(peer->host, rank->self.peer.host, GW_HOST_BYTES))
         return gw_fail(GW_ERR_TIMEOUT, "rank %d on %s is silent and cannot be ended from here", silent, peer->host);
-    if (gw_node_end_process(peer->pid, peer->started))
+    if (gw_process_end(peer->pid, peer->started))
         gw_warn("rank %d (pid %lld) is silent for %.0f s and was ended", silent, (long long)peer->pid,
                 rank->options->peer_timeout_s);
     return GW_OK;
@@ -574,15 +592,17 @@ static void close_rank(struct rank *rank)
     gw_model_close(rank->model);
 }
 
-gw_err gw_rank_run(const struct gw_job_options *options)
+gw_err gw_rank_run(const struct gw_job_options *given)
 {
     gw_err rc = GW_OK;
+    struct gw_job_options own = *given, *options = &own;
     struct rank rank = {.options = options};
     catch_signals();
     if (options->chaos) TRY(gw_chaos_parse(options->chaos, &rank.chaos));
     TRY(gw_comm_create(options->peer_timeout_s, options->member_base, &rank.comm));
     gw_log_set_rank(gw_comm_size(rank.comm) > 1 ? gw_comm_rank(rank.comm) : -1);
     TRY(open_model(&rank));
+    if (options->standby) TRY(stand_by(&own));
     if (rank.chaos)
         gw_chaos_begin(rank.chaos, gw_comm_member(rank.comm), options->launch, options->ranks ? options->ranks : 1,
                        gw_comm_rank(rank.comm) == LEADER, launch_clock(&rank));

@@ -4,6 +4,11 @@
 
 #include "job/options.h"
 
+/* In the environment of a rank that an agent's daemon has started: a folder of its node for shared memory, which goes with the launch. */
+#define GW_SCRATCH "GODWIT_SCRATCH"
+/* The line on stderr by which a rank with --standby says that it is ready to begin. */
+#define GW_STANDS_BY "godwit-stands-by"
+
 /* Collective over the launch. On an error other than GW_ERR_STOPPED the whole launch is ended with its exit code. */
 GW_CHECK gw_err gw_rank_run(const struct gw_job_options *options);
 

@@ -1,7 +1,7 @@
 /* See solo.h. */
 #include "job/solo.h"
 
-#include "job/node.h"
+#include "base/process.h"
 
 gw_err gw_solo_open(struct gw_solo *solo, const char *model_path, int threads, int kv_tokens, int max_rows, int context)
 {
@@ -10,7 +10,7 @@ gw_err gw_solo_open(struct gw_solo *solo, const char *model_path, int threads, i
     TRY(gw_model_open(model_path, &solo->model));
     solo->dims = gw_executor_dims(solo->model);
     solo->context = context ? context : gw_model_info(solo->model)->context;
-    solo->threads = threads ? threads : gw_node_cpus();
+    solo->threads = threads ? threads : gw_process_cpus();
     solo->kv_pages = (kv_tokens + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS;
     solo->team = (struct gw_team){.layout = {1, 1, 1}, .ranks = &solo->rank};
     struct gw_executor_config config = {.model = solo->model,

@@ -18,7 +18,8 @@ comm       | base kernels plan model engine
 batch      | base kernels plan model engine
 context    | base kernels plan model engine
 job        | base kernels plan model engine comm batch context control
-app        | base kernels plan model engine comm batch context control job
+node       | base kernels plan model engine comm batch context control job
+app        | base kernels plan model engine comm batch context control job node
 '
 layer_of() { case $1 in kernels/*) echo kernels ;; src/*/*) x=${1#src/}; echo "${x%%/*}" ;; esac; }
 # An include is written from src/ or from the top ("base/mem.h", "kernels/types.h"): nothing relative, nothing absolute.

@@ -1,5 +1,5 @@
-/* See node.h. Reads /proc/meminfo and the control group files of version 2 (a Slurm job's limit is one). */
-#include "job/node.h"
+/* See process.h. Reads /proc/meminfo and the control group files of version 2 (a Slurm job's limit is one). */
+#include "base/process.h"
 
 #include "base/file.h"
 
@@ -35,7 +35,7 @@ static uint64_t group_number(const char *group, const char *file, uint64_t none)
     return number;
 }
 
-uint64_t gw_node_memory(void)
+uint64_t gw_process_memory(void)
 {
     uint64_t available = meminfo_bytes();
     char *text = NULL;
@@ -54,7 +54,7 @@ uint64_t gw_node_memory(void)
     return available;
 }
 
-int gw_node_cpus(void)
+int gw_process_cpus(void)
 {
     cpu_set_t cpus;
     if (sched_getaffinity(0, sizeof cpus, &cpus) == 0) return CPU_COUNT(&cpus);
@@ -62,7 +62,7 @@ int gw_node_cpus(void)
     return online > 0 ? (int)online : 1;
 }
 
-uint64_t gw_node_process_start(int64_t pid)
+uint64_t gw_process_started(int64_t pid)
 {
     char path[64], text[1024];
     snprintf(path, sizeof path, "/proc/%lld/stat", (long long)pid);
@@ -80,8 +80,8 @@ uint64_t gw_node_process_start(int64_t pid)
     return started;
 }
 
-bool gw_node_end_process(int64_t pid, uint64_t started)
+bool gw_process_end(int64_t pid, uint64_t started)
 {
-    if (pid <= 1 || !started || gw_node_process_start(pid) != started) return false;
+    if (pid <= 1 || !started || gw_process_started(pid) != started) return false;
     return kill((pid_t)pid, SIGKILL) == 0;
 }

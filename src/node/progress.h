@@ -1,6 +1,6 @@
 /* status.json as read back, and the progress line made of it. Local. */
-#ifndef GW_APP_PROGRESS_H
-#define GW_APP_PROGRESS_H
+#ifndef GW_NODE_PROGRESS_H
+#define GW_NODE_PROGRESS_H
 
 #include "base/error.h"
 

@@ -1,18 +1,18 @@
 /* What this node has for us: memory, CPUs, processes. Local. */
-#ifndef GW_JOB_NODE_H
-#define GW_JOB_NODE_H
+#ifndef GW_BASE_PROCESS_H
+#define GW_BASE_PROCESS_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
 /* Bytes that can be used without swapping: the least of MemAvailable and what this process's control group has left. */
-uint64_t gw_node_memory(void);
+uint64_t gw_process_memory(void);
 /* CPUs this process may run on. */
-int gw_node_cpus(void);
+int gw_process_cpus(void);
 
 /* When a process of this node started, in clock ticks since boot; 0 if there is none. With its pid it names the process for good. */
-uint64_t gw_node_process_start(int64_t pid);
+uint64_t gw_process_started(int64_t pid);
 /* Kills the process of that pid if it is still the one that started then; false if it is not. */
-bool gw_node_end_process(int64_t pid, uint64_t started);
+bool gw_process_end(int64_t pid, uint64_t started);
 
 #endif

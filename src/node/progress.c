@@ -1,5 +1,5 @@
 /* See progress.h. */
-#include "app/progress.h"
+#include "node/progress.h"
 
 #include "base/clock.h"
 #include "base/file.h"
