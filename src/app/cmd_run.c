@@ -2,9 +2,11 @@
  * and a word on how it ended. `godwit rank`: one of the ranks that a launch starts.
  */
 #include "app/commands.h"
+#include "base/log.h"
 #include "job/options.h"
 #include "job/rank.h"
 #include "node/supervisor.h"
+#include "store/store.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -38,6 +40,7 @@ gw_err gw_cmd_run(int argc, char **argv)
     gw_err rc = GW_OK;
     struct gw_job_options options;
     struct gw_supervisor *supervisor = NULL;
+    struct gw_store_server *store = NULL;
     bool help = false;
     int passed = 0;
     TRY(gw_job_options_parse(argc, argv, &options, &help));
@@ -51,6 +54,8 @@ gw_err gw_cmd_run(int argc, char **argv)
     struct sigaction action = {.sa_handler = on_interrupt};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    if (options.store && gw_store_serve(options.out_dir, &store) != GW_OK)
+        gw_warn("%s; a rank that is lost will be loaded and computed anew", gw_error_detail());
     struct gw_supervisor_config config = {.options = &options, .argc = argc, .argv = argv};
     supervisor = gw_supervisor_create(&config);
     for (bool over = false; !over;) {
@@ -60,5 +65,6 @@ gw_err gw_cmd_run(int argc, char **argv)
     }
 out:
     gw_supervisor_destroy(supervisor);
+    gw_store_end(store);
     return rc;
 }

@@ -97,6 +97,7 @@ struct gw_shared *gw_shared_hold(struct gw_shared *shared)
 void gw_shared_release(struct gw_shared *shared)
 {
     if (!shared || --shared->holders) return;
+    if (shared->released) shared->released(shared);
     gw_free_large(shared->data, shared->bytes);
     free(shared);
 }

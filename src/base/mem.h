@@ -27,9 +27,13 @@ void gw_free_large(void *memory, size_t bytes);
 
 /* Large memory with several holders in this process, e.g. weights that an old and a new arrangement both use. Not thread-safe. */
 struct gw_shared {
-    void *data;
+    void *data; /* a mapping of `bytes` */
     size_t bytes;
     int holders;
+    void (*released)(
+        struct gw_shared *shared); /* NULL, or called when the last holder lets go; `owner` and `number` are for it */
+    void *owner;
+    uint32_t number;
 };
 
 /* As gw_alloc_large, with one holder. */

@@ -18,6 +18,7 @@
 #include "engine/tree.h"
 #include "model/arch.h"
 #include "plan/layout.h"
+#include "store/store.h"
 
 struct gw_backend;
 
@@ -34,6 +35,13 @@ struct gw_backend_config {
     struct gw_backend *donor;
     /* [model layers + 1], the last for the output matrix: weights that shall not be loaded but will be imported. NULL: none. */
     const bool *awaited;
+    /* The node's context store, or NULL. Packed weights are shared through it under `model_key` (the same for the same model file); KV pages
+     * lie in this process's own context. `resumed`: those that are there already, from the process whose context was taken over, are
+     * taken as they are (kv_inherited says of which layers). Ranks of the node share the packing: this is local_rank of local_size. */
+    struct gw_store *store;
+    uint64_t model_key;
+    bool resumed;
+    int local_rank, local_size;
     /* Called now and then while weights are loaded (NULL: not wanted). */
     void (*tick)(void *context);
     void *tick_context;
@@ -79,7 +87,7 @@ struct gw_backend_ops {
     gw_err (*kv_export)(struct gw_backend *backend, int layer, int page, int kv_begin, int kv_end, uint16_t *canonical);
     gw_err (*kv_import)(struct gw_backend *backend, int layer, int page, int kv_begin, int kv_end,
                         const uint16_t *canonical);
-    /* Are the KV pages of this layer the donor's, content and numbers? */
+    /* Are the KV pages of this layer the donor's (or those that were resumed), content and numbers? */
     bool (*kv_inherited)(struct gw_backend *backend, int layer);
 
     /* Waits. Appends a slice of the packed weights / takes one that a backend of the same kind has written. The slice lies within the
@@ -87,6 +95,8 @@ struct gw_backend_ops {
     gw_err (*weights_export)(struct gw_backend *backend, const struct gw_weight_slice *slice, struct gw_buf *out);
     gw_err (*weights_import)(struct gw_backend *backend, const struct gw_weight_slice *slice, const uint8_t *data,
                              size_t bytes);
+    /* Bytes of weights that were made from the model file at creation, rather than shared with the donor or found in the store. */
+    uint64_t (*weights_made)(struct gw_backend *backend);
 };
 
 struct gw_backend { /* each backend's struct begins with this */

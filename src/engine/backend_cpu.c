@@ -440,6 +440,11 @@ static gw_err cpu_logits(struct gw_backend *backend, const int32_t *rows, int co
     return GW_OK;
 }
 
+static uint64_t cpu_weights_made(struct gw_backend *backend)
+{
+    return of(backend)->packed_bytes;
+}
+
 static const struct gw_backend_ops cpu_ops = {
     .name = "cpu",
     .destroy = cpu_destroy,
@@ -458,6 +463,7 @@ static const struct gw_backend_ops cpu_ops = {
     .kv_inherited = gw_cpu_kv_inherited,
     .weights_export = gw_cpu_weights_export,
     .weights_import = gw_cpu_weights_import,
+    .weights_made = cpu_weights_made,
 };
 
 static void init_rope(struct cpu *cpu)
@@ -495,6 +501,7 @@ gw_err gw_backend_cpu_create(const struct gw_backend_config *config, const struc
     TRY(gw_cpu_load(cpu));
     cpu->config.donor = NULL; /* it may be gone by the time of the next call */
     cpu->config.awaited = NULL;
+    cpu->config.store = NULL; /* its segments are held one by one */
     *backend = &cpu->base;
     cpu = NULL;
 out:

@@ -53,7 +53,8 @@ struct cpu {
     float *output_norm;
     struct gw_packed output;
     struct gw_shared *output_memory;
-    int rows_awaited; /* of the output matrix */
+    int rows_awaited;      /* of the output matrix */
+    uint64_t packed_bytes; /* weights that were packed here, not found */
     const struct gw_gguf_tensor *embedding;
 
     enum gw_rope_style rope_style;

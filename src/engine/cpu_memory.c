@@ -1,14 +1,67 @@
-/* Weights and KV pages of the CPU backend: packed at creation from the model's map, shared with the donor, exported and imported.
+/* Weights and KV pages of the CPU backend: where they lie, how they come, exported and imported.
  *
- * KV pages: per layer uint16 [page][kv_head][gw_page_halves], backed lazily by the kernel as pages are first written. Weights and
- * KV pages have holders, so that a backend for another slice takes over what stays the same (gw_backend_config.donor).
+ * Weights are packed at creation from the model's map, once on a node where there is a context store (store/store.h): ranks that load at the same
+ * time share the work, and those that come later map what is there. KV pages: per layer uint16 [page][kv_head][gw_page_halves], backed lazily
+ * by the kernel as pages are first written; in the store they outlive this process. Both have holders, so that a backend for another
+ * slice takes over what stays the same (gw_backend_config.donor). Without a store, or if it fails, all of it is private memory.
  */
+#include "base/clock.h"
+#include "base/log.h"
 #include "engine/cpu.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-/* ---- loading --------------------------------------------------------------------------------------------------- */
+/* ---- weights --------------------------------------------------------------------------------------------------- */
+
+enum { PART_MATRICES = 4, PACK_PATIENCE_S = 60 };
+
+/* Matrices of a layer that come and go together: those over kv heads, those over FFN atoms, or the output matrix. In one segment, one behind the
+ * other. */
+struct part {
+    char name[GW_STORE_NAME_BYTES]; /* in the store: what of which model */
+    struct {
+        const struct gw_gguf_tensor *tensor;
+        int n_begin, k_begin;
+        struct gw_packed *packed;
+        struct gw_shared **memory;
+        size_t offset;
+    } matrices[PART_MATRICES];
+    int count;
+    size_t bytes;
+    int *awaited; /* heads, atoms or rows that are to come from a peer: 0 once they are here */
+    bool pending; /* another rank is packing it */
+};
+
+/* Outputs [n_begin, n_begin + n) and inputs [k_begin, k_begin + k) of a tensor. n or k may be 0 (an empty shard). */
+static gw_err add_matrix(struct cpu *cpu, struct part *part, enum gw_tensor_role role, int layer, int n_begin, int n,
+                         int k_begin, int k, struct gw_packed *packed, struct gw_shared **memory)
+{
+    gw_err rc = GW_OK;
+    const struct gw_gguf_tensor *tensor = gw_model_tensor(cpu->config.model, role, layer);
+    if (n == 0 || k == 0) return GW_OK;
+    TRY(gw_packed_init(packed, tensor->type->type, n, k));
+    part->matrices[part->count].tensor = tensor;
+    part->matrices[part->count].n_begin = n_begin;
+    part->matrices[part->count].k_begin = k_begin;
+    part->matrices[part->count].packed = packed;
+    part->matrices[part->count].memory = memory;
+    part->matrices[part->count++].offset = part->bytes;
+    part->bytes += (gw_packed_bytes(packed) + 63) & ~(size_t)63;
+out:
+    return rc;
+}
+
+static void use_segment(const struct part *part, struct gw_shared *segment)
+{
+    for (int i = 0; i < part->count; i++) {
+        part->matrices[i].packed->data = (uint8_t *)segment->data + part->matrices[i].offset;
+        *part->matrices[i].memory = gw_shared_hold(segment);
+    }
+    gw_shared_release(segment);
+}
 
 struct pack_job {
     const struct gw_packed *packed;
@@ -25,21 +78,68 @@ static void pack_share(void *arg, int thread, int threads)
     gw_pack_panels(job->packed, job->src, job->row_bytes, job->k_begin, begin, end);
 }
 
-/* Makes room for outputs [n_begin, n_begin + n) and inputs [k_begin, k_begin + k) of a tensor and, unless they are awaited from a peer, packs
- * them. n or k may be 0 (an empty shard). */
-static gw_err load_matrix(struct cpu *cpu, enum gw_tensor_role role, int layer, int n_begin, int n, int k_begin, int k,
-                          struct gw_packed *packed, struct gw_shared **memory)
+static void pack_part(struct cpu *cpu, const struct part *part)
+{
+    for (int i = 0; i < part->count; i++) {
+        const struct gw_gguf_tensor *tensor = part->matrices[i].tensor;
+        struct pack_job job = {part->matrices[i].packed,
+                               tensor->data + (size_t)part->matrices[i].n_begin * tensor->row_bytes, tensor->row_bytes,
+                               part->matrices[i].k_begin};
+        gw_pool_run(cpu->pool, pack_share, &job);
+    }
+    cpu->packed_bytes += part->bytes;
+}
+
+/* Memory for the part: from the store where another rank of this node has packed it already, else packed here, for the others too. Parts that
+ * are to come from a peer only get room. */
+static gw_err load_part(struct cpu *cpu, struct part *part, bool own)
 {
     gw_err rc = GW_OK;
-    const struct gw_gguf_tensor *tensor = gw_model_tensor(cpu->config.model, role, layer);
-    int number = role == GW_TENSOR_OUTPUT ? cpu->config.dims.layers : layer;
-    if (n == 0 || k == 0) return GW_OK;
-    TRY(gw_packed_init(packed, tensor->type->type, n, k));
-    TRY(gw_shared_create(gw_packed_bytes(packed), "weights", memory));
-    packed->data = (*memory)->data;
-    if (cpu->config.awaited && cpu->config.awaited[number]) return GW_OK;
-    struct pack_job job = {packed, tensor->data + (size_t)n_begin * tensor->row_bytes, tensor->row_bytes, k_begin};
-    gw_pool_run(cpu->pool, pack_share, &job);
+    struct gw_store *store = own ? NULL : cpu->config.store;
+    struct gw_shared *segment = NULL;
+    enum gw_store_found found = GW_STORE_NONE;
+    if (part->bytes == 0) return GW_OK;
+    part->pending = false;
+    if (store &&
+        gw_store_map(store, GW_STORE_SHARED, part->name, part->bytes, !*part->awaited, &segment, &found) != GW_OK)
+        found = GW_STORE_NONE;
+    part->pending = found == GW_STORE_BUSY && !*part->awaited;
+    if (part->pending) return GW_OK;
+    if (!segment) TRY(gw_shared_create(part->bytes, "weights", &segment));
+    use_segment(part, segment);
+    if (found == GW_STORE_FOUND) *part->awaited = 0;
+    if (found == GW_STORE_FOUND || *part->awaited) goto out;
+    pack_part(cpu, part);
+    if (found == GW_STORE_NEW) {
+        gw_err told = gw_store_filled(store, segment);
+        if (told != GW_OK) gw_debug("%s", gw_error_detail()); /* the others pack it themselves */
+    }
+out:
+    if (cpu->config.tick) cpu->config.tick(cpu->config.tick_context);
+    return rc;
+}
+
+/* Ranks of a node that load at the same time begin at different parts, and come back to those that another was packing. */
+static gw_err load_parts(struct cpu *cpu, struct part *parts, int count)
+{
+    gw_err rc = GW_OK;
+    int pending = 0, first = cpu->config.local_size > 0 ? count * cpu->config.local_rank / cpu->config.local_size : 0;
+    for (int i = 0; i < count; i++) {
+        struct part *part = &parts[(first + i) % count];
+        TRY(load_part(cpu, part, false));
+        pending += part->pending;
+    }
+    for (double until_s = gw_clock_now_s() + PACK_PATIENCE_S; pending > 0;) {
+        bool patient = gw_clock_now_s() < until_s;
+        usleep(500);
+        if (cpu->config.tick) cpu->config.tick(cpu->config.tick_context);
+        for (int i = 0; i < count; i++) {
+            if (!parts[i].pending) continue;
+            TRY(load_part(cpu, &parts[i], !patient));
+            pending -= !parts[i].pending;
+            if (!parts[i].pending) until_s = gw_clock_now_s() + PACK_PATIENCE_S;
+        }
+    }
 out:
     return rc;
 }
@@ -63,10 +163,24 @@ static float *load_vector(struct cpu *cpu, enum gw_tensor_role role, int layer, 
     return vector;
 }
 
-static gw_err load_layer(struct cpu *cpu, int number, struct layer *layer)
+static struct part *new_part(const struct cpu *cpu, struct part *parts, int *count, int layer, char kind, int begin,
+                             int end, int *awaited)
+{
+    struct part *part = &parts[(*count)++];
+    *part = (struct part){.awaited = awaited};
+    bool to_come = cpu->config.awaited && cpu->config.awaited[layer];
+    *awaited = to_come ? end - begin : 0;
+    snprintf(part->name, sizeof part->name, "%016llx/%d/%c%d-%d", (unsigned long long)cpu->config.model_key, layer,
+             kind, begin, end);
+    return part;
+}
+
+/* Norms, biases and the geometry of a layer's weights; what the donor does not have is listed in `parts`. */
+static gw_err begin_layer(struct cpu *cpu, int number, const struct layer *from, struct part *parts, int *count)
 {
     gw_err rc = GW_OK;
-    const struct gw_shard *s = &cpu->config.shard;
+    const struct gw_shard *s = &cpu->config.shard, *ds = from ? &of(cpu->config.donor)->config.shard : s;
+    struct layer *layer = &cpu->layers[number - s->layer_begin];
     int d = cpu->d, dim = cpu->head_dim, group = cpu->group;
     int q0 = s->kv_begin * group * dim, qn = cpu->kv_heads * group * dim;
     int kv0 = s->kv_begin * dim, kvn = cpu->kv_heads * dim;
@@ -76,39 +190,53 @@ static gw_err load_layer(struct cpu *cpu, int number, struct layer *layer)
     layer->q_bias = load_vector(cpu, GW_TENSOR_Q_BIAS, number, q0, qn);
     layer->k_bias = load_vector(cpu, GW_TENSOR_K_BIAS, number, kv0, kvn);
     layer->v_bias = load_vector(cpu, GW_TENSOR_V_BIAS, number, kv0, kvn);
-    const struct cpu *donor = cpu->config.donor ? of(cpu->config.donor) : NULL;
-    const struct gw_shard *ds = donor ? &donor->config.shard : s;
-    const struct layer *from = donor && number >= ds->layer_begin && number < ds->layer_end
-                                   ? &donor->layers[number - ds->layer_begin]
-                                   : NULL;
-    bool same_heads = from && ds->kv_begin == s->kv_begin && ds->kv_end == s->kv_end;
-    bool awaited = cpu->config.awaited && cpu->config.awaited[number];
-    if (same_heads && !from->heads_awaited) {
+    if (from && ds->kv_begin == s->kv_begin && ds->kv_end == s->kv_end && !from->heads_awaited) {
         share_matrices(layer, from, Q, GATE);
     } else {
-        layer->heads_awaited = awaited ? cpu->kv_heads : 0;
-        TRY(load_matrix(cpu, GW_TENSOR_Q, number, q0, qn, 0, d, &layer->w[Q], &layer->memory[Q]));
-        TRY(load_matrix(cpu, GW_TENSOR_K, number, kv0, kvn, 0, d, &layer->w[K], &layer->memory[K]));
-        TRY(load_matrix(cpu, GW_TENSOR_V, number, kv0, kvn, 0, d, &layer->w[V], &layer->memory[V]));
-        TRY(load_matrix(cpu, GW_TENSOR_ATTN_OUT, number, 0, d, q0, qn, &layer->w[OUT], &layer->memory[OUT]));
+        struct part *part = new_part(cpu, parts, count, number, 'h', s->kv_begin, s->kv_end, &layer->heads_awaited);
+        TRY(add_matrix(cpu, part, GW_TENSOR_Q, number, q0, qn, 0, d, &layer->w[Q], &layer->memory[Q]));
+        TRY(add_matrix(cpu, part, GW_TENSOR_K, number, kv0, kvn, 0, d, &layer->w[K], &layer->memory[K]));
+        TRY(add_matrix(cpu, part, GW_TENSOR_V, number, kv0, kvn, 0, d, &layer->w[V], &layer->memory[V]));
+        TRY(add_matrix(cpu, part, GW_TENSOR_ATTN_OUT, number, 0, d, q0, qn, &layer->w[OUT], &layer->memory[OUT]));
     }
     if (from && ds->ffn_begin == s->ffn_begin && ds->ffn_end == s->ffn_end && !from->atoms_awaited) {
         share_matrices(layer, from, GATE, MATRICES);
     } else {
-        layer->atoms_awaited = awaited ? s->ffn_end - s->ffn_begin : 0;
-        TRY(load_matrix(cpu, GW_TENSOR_GATE, number, f0, cpu->ffn, 0, d, &layer->w[GATE], &layer->memory[GATE]));
-        TRY(load_matrix(cpu, GW_TENSOR_UP, number, f0, cpu->ffn, 0, d, &layer->w[UP], &layer->memory[UP]));
-        TRY(load_matrix(cpu, GW_TENSOR_DOWN, number, 0, d, f0, cpu->ffn, &layer->w[DOWN], &layer->memory[DOWN]));
+        struct part *part = new_part(cpu, parts, count, number, 'f', s->ffn_begin, s->ffn_end, &layer->atoms_awaited);
+        TRY(add_matrix(cpu, part, GW_TENSOR_GATE, number, f0, cpu->ffn, 0, d, &layer->w[GATE], &layer->memory[GATE]));
+        TRY(add_matrix(cpu, part, GW_TENSOR_UP, number, f0, cpu->ffn, 0, d, &layer->w[UP], &layer->memory[UP]));
+        TRY(add_matrix(cpu, part, GW_TENSOR_DOWN, number, 0, d, f0, cpu->ffn, &layer->w[DOWN], &layer->memory[DOWN]));
     }
-    layer->kv_inherited = same_heads && from->kv_pages >= cpu->config.kv_pages;
-    if (layer->kv_inherited) {
+out:
+    return rc;
+}
+
+/* Room for a layer's KV pages: the donor's if they are of the same heads, else this process's own in the store, or private memory. */
+static gw_err load_kv(struct cpu *cpu, int number, const struct layer *from)
+{
+    gw_err rc = GW_OK;
+    const struct gw_shard *s = &cpu->config.shard, *ds = from ? &of(cpu->config.donor)->config.shard : s;
+    struct layer *layer = &cpu->layers[number - s->layer_begin];
+    char name[GW_STORE_NAME_BYTES];
+    enum gw_store_found found = GW_STORE_NONE;
+    if (from && ds->kv_begin == s->kv_begin && ds->kv_end == s->kv_end && from->kv_pages >= cpu->config.kv_pages) {
+        layer->kv_inherited = true;
         layer->kv_pages = from->kv_pages;
         layer->kv = from->kv ? gw_shared_hold(from->kv) : NULL;
-    } else if (cpu->kv_heads) {
-        size_t page = (size_t)cpu->kv_heads * gw_page_halves(dim) * sizeof(uint16_t);
-        layer->kv_pages = cpu->config.kv_pages;
-        TRY(gw_shared_create(page * (size_t)layer->kv_pages, "the KV cache (see --kv-memory)", &layer->kv));
+        return GW_OK;
     }
+    size_t page = (size_t)cpu->kv_heads * gw_page_halves(cpu->head_dim) * sizeof(uint16_t);
+    size_t bytes = page * (size_t)cpu->config.kv_pages;
+    layer->kv_inherited = cpu->config.resumed && cpu->kv_heads == 0;
+    layer->kv_pages = cpu->config.kv_pages;
+    if (cpu->kv_heads == 0) return GW_OK;
+    snprintf(name, sizeof name, "kv/%d/%d-%d", number, s->kv_begin, s->kv_end);
+    if (cpu->config.store &&
+        gw_store_map(cpu->config.store, GW_STORE_OWN, name, bytes, !cpu->config.resumed, &layer->kv, &found) != GW_OK)
+        gw_debug("%s", gw_error_detail());
+    if (!layer->kv) TRY(gw_shared_create(bytes, "the KV cache (see --kv-memory)", &layer->kv));
+    layer->kv_inherited = cpu->config.resumed && found == GW_STORE_FOUND;
+    layer->kv_pages = (int)(layer->kv->bytes / page);
 out:
     return rc;
 }
@@ -123,25 +251,25 @@ static void free_layer(struct layer *layer)
     for (int m = 0; m < MATRICES; m++) gw_shared_release(layer->memory[m]);
     gw_shared_release(layer->kv);
 }
-static gw_err load_ends(struct cpu *cpu)
+static gw_err begin_ends(struct cpu *cpu, struct part *parts, int *count)
 {
     gw_err rc = GW_OK;
     const struct gw_shard *s = &cpu->config.shard;
+    const struct cpu *donor = cpu->config.donor ? of(cpu->config.donor) : NULL;
+    const struct gw_shard *ds = donor ? &donor->config.shard : s;
     if (s->first) cpu->embedding = gw_model_tensor(cpu->config.model, GW_TENSOR_EMBED, 0);
-    if (s->last) {
-        cpu->output_norm = load_vector(cpu, GW_TENSOR_OUTPUT_NORM, 0, 0, cpu->d);
-        const struct cpu *donor = cpu->config.donor ? of(cpu->config.donor) : NULL;
-        const struct gw_shard *ds = donor ? &donor->config.shard : s;
-        if (donor && ds->last && ds->vocab_begin == s->vocab_begin && ds->vocab_end == s->vocab_end &&
-            !donor->rows_awaited) {
-            cpu->output = donor->output;
-            if (donor->output_memory) cpu->output_memory = gw_shared_hold(donor->output_memory);
-        } else {
-            cpu->rows_awaited = cpu->config.awaited && cpu->config.awaited[cpu->config.dims.layers] ? cpu->vocab : 0;
-            TRY(load_matrix(cpu, GW_TENSOR_OUTPUT, 0, s->vocab_begin, cpu->vocab, 0, cpu->d, &cpu->output,
-                            &cpu->output_memory));
-        }
+    if (!s->last) return GW_OK;
+    cpu->output_norm = load_vector(cpu, GW_TENSOR_OUTPUT_NORM, 0, 0, cpu->d);
+    if (donor && ds->last && ds->vocab_begin == s->vocab_begin && ds->vocab_end == s->vocab_end &&
+        !donor->rows_awaited) {
+        cpu->output = donor->output;
+        if (donor->output_memory) cpu->output_memory = gw_shared_hold(donor->output_memory);
+        return GW_OK;
     }
+    struct part *part = new_part(cpu, parts, count, cpu->config.dims.layers, 'v', s->vocab_begin, s->vocab_end,
+                                 &cpu->rows_awaited);
+    TRY(add_matrix(cpu, part, GW_TENSOR_OUTPUT, 0, s->vocab_begin, cpu->vocab, 0, cpu->d, &cpu->output,
+                   &cpu->output_memory));
 out:
     return rc;
 }
@@ -150,13 +278,22 @@ gw_err gw_cpu_load(struct cpu *cpu)
 {
     gw_err rc = GW_OK;
     const struct gw_shard *s = &cpu->config.shard;
-    cpu->layers = gw_alloc((size_t)(s->layer_end - s->layer_begin), sizeof *cpu->layers);
-    TRY(load_ends(cpu));
+    const struct cpu *donor = cpu->config.donor ? of(cpu->config.donor) : NULL;
+    int layers = s->layer_end - s->layer_begin, count = 0;
+    struct part *parts = gw_alloc((size_t)(2 * layers + 1), sizeof *parts);
+    cpu->layers = gw_alloc((size_t)layers, sizeof *cpu->layers);
     for (int layer = s->layer_begin; layer < s->layer_end; layer++) {
-        TRY(load_layer(cpu, layer, &cpu->layers[layer - s->layer_begin]));
+        const struct gw_shard *ds = donor ? &donor->config.shard : s;
+        bool had = donor && layer >= ds->layer_begin && layer < ds->layer_end;
+        const struct layer *from = had ? &donor->layers[layer - ds->layer_begin] : NULL;
+        TRY(begin_layer(cpu, layer, from, parts, &count));
+        TRY(load_kv(cpu, layer, from));
         if (cpu->config.tick) cpu->config.tick(cpu->config.tick_context);
     }
+    TRY(begin_ends(cpu, parts, &count));
+    TRY(load_parts(cpu, parts, count));
 out:
+    free(parts);
     return rc;
 }
 
@@ -222,6 +359,7 @@ bool gw_cpu_kv_inherited(struct gw_backend *backend, int layer)
 struct block {
     const struct gw_packed *packed;
     int n0, k0, n, k;
+    const int *awaited; /* > 0: it is to come from a peer */
 };
 
 /* The blocks of a slice, in the order in which they travel; returns their number. */
@@ -231,25 +369,28 @@ static int blocks_of(struct cpu *cpu, const struct gw_weight_slice *slice, struc
     const struct gw_shard *s = &cpu->config.shard;
     int d = cpu->d, dim = cpu->head_dim, wide = cpu->group * dim, count = 0;
     if (slice->layer == dims->layers) {
-        blocks[0] = (struct block){&cpu->output, slice->vocab_begin - s->vocab_begin, 0,
-                                   slice->vocab_end - slice->vocab_begin, d};
+        blocks[0] = (struct block){
+            &cpu->output,      slice->vocab_begin - s->vocab_begin, 0, slice->vocab_end - slice->vocab_begin, d,
+            &cpu->rows_awaited};
         return 1;
     }
-    const struct gw_packed *w = cpu->layers[slice->layer - s->layer_begin].w;
+    const struct layer *layer = &cpu->layers[slice->layer - s->layer_begin];
+    const struct gw_packed *w = layer->w;
+    const int *heads = &layer->heads_awaited, *atoms = &layer->atoms_awaited;
     int h0 = slice->kv_begin - s->kv_begin, hn = slice->kv_end - slice->kv_begin;
     if (hn > 0) {
-        blocks[count++] = (struct block){&w[Q], h0 * wide, 0, hn * wide, d};
-        blocks[count++] = (struct block){&w[K], h0 * dim, 0, hn * dim, d};
-        blocks[count++] = (struct block){&w[V], h0 * dim, 0, hn * dim, d};
-        blocks[count++] = (struct block){&w[OUT], 0, h0 * wide, d, hn * wide};
+        blocks[count++] = (struct block){&w[Q], h0 * wide, 0, hn * wide, d, heads};
+        blocks[count++] = (struct block){&w[K], h0 * dim, 0, hn * dim, d, heads};
+        blocks[count++] = (struct block){&w[V], h0 * dim, 0, hn * dim, d, heads};
+        blocks[count++] = (struct block){&w[OUT], 0, h0 * wide, d, hn * wide, heads};
     }
     if (slice->ffn_end > slice->ffn_begin) {
         int first = gw_ffn_atom_block(dims->ffn, dims->ffn_atoms, s->ffn_begin);
         int f0 = (gw_ffn_atom_block(dims->ffn, dims->ffn_atoms, slice->ffn_begin) - first) * GW_BLOCK;
         int f1 = (gw_ffn_atom_block(dims->ffn, dims->ffn_atoms, slice->ffn_end) - first) * GW_BLOCK;
-        blocks[count++] = (struct block){&w[GATE], f0, 0, f1 - f0, d};
-        blocks[count++] = (struct block){&w[UP], f0, 0, f1 - f0, d};
-        blocks[count++] = (struct block){&w[DOWN], 0, f0, d, f1 - f0};
+        blocks[count++] = (struct block){&w[GATE], f0, 0, f1 - f0, d, atoms};
+        blocks[count++] = (struct block){&w[UP], f0, 0, f1 - f0, d, atoms};
+        blocks[count++] = (struct block){&w[DOWN], 0, f0, d, f1 - f0, atoms};
     }
     return count;
 }
@@ -299,14 +440,14 @@ gw_err gw_cpu_weights_import(struct gw_backend *backend, const struct gw_weight_
         TRY(gw_packed_init(&part, b->packed->type, b->n, b->k));
         if (gw_packed_bytes(&part) > bytes - at) FAIL(GW_ERR_PEER, "weights of layer %d came short", slice->layer);
         part.data = (uint8_t *)(uintptr_t)(data + at); /* read from only */
-        gw_packed_copy(b->packed, b->n0, b->k0, &part, 0, 0, b->n, b->k);
+        /* what turned out to be shared is sent all the same; it is the same, and others may be reading it */
+        if (*b->awaited) gw_packed_copy(b->packed, b->n0, b->k0, &part, 0, 0, b->n, b->k);
         at += gw_packed_bytes(&part);
     }
     if (slice->layer == of(backend)->config.dims.layers) {
         if (of(backend)->rows_awaited) of(backend)->rows_awaited -= slice->vocab_end - slice->vocab_begin;
     } else {
         struct layer *layer = &of(backend)->layers[slice->layer - of(backend)->config.shard.layer_begin];
-        /* what turned out to be shared comes all the same, and is the same */
         if (layer->heads_awaited) layer->heads_awaited -= slice->kv_end - slice->kv_begin;
         if (layer->atoms_awaited) layer->atoms_awaited -= slice->ffn_end - slice->ffn_begin;
     }

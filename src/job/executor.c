@@ -120,6 +120,11 @@ gw_err gw_executor_create(const struct gw_executor_config *config, struct gw_exe
                                         .max_context = config->max_context,
                                         .donor = config->donor ? config->donor->backend : NULL,
                                         .awaited = config->awaited,
+                                        .store = config->store,
+                                        .model_key = config->model_key,
+                                        .resumed = config->resumed,
+                                        .local_rank = config->local_rank,
+                                        .local_size = config->local_size,
                                         .tick = config->tick,
                                         .tick_context = config->tick_context};
     TRY(gw_backend_cpu_create(&backend, ex->kernels, ex->pool, &ex->backend));

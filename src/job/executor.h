@@ -26,6 +26,9 @@ struct gw_executor_config {
         *donor; /* this rank's executor of the plan before, or NULL: what stays the same is shared (engine/backend.h) */
     /* as in struct gw_backend_config */
     const bool *awaited;
+    struct gw_store *store;
+    uint64_t model_key;
+    bool resumed;
     void (*tick)(void *context);
     void *tick_context;
 };

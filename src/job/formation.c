@@ -73,9 +73,10 @@ static bool layout_is_sound(struct gw_layout l)
 
 static bool peer_is_sound(const struct gw_peer *peer, struct gw_layout before)
 {
-    unsigned char placed;
+    unsigned char placed, resumed;
     memcpy(&placed, &peer->placed, 1); /* a bool with another value must not be read as one */
-    if (placed > 1 || !memchr(peer->host, 0, GW_HOST_BYTES)) return false;
+    memcpy(&resumed, &peer->resumed, 1);
+    if (placed > 1 || resumed > 1 || !memchr(peer->host, 0, GW_HOST_BYTES)) return false;
     return !placed || (layout_is_sound(before) && within(peer->before.replica, 0, before.data) &&
                        within(peer->before.shard, 0, before.tensor) && within(peer->before.stage, 0, before.pipeline));
 }

@@ -32,6 +32,8 @@ struct gw_peer {
     /* its place in the plan before this one */
     bool placed; /* it has one, and what belongs to it is complete */
     struct gw_place before;
+    bool
+        resumed; /* it has taken the place over from a process that is gone, memory and all; steps and schedule are not in memory */
     /* its place in this plan; plan only */
     int32_t slot; /* gw_layout_rank() of its place, or -1: it waits, or leaves */
     int32_t local_rank, local_size;

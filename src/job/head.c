@@ -7,6 +7,7 @@
 #include "context/policy.h"
 #include "job/answer.h"
 #include "job/mover.h"
+#include "job/snapshot.h"
 #include "job/worker.h"
 
 #include <stdlib.h>
@@ -16,6 +17,7 @@
 struct slot {
     struct gw_step step;
     bool in_flight;
+    uint64_t number; /* of its step, of all that were launched */
     double launched_s;
     int due;             /* shards of the last stage that have not sent their tokens yet */
     struct gw_buf drawn; /* struct gw_drawn of those that have */
@@ -39,7 +41,16 @@ struct arrival {
     int saved;           /* its leading full pages are in the checkpoint */
 };
 
-enum { LEADER = 0 };
+/* Pages on their way from the checkpoint. Ranks do as they are told in order, so they are there when a step launched later has ended. */
+struct load {
+    uint64_t before;    /* the number of the next step */
+    struct gw_buf list; /* as it was sent */
+};
+
+enum {
+    LEADER = 0,
+    KEPT_TOKENS = 128
+}; /* last tokens of a sequence in the snapshot: more than are drawn between two commits */
 
 struct gw_head {
     struct gw_head_config config;
@@ -58,7 +69,9 @@ struct gw_head {
     int adoption_count;
     struct arrival *arrivals;
     int arrival_count;
-    uint64_t steps;
+    struct load *loads;
+    int load_count;
+    uint64_t steps, launched;
     uint64_t begun_tokens; /* of sequences that were begun elsewhere and came without their KV */
     bool draining, drained, stopping, stopped;
 };
@@ -139,6 +152,8 @@ void gw_head_destroy(struct gw_head *head)
         gw_step_free(&head->slots[s].step);
         gw_buf_free(&head->slots[s].drawn);
     }
+    for (int i = 0; i < head->load_count; i++) gw_buf_free(&head->loads[i].list);
+    free(head->loads);
     free(head->slots);
     free(head->drawn);
     free(head->hidden);
@@ -221,6 +236,8 @@ static void add_tokens(const struct gw_seq *seq, int at, int count, struct gw_bu
     gw_buf_free(&plain);
 }
 
+static gw_err tell_replica(struct gw_head *head, enum gw_msg_kind kind, uint64_t step, const void *data, size_t bytes);
+
 static void add_seq(struct gw_head *head, struct arrival *arrival, const int32_t *pages, int page_count, int computed)
 {
     struct gw_answer *answer = arrival->answer;
@@ -244,8 +261,6 @@ static bool find_adopted(const struct gw_head *head, int64_t index, int *adoptio
                 return true;
     return false;
 }
-
-static gw_err tell_replica(struct gw_head *head, enum gw_msg_kind kind, uint64_t step, const void *data, size_t bytes);
 
 /* Pages of the checkpoint for the full pages of `known` tokens: numbers with a reference each, those that have to be loaded also in the list. Ends at
  * the first that is not in the checkpoint, or for which there is no room. */
@@ -274,6 +289,87 @@ static int find_saved(struct gw_head *head, const int32_t *tokens, int known, in
     return count;
 }
 
+static void note_load(struct gw_head *head, const struct gw_buf *list)
+{
+    if (gw_team_size(head->config.team) == 1) return; /* done at once */
+    head->loads = gw_realloc(head->loads, (size_t)head->load_count + 1, sizeof *head->loads);
+    struct load *load = &head->loads[head->load_count++];
+    *load = (struct load){.before = head->launched + 1};
+    gw_buf_add(&load->list, list->data, list->bytes);
+}
+
+/* A step has ended: every rank of the replica has done what came before it. */
+static void confirm_loads(struct gw_head *head, uint64_t step)
+{
+    int left = 0;
+    for (int i = 0; i < head->load_count; i++) {
+        if (head->loads[i].before <= step) gw_buf_free(&head->loads[i].list);
+        else head->loads[left++] = head->loads[i];
+    }
+    head->load_count = left;
+}
+
+/* Pages whose content not every rank of the replica is known to have: those that steps in flight fill, or that are being loaded. */
+static bool *list_doubtful(const struct gw_head *head)
+{
+    bool *doubtful = gw_alloc((size_t)head->config.kv_pages + 1, sizeof *doubtful);
+    struct gw_seq *seq;
+    for (int i = 0; (seq = gw_sched_at(head->sched, i)); i++)
+        for (int p = seq->computed_before / GW_PAGE_TOKENS;
+             seq->in_flight && p < seq->page_count && (p + 1) * GW_PAGE_TOKENS <= seq->computed; p++)
+            doubtful[seq->pages[p]] = true;
+    for (int i = 0; i < head->load_count; i++) {
+        size_t at = 0;
+        for (int32_t page; gw_saver_list_next(&head->loads[i].list, &at, &page);) doubtful[page] = true;
+    }
+    return doubtful;
+}
+
+/* The sequences, and what of their KV steps that have ended have put in place on every rank. */
+static void list_held(const struct gw_head *head, struct gw_held **held, int32_t *count)
+{
+    struct gw_seq *seq;
+    bool *doubtful = list_doubtful(head);
+    *count = 0;
+    while (gw_sched_at(head->sched, *count)) ++*count;
+    *held = gw_alloc((size_t)*count + 1, sizeof **held);
+    for (int i = 0; (seq = gw_sched_at(head->sched, i)); i++) {
+        int computed = seq->in_flight && seq->computed_before < seq->computed ? seq->computed_before : seq->computed;
+        if (computed == seq->count) computed--; /* the token that its step drew is not known yet */
+        for (int p = 0; p * GW_PAGE_TOKENS < computed; p++)
+            if (doubtful[seq->pages[p]] && (p + 1) * GW_PAGE_TOKENS <= computed) computed = p * GW_PAGE_TOKENS;
+        int pages = (computed + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS;
+        (*held)[i] = (struct gw_held){.index = gw_answer_index(seq->user), .computed = computed, .page_count = pages};
+        (*held)[i].pages = gw_alloc((size_t)pages + 1, sizeof(int32_t));
+        if (pages) memcpy((*held)[i].pages, seq->pages, (size_t)pages * sizeof(int32_t));
+    }
+    free(doubtful);
+}
+
+/* Tokens from the last `most` of each sequence on. */
+static void list_tokens(const struct gw_head *head, int most, struct gw_buf *out)
+{
+    struct gw_seq *seq;
+    for (int i = 0; (seq = gw_sched_at(head->sched, i)); i++) {
+        int drawn = seq->count - seq->prompt_count, from = drawn > most ? drawn - most : 0;
+        if (drawn > 0) add_tokens(seq, from, drawn - from, out);
+    }
+}
+
+/* Before a step is sent that may overwrite pages which the snapshot names. */
+static void take_snapshot(struct gw_head *head)
+{
+    struct gw_held *held = NULL;
+    int32_t count = 0;
+    if (!head->config.snapshot) return;
+    list_held(head, &held, &count);
+    gw_buf_clear(&head->message);
+    list_tokens(head, KEPT_TOKENS, &head->message);
+    gw_snapshot_hold(head->config.snapshot, held, count, &head->message);
+    for (int32_t i = 0; i < count; i++) free(held[i].pages);
+    free(held);
+}
+
 /* A request without its KV: what a checkpoint has of it is loaded, by all ranks of the replica, before the next step. */
 static gw_err restore_seq(struct gw_head *head, struct arrival *arrival)
 {
@@ -287,7 +383,9 @@ static gw_err restore_seq(struct gw_head *head, struct arrival *arrival)
     size_t empty = list.bytes;
     if (head->config.options->checkpoint_s != 0) count = find_saved(head, tokens, known, pages, &list);
     if (list.bytes > empty) {
+        take_snapshot(head);
         TRY(tell_replica(head, GW_MSG_STEP, GW_STEP_LOAD, list.data, list.bytes));
+        note_load(head, &list);
         TRY(gw_saver_load(head->config.saver, head->config.executor, list.data, list.bytes));
         head->report.restored_tokens += (list.bytes - empty) / sizeof(struct gw_saved_page) * GW_PAGE_TOKENS;
     }
@@ -380,26 +478,15 @@ out:
 gw_err gw_head_report(struct gw_head *head, struct gw_held **held, int32_t *count)
 {
     gw_err rc = GW_OK;
-    struct gw_seq *seq;
-    *count = 0;
     gw_sched_cancel(head->sched);
     for (int s = 0; s < head->slot_count; s++) {
         head->slots[s].in_flight = false;
         gw_buf_clear(&head->slots[s].drawn);
     }
     drop_adoptions(head);
+    list_held(head, held, count);
     gw_buf_clear(&head->tokens);
-    while (gw_sched_at(head->sched, *count)) ++*count;
-    *held = gw_alloc((size_t)*count + 1, sizeof **held);
-    for (int i = 0; (seq = gw_sched_at(head->sched, i)); i++) {
-        int pages = (seq->computed + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS;
-        (*held)[i] = (struct gw_held){.index = gw_answer_index(seq->user),
-                                      .computed = seq->computed,
-                                      .page_count = pages};
-        (*held)[i].pages = gw_alloc((size_t)pages + 1, sizeof(int32_t));
-        if (pages) memcpy((*held)[i].pages, seq->pages, (size_t)pages * sizeof(int32_t));
-        if (seq->count > seq->prompt_count) add_tokens(seq, 0, seq->count - seq->prompt_count, &head->tokens);
-    }
+    list_tokens(head, INT32_MAX, &head->tokens);
     if (head->tokens.bytes)
         TRY(gw_comm_send(head->config.comm, LEADER, GW_MSG_TOKENS, 0, head->tokens.data, head->tokens.bytes));
     gw_buf_clear(&head->tokens);
@@ -468,6 +555,8 @@ gw_err gw_head_begin(struct gw_head *head, const struct gw_plan *plan, struct gw
     head->draining = head->drained = head->stopping = head->stopped = false;
     head->report.taken = 0;
     head->reported_wants = -1;
+    for (int i = 0; i < head->load_count; i++) /* they may not have come before the world changed */
+        TRY(tell_replica(head, GW_MSG_STEP, GW_STEP_LOAD, head->loads[i].list.data, head->loads[i].list.bytes));
     head->adoptions = gw_alloc((size_t)plan->adoption_count + 1, sizeof *head->adoptions);
     for (int a = 0; a < plan->adoption_count; a++) {
         if (plan->adoptions[a].to != head->config.team->place.replica) continue;
@@ -483,6 +572,7 @@ gw_err gw_head_begin(struct gw_head *head, const struct gw_plan *plan, struct gw
         struct gw_page_map map = {.count = (int32_t)(from.bytes / sizeof(int32_t)),
                                   .from = (const int32_t *)(const void *)from.data,
                                   .to = (const int32_t *)(const void *)to.data};
+        take_snapshot(head);
         TRY(send_map(head, plan, adoption, mover, &map));
     }
 out:
@@ -503,15 +593,15 @@ static void settle_adoption(struct gw_head *head, int number)
         struct adoption *adoption = &head->adoptions[number];
         const struct gw_held *held = &adoption->held[arrival->held];
         int known = (int)(arrival->prompt.count + arrival->drawn.bytes / sizeof(int32_t));
-        int computed = held->computed;
-        if (computed < known) {
-            add_seq(head, arrival, adoption->pages[arrival->held], held->page_count, computed);
-            free(adoption->pages[arrival->held]); /* its references are the sequence's now */
-            adoption->pages[arrival->held] = NULL;
-        } else { /* more was computed than is committed: its last tokens are lost, so it begins anew */
-            release_adopted(head, adoption, arrival->held);
-            add_seq(head, arrival, NULL, 0, 0);
-        }
+        /* Tokens that were drawn but not committed are lost with the old head: what was computed of them does not count. */
+        int computed = held->computed < known ? held->computed : known - 1;
+        int page_count = (computed + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS;
+        int32_t *pages = adoption->pages[arrival->held];
+        for (int p = page_count; p < held->page_count; p++)
+            gw_kv_pages_unref_chain(gw_sched_pages(head->sched), &pages[p], 1);
+        add_seq(head, arrival, pages, page_count, computed);
+        free(pages); /* its references are the sequence's now */
+        adoption->pages[arrival->held] = NULL;
         free_arrival(arrival);
         *arrival = head->arrivals[--head->arrival_count];
     }
@@ -585,6 +675,7 @@ static gw_err take_shard(struct gw_head *head, struct slot *slot, const void *dr
     if (--slot->due > 0) return GW_OK;
     slot->in_flight = false;
     head->steps++;
+    confirm_loads(head, slot->number);
     gw_sched_step_done(head->sched, slot->step.slot);
     gw_err rc = take_drawn(head, (const struct gw_drawn *)(const void *)slot->drawn.data,
                            slot->drawn.bytes / sizeof(struct gw_drawn));
@@ -599,6 +690,8 @@ static gw_err launch(struct gw_head *head, struct slot *slot)
     struct gw_executor *ex = head->config.executor;
     const struct gw_layout *layout = &head->config.team->layout;
     int d = gw_model_info(head->config.model)->d_model, own = 0;
+    take_snapshot(head);
+    slot->number = ++head->launched;
     gw_buf_clear(&head->message);
     gw_step_encode(&slot->step, &head->message);
     TRY(tell_replica(head, GW_MSG_STEP, slot->step.id, head->message.data, head->message.bytes));

@@ -19,6 +19,7 @@
 struct gw_head; /* opaque */
 struct gw_mover;
 struct gw_saver;
+struct gw_snapshot;
 struct gw_tokenizer;
 struct gw_chat;
 
@@ -31,6 +32,8 @@ struct gw_head_config {
     struct gw_executor *executor; /* borrowed */
     const struct gw_team *team;   /* borrowed */
     struct gw_saver *saver;       /* borrowed */
+    struct gw_snapshot
+        *snapshot; /* borrowed, or NULL: where its sequences are kept for whoever takes over when it dies */
     int context, kv_pages;
 };
 

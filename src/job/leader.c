@@ -449,6 +449,8 @@ static gw_err make_plan(struct gw_leader *leader)
                                    .number = leader->plan.number + 1,
                                    .wanted = leader->wanted};
     bool *active = gw_alloc((size_t)leader->hello_count + 1, sizeof *active);
+    for (int r = 0; r < leader->hello_count; r++) /* a context may come from an earlier launch */
+        if (leader->hellos[r].plan >= planning.number) planning.number = leader->hellos[r].plan + 1;
     for (int r = 0; r < leader->hello_count; r++)
         active[r] = gw_control_active(leader->control, leader->hellos[r].peer.member);
     planning.active = active;

@@ -35,6 +35,7 @@ enum option_id {
     OPT_CHECKPOINT,
     OPT_WEIGHTS,
     OPT_NO_REPLACE,
+    OPT_NO_STORE,
     OPT_NOTICE,
     OPT_GRACE,
     OPT_CHAOS,
@@ -68,6 +69,7 @@ static const struct {
      "between checkpoints of KV pages: a time, off, or auto by what they cost (default)"},
     {OPT_WEIGHTS, "weights", "FROM", "where a rank gets weights it lacks: storage, peers, or auto (default)"},
     {OPT_NO_REPLACE, "no-replace", NULL, "do not start ranks anew that were lost"},
+    {OPT_NO_STORE, "no-store", NULL, "do not keep weights and KV in memory that outlives a rank"},
     {OPT_NOTICE, "notice", "FILE", "watch this file for notices, such as 'leave 2 30' or 'join 1'; see docs/usage.md"},
     {OPT_GRACE, "grace", "SECONDS", "time that a SIGUSR2 leaves the rank that gets it (default 30)"},
     {OPT_CHAOS, "chaos", "SPEC", "make things go wrong, such as 'kill:1@step=40'; see docs/usage.md"},
@@ -228,6 +230,7 @@ static gw_err set_option(struct gw_job_options *o, int id, const char *text, con
     case OPT_NO_REPLACE: o->replace = false; return GW_OK;
     case OPT_NOTICE: o->notice_path = text; return GW_OK;
     case OPT_GRACE: return gw_parse_real(text, name, &o->grace_s);
+    case OPT_NO_STORE: o->store = false; return GW_OK;
     case OPT_CHAOS: o->chaos = text; return GW_OK;
     case OPT_MEMBER: return int_to_int(text, name, 0, INT32_MAX, &o->member_base);
     case OPT_LAUNCH: return int_to_int(text, name, 0, INT32_MAX, &o->launch);
@@ -269,7 +272,7 @@ gw_err gw_job_options_parse(int argc, char **argv, struct gw_job_options *o, boo
     char shorts[2 * OPTIONS + 2] = ":";
     *help = false;
     *o = (struct gw_job_options){
-        .max_seqs = 64, .step_rows = 512, .peer_timeout_s = 60, .checkpoint_s = -1, .replace = true, .grace_s = 30};
+        .max_seqs = 64, .step_rows = 512, .peer_timeout_s = 60, .checkpoint_s = -1, .replace = true, .store = true, .grace_s = 30};
     o->argv = argv;
     o->defaults.sampling = gw_sampling_default();
     for (int i = 0; i < OPTIONS; i++) {

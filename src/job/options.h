@@ -26,6 +26,7 @@ struct gw_job_options {
     } weights;               /* where missing weights come from */
     double checkpoint_s;     /* between checkpoints of KV; < 0: by what they cost, 0: none */
     bool replace;            /* lost ranks are started again */
+    bool store;              /* weights and KV in memory that outlives the ranks */
     const char *notice_path; /* file that is watched for notices, or NULL */
     const char *chaos;       /* job/chaos.h, or NULL */
     double grace_s;          /* of a notice that does not say */

@@ -165,7 +165,8 @@ static bool whole(const struct gw_planning *in, const struct gw_plan *plan, int 
     return true;
 }
 
-/* Replicas that can go on as they are do. */
+/* Replicas that can go on as they are do. One whose head is another process now has its sequences adopted instead: the schedule went with the head,
+ * while a worker needs nothing but its memory. */
 static void keep_replicas(const struct gw_planning *in, struct gw_plan *plan, int32_t pages_before)
 {
     int next = 0, size = plan->layout.tensor * plan->layout.pipeline;
@@ -174,7 +175,7 @@ static void keep_replicas(const struct gw_planning *in, struct gw_plan *plan, in
         pages_before != plan->kv_pages)
         return;
     for (int old = 0; old < plan->before.data && next < plan->layout.data; old++) {
-        if (!whole(in, plan, old, true)) continue;
+        if (!whole(in, plan, old, true) || plan->peers[rank_before(plan, old, 0)].resumed) continue;
         for (int slot = 0; slot < size; slot++) plan->peers[rank_before(plan, old, slot)].slot = next * size + slot;
         plan->kept[next++] = old;
     }

@@ -8,6 +8,7 @@
 #include "job/rank.h"
 
 #include "base/clock.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/process.h"
 #include "comm/comm.h"
@@ -19,12 +20,15 @@
 #include "job/mover.h"
 #include "job/notice.h"
 #include "job/saver.h"
+#include "job/snapshot.h"
 #include "job/worker.h"
+#include "store/store.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
@@ -47,7 +51,14 @@ struct rank {
     struct gw_chaos *chaos;
     struct gw_dims dims;
     int context, threads;
-    struct gw_hello self; /* what does not change from hello to hello */
+    struct gw_hello self;         /* what does not change from hello to hello */
+    struct gw_store *store;       /* the node's, or NULL */
+    struct gw_snapshot *snapshot; /* in this rank's context; NULL without a store */
+    uint64_t model_key;
+    /* The context of a rank that is gone was taken over: `post` is its place, and this is what it would say. Until the first plan. */
+    bool resumed;
+    struct gw_hello before;
+    struct gw_buf tokens_before;
     struct gw_plan plan;
     bool planned, forming;
     struct post *post, *post_before; /* of this plan; of the one before, while something is moved from it */
@@ -211,6 +222,21 @@ static bool complete(const struct rank *rank)
     return rank->post && (rank->kept || !rank->mover || gw_mover_done(rank->mover));
 }
 
+/* What the rank whose context this one has would say: its place, its sequences, and their last tokens. */
+static gw_err speak_for_predecessor(struct rank *rank, struct gw_hello *hello)
+{
+    const struct gw_hello *before = &rank->before;
+    hello->peer.placed = hello->peer.resumed = true;
+    hello->peer.before = before->peer.before;
+    hello->layout = before->layout;
+    hello->plan = before->plan;
+    hello->kv_pages = before->kv_pages;
+    hello->held = before->held;
+    hello->held_count = before->held_count;
+    if (!rank->tokens_before.bytes) return GW_OK;
+    return gw_comm_send(rank->comm, LEADER, GW_MSG_TOKENS, 0, rank->tokens_before.data, rank->tokens_before.bytes);
+}
+
 static gw_err say_hello(struct rank *rank)
 {
     gw_err rc = GW_OK;
@@ -245,10 +271,13 @@ static gw_err say_hello(struct rank *rank)
         hello.layout = rank->plan.layout;
         hello.plan = rank->plan.number;
         hello.kv_pages = rank->plan.kv_pages;
+    } else if (rank->resumed) {
+        TRY(speak_for_predecessor(rank, &hello));
     }
     gw_hello_encode(&hello, &message);
     TRY(gw_comm_send(rank->comm, LEADER, GW_MSG_HELLO, 0, message.data, message.bytes));
 out:
+    if (hello.peer.resumed) hello.held = NULL, hello.held_count = 0; /* borrowed */
     hello.peer.placed = false;
     gw_hello_free(&hello);
     gw_buf_free(&message);
@@ -279,37 +308,37 @@ static void beat(void *comm)
     gw_comm_beat(comm);
 }
 
-static gw_err create_executor(struct rank *rank, const struct gw_peer *self)
+/* The executor of the post, whose team has its place. `awaited`: as in struct gw_backend_config. */
+static gw_err create_executor(struct rank *rank, const struct gw_peer *self, int kv_pages, const bool *awaited,
+                              bool resumed)
 {
     gw_err rc = GW_OK;
     const struct gw_job_options *o = rank->options;
     int threads = o->threads ? o->threads : rank->self.cpus / (self->local_size > 0 ? self->local_size : 1);
-    bool *awaited = gw_alloc((size_t)rank->dims.layers + 1, sizeof *awaited);
-    for (int m = 0; m < rank->plan.move_count; m++)
-        if (rank->plan.moves[m].to == gw_comm_rank(rank->comm)) awaited[rank->plan.moves[m].slice.layer] = true;
     struct gw_executor_config config = {.model = rank->model,
                                         .comm = rank->comm,
                                         .team = &rank->post->team,
                                         .threads = threads > 0 ? threads : 1,
                                         .local_rank = self->local_rank,
                                         .local_size = self->local_size,
-                                        .kv_pages = rank->plan.kv_pages,
+                                        .kv_pages = kv_pages,
                                         .max_rows = o->step_rows,
                                         .max_context = rank->context,
                                         .donor = rank->post_before ? rank->post_before->executor : NULL,
-                                        .awaited = rank->plan.move_count ? awaited : NULL,
+                                        .awaited = awaited,
+                                        .store = rank->store,
+                                        .model_key = rank->model_key,
+                                        .resumed = resumed,
                                         .tick = beat,
                                         .tick_context = rank->comm};
     double began_s = gw_clock_now_s();
     TRY(gw_executor_create(&config, &rank->post->executor));
-    bool all_loaded = !config.donor && !config.awaited;
-    struct gw_shard shard = gw_executor_shard(rank->post->executor);
-    rank->loaded_bytes = all_loaded ? (uint64_t)gw_shard_weight_bytes(&rank->dims, &shard) : 0;
+    struct gw_backend *backend = gw_executor_backend(rank->post->executor);
+    rank->loaded_bytes = awaited ? 0 : backend->ops->weights_made(backend);
     rank->load_s = gw_clock_now_s() - began_s;
     rank->threads = config.threads;
     if (rank->leader) gw_leader_note_executor(rank->leader, gw_executor_kernels(rank->post->executor), config.threads);
 out:
-    free(awaited);
     return rc;
 }
 
@@ -327,6 +356,7 @@ static gw_err take_roles(struct rank *rank)
                                       .executor = post->executor,
                                       .team = &post->team,
                                       .saver = rank->saver,
+                                      .snapshot = rank->snapshot,
                                       .context = rank->context,
                                       .kv_pages = rank->plan.kv_pages};
         TRY(gw_head_create(&head, &rank->head));
@@ -338,22 +368,46 @@ out:
     return rc;
 }
 
+static struct post *new_post(struct gw_layout layout)
+{
+    struct post *post = gw_alloc(1, sizeof *post);
+    post->team.layout = layout;
+    post->team.ranks = gw_alloc((size_t)(layout.tensor * layout.pipeline), sizeof(int));
+    return post;
+}
+
 /* A new place: everything is made anew, out of what this rank held. */
 static gw_err change_post(struct rank *rank, const struct gw_peer *self)
 {
     gw_err rc = GW_OK;
+    bool *awaited = gw_alloc((size_t)rank->dims.layers + 1, sizeof *awaited);
+    gw_snapshot_unseat(rank->snapshot);
     leave_roles(rank);
     free_post(rank->post_before);
     rank->post_before = rank->post;
     rank->post = NULL;
-    if (self->slot < 0) return GW_OK;
-    rank->post = gw_alloc(1, sizeof *rank->post);
-    rank->post->team.ranks = gw_alloc((size_t)(rank->plan.layout.tensor * rank->plan.layout.pipeline), sizeof(int));
+    if (self->slot < 0) goto out;
+    rank->post = new_post(rank->plan.layout);
     seat_team(&rank->plan, self->slot, &rank->post->team);
-    TRY(create_executor(rank, self));
+    for (int m = 0; m < rank->plan.move_count; m++)
+        if (rank->plan.moves[m].to == gw_comm_rank(rank->comm)) awaited[rank->plan.moves[m].slice.layer] = true;
+    TRY(create_executor(rank, self, rank->plan.kv_pages, rank->plan.move_count ? awaited : NULL, false));
     TRY(take_roles(rank));
 out:
+    free(awaited);
     return rc;
+}
+
+/* This rank has its place, and all that belongs to it: whoever takes its context over can go on from there. */
+static void take_seat(struct rank *rank)
+{
+    struct gw_hello place = {.peer = rank->plan.peers[gw_comm_rank(rank->comm)],
+                             .plan = rank->plan.number,
+                             .layout = rank->plan.layout,
+                             .kv_pages = rank->plan.kv_pages};
+    place.peer.placed = true;
+    place.peer.before = rank->post->team.place;
+    gw_snapshot_seat(rank->snapshot, &place, rank->kept);
 }
 
 static gw_err take_plan(struct rank *rank)
@@ -367,8 +421,14 @@ static gw_err take_plan(struct rank *rank)
     gw_saver_look_again(rank->saver);
     rank->moved = false;
     rank->kept = self->slot >= 0 && rank->plan.kept[gw_layout_place(rank->plan.layout, self->slot).replica] >= 0;
-    if (rank->kept) seat_team(&rank->plan, self->slot, &rank->post->team);
-    else TRY(change_post(rank, self));
+    if (rank->kept) {
+        seat_team(&rank->plan, self->slot, &rank->post->team);
+        take_seat(rank);
+        if (!rank->head && !rank->worker) TRY(take_roles(rank)); /* in place of one that is gone */
+    } else {
+        TRY(change_post(rank, self));
+    }
+    rank->resumed = false;
     struct gw_mover_config mover = {
         .comm = rank->comm, .plan = &rank->plan, .dims = rank->dims, .now = rank->post ? rank->post->executor : NULL};
     struct post *before = rank->kept ? rank->post : rank->post_before;
@@ -481,6 +541,8 @@ static gw_err move(struct rank *rank, bool *busy)
     free_post(rank->post_before);
     rank->post_before = NULL;
     rank->moved = true;
+    if (rank->post && !rank->kept) take_seat(rank);
+    if (rank->store && gw_store_keep(rank->store, rank->plan.number) != GW_OK) gw_debug("%s", gw_error_detail());
     struct gw_mover_stats stats = gw_mover_stats(rank->mover);
     stats.weight_bytes_loaded = rank->loaded_bytes;
     stats.load_s = rank->load_s;
@@ -577,6 +639,86 @@ static gw_err live(struct rank *rank)
     return rc;
 }
 
+/* ---- the context of a rank that is gone ------------------------------------------------------------------------ */
+
+/* One model file, as the ranks of a node see it. */
+static uint64_t model_key(const char *path)
+{
+    struct stat file = {0};
+    uint64_t parts[5] = {0};
+    if (stat(path, &file) == 0) {
+        parts[0] = (uint64_t)file.st_dev;
+        parts[1] = (uint64_t)file.st_ino;
+        parts[2] = (uint64_t)file.st_size;
+        parts[3] = (uint64_t)file.st_mtim.tv_sec;
+        parts[4] = (uint64_t)file.st_mtim.tv_nsec;
+    }
+    return gw_hash64(parts, sizeof parts, 0);
+}
+
+static bool has_all_pages(const struct post *post)
+{
+    struct gw_backend *backend = gw_executor_backend(post->executor);
+    struct gw_shard shard = gw_executor_shard(post->executor);
+    for (int layer = shard.layer_begin; layer < shard.layer_end; layer++)
+        if (!backend->ops->kv_inherited(backend, layer)) return false;
+    return true;
+}
+
+/* Stands where its predecessor stood, with its weights and KV pages as they are. */
+static gw_err take_predecessors_post(struct rank *rank)
+{
+    gw_err rc = GW_OK;
+    const struct gw_hello *before = &rank->before;
+    if (!before->peer.placed || gw_layout_check(&rank->dims, before->layout) != GW_OK) return GW_OK;
+    rank->post = new_post(before->layout);
+    rank->post->team.place = before->peer.before;
+    TRY(create_executor(rank, &before->peer, before->kv_pages, NULL, true));
+    rank->resumed = has_all_pages(rank->post);
+    if (rank->resumed) return GW_OK;
+    free_post(rank->post);
+    rank->post = NULL;
+out:
+    return rc;
+}
+
+/* Joins the node's context store, if it has one, and takes over what a rank that is gone has left there. Nothing in it can end the job. */
+static gw_err join_store(struct rank *rank)
+{
+    gw_err rc = GW_OK;
+    const struct gw_job_options *o = rank->options;
+    bool taken = false;
+    uint64_t held = 0;
+    size_t pages = (size_t)rank->context / GW_PAGE_TOKENS + 2;
+    if (!o->store) return GW_OK;
+    rank->model_key = model_key(o->model_path);
+    rc = gw_store_connect(o->out_dir, &rank->store);
+    if (rc == GW_OK) rc = gw_store_usage(rank->store, &held);
+    if (rc == GW_OK) rc = gw_store_take(rank->store, &taken);
+    if (rc == GW_OK)
+        rc = gw_snapshot_open(rank->store, 65536 + (size_t)o->max_seqs * (4096 + sizeof(int32_t) * pages),
+                              &rank->snapshot);
+    if (rc != GW_OK) {
+        gw_debug("no context store: %s", gw_error_detail());
+        gw_store_close(rank->store);
+        rank->store = NULL;
+        return GW_OK;
+    }
+    rank->self.memory += held; /* it is there for this job */
+    if (!taken || !gw_snapshot_read(rank->snapshot, &rank->before, &rank->tokens_before)) return GW_OK;
+    TRY(take_predecessors_post(rank));
+out:
+    return rc;
+}
+
+static void leave_store(struct rank *rank)
+{
+    gw_snapshot_close(rank->snapshot);
+    gw_store_close(rank->store);
+    gw_hello_free(&rank->before);
+    gw_buf_free(&rank->tokens_before);
+}
+
 static void close_rank(struct rank *rank)
 {
     gw_mover_destroy(rank->mover);
@@ -585,6 +727,7 @@ static void close_rank(struct rank *rank)
     gw_leader_destroy(rank->leader);
     free_post(rank->post_before);
     free_post(rank->post);
+    leave_store(rank);
     gw_plan_free(&rank->plan);
     gw_chat_destroy(rank->chat);
     gw_tokenizer_destroy(rank->tokenizer);
@@ -603,6 +746,7 @@ gw_err gw_rank_run(const struct gw_job_options *given)
     gw_log_set_rank(gw_comm_size(rank.comm) > 1 ? gw_comm_rank(rank.comm) : -1);
     TRY(open_model(&rank));
     if (options->standby) TRY(stand_by(&own));
+    TRY(join_store(&rank));
     if (rank.chaos)
         gw_chaos_begin(rank.chaos, gw_comm_member(rank.comm), options->launch, options->ranks ? options->ranks : 1,
                        gw_comm_rank(rank.comm) == LEADER, launch_clock(&rank));

@@ -64,6 +64,17 @@ void gw_saver_list_add(struct gw_buf *list, const struct gw_saved_page *page)
     gw_buf_add(list, page, sizeof *page);
 }
 
+bool gw_saver_list_next(const struct gw_buf *list, size_t *at, int32_t *page)
+{
+    struct gw_saved_page saved;
+    size_t begin = sizeof(uint64_t) + *at * sizeof saved;
+    if (begin + sizeof saved > list->bytes) return false;
+    memcpy(&saved, list->data + begin, sizeof saved);
+    *page = saved.page;
+    ++*at;
+    return true;
+}
+
 static bool next_page(struct gw_reader *in, struct gw_saved_page *page)
 {
     if (in->at == in->bytes) return false;

@@ -38,6 +38,8 @@ const struct gw_ckpt_model *gw_saver_model(const struct gw_saver *saver);
 /* A list as it travels: increment, then pages. */
 void gw_saver_list_begin(struct gw_buf *list, uint64_t increment);
 void gw_saver_list_add(struct gw_buf *list, const struct gw_saved_page *page);
+/* The next page's number of a list that is read from `*at` = 0 on; false at its end. */
+bool gw_saver_list_next(const struct gw_buf *list, size_t *at, int32_t *page);
 
 /* Does what a list says on this rank's slice. save: pages for which the thread is too far behind are left out. load: GW_ERR_PEER when a page that the
  * head saw is gone: the next launch will see that, too. */

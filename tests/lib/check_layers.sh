@@ -10,16 +10,17 @@ complain() { echo "$*"; bad=1; }
 layers='
 base       |
 kernels    | base
+store      | base
 plan       | base kernels
 control    | base
 model      | base kernels
-engine     | base kernels plan model
+engine     | base kernels store plan model
 comm       | base kernels plan model engine
 batch      | base kernels plan model engine
 context    | base kernels plan model engine
-job        | base kernels plan model engine comm batch context control
-node       | base kernels plan model engine comm batch context control job
-app        | base kernels plan model engine comm batch context control job node
+job        | base kernels store plan model engine comm batch context control
+node       | base kernels store plan model engine comm batch context control job
+app        | base kernels store plan model engine comm batch context control job node
 '
 layer_of() { case $1 in kernels/*) echo kernels ;; src/*/*) x=${1#src/}; echo "${x%%/*}" ;; esac; }
 # An include is written from src/ or from the top ("base/mem.h", "kernels/types.h"): nothing relative, nothing absolute.
