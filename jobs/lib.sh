@@ -86,6 +86,10 @@ CUnit|has_lib cunit|libcunit1-dev|cunit|CUnit
 Python venv|has_venv|python3-venv|python|Python
 CA certificates|has_ca|ca-certificates|ca-certificates-mozilla|-
 '
+# godwit is built without these where they are not to be had.
+needs_optional='
+libcurl (notices from clouds)|has_lib libcurl|libcurl4-openssl-dev|curl|cURL
+'
 # Only the tests use these; without them a test is skipped, so they are never a reason to stop.
 needs_tests='
 valgrind|command -v valgrind|valgrind|valgrind|Valgrind
@@ -134,12 +138,13 @@ apt_install() {
 
 # ensure_packages WITH_TESTS(yes|no)
 ensure_packages() {
-    local lacking extra="" packages
+    local lacking extra packages
     lacking=$(missing "$needs_build")
-    [ "$1" = no ] || extra=$(missing "$needs_tests")
+    extra=$(missing "$needs_optional")
+    [ "$1" = no ] || extra=$(printf '%s\n%s\n' "$extra" "$(missing "$needs_tests")" | grep . || true)
     if [ -z "$lacking$extra" ]; then have "compiler, tools and libraries are here"; return; fi
     if ! command -v apt-get >/dev/null 2>&1 || ! find_root; then
-        [ -n "$lacking" ] || { say "  --   not here, their tests will be skipped: $(cut -d'|' -f1 <<<"$extra" | paste -sd' ')"; return 0; }
+        [ -n "$lacking" ] || { say "  --   not here, and left out or their tests skipped: $(cut -d'|' -f1 <<<"$extra" | paste -sd' ')"; return 0; }
         print_missing "$lacking"
         die "things are missing, and there is no root (or no apt-get) to install them" \
             "Debian: ask for the packages above.  Spack: spack install NAME && spack load NAME.  Modules: module load NAME." \

@@ -148,6 +148,22 @@ AS_IF([test $gw_cv_hdf5 = no], [GW_NOT_FOUND([hdf5.h >= 1.10], [libhdf5-dev], [h
 AC_SUBST([HDF5_CFLAGS])
 AC_SUBST([HDF5_LIBS])])
 
+# GW_CHECK_CURL
+# libcurl asks the metadata services of clouds for notices; nothing else needs it. --with-curl makes it required, --without-curl leaves it out.
+# Sets CURL_CFLAGS, CURL_LIBS, gw_curl_how; defines HAVE_LIBCURL.
+AC_DEFUN([GW_CHECK_CURL],
+[AC_ARG_WITH([curl], [AS_HELP_STRING([--without-curl], [no notices from AWS, Azure and Google Cloud (default: with libcurl >= 7.68, if it is here)])],
+  [], [with_curl=auto])
+gw_curl_how="left out (--without-curl)"
+AS_IF([test "x$with_curl" != xno],
+  [PKG_CHECK_MODULES([CURL], [libcurl >= 7.68],
+    [gw_curl_how=found
+     AC_DEFINE([HAVE_LIBCURL], [1], [metadata services of clouds can be asked])],
+    [gw_curl_how="not found: no notices from AWS, Azure and Google Cloud (Debian: libcurl4-openssl-dev)"
+     AS_IF([test "x$with_curl" = xyes], [GW_NOT_FOUND([libcurl >= 7.68], [libcurl4-openssl-dev], [curl], [cURL])])])])
+AC_SUBST([CURL_CFLAGS])
+AC_SUBST([CURL_LIBS])])
+
 # GW_REFUSE_FAST_MATH
 # Output digests are equal everywhere only while the compiler keeps to IEEE arithmetic.
 AC_DEFUN([GW_REFUSE_FAST_MATH],

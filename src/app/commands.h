@@ -9,6 +9,7 @@ GW_CHECK gw_err gw_cmd_rank(int argc, char **argv);
 GW_CHECK gw_err gw_cmd_status(int argc, char **argv);
 GW_CHECK gw_err gw_cmd_verify(int argc, char **argv);
 GW_CHECK gw_err gw_cmd_inspect(int argc, char **argv);
+GW_CHECK gw_err gw_cmd_notice(int argc, char **argv);
 GW_CHECK gw_err gw_cmd_plan(int argc, char **argv);
 GW_CHECK gw_err gw_cmd_tokenize(int argc, char **argv);
 GW_CHECK gw_err gw_cmd_perplexity(int argc, char **argv);

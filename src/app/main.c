@@ -17,6 +17,7 @@ static const struct {
 } commands[] = {
     {"run", gw_cmd_run, "start a batch, or carry on where its OUTDIR stands"},
     {"status", gw_cmd_status, "how a job is doing (--watch)"},
+    {"notice", gw_cmd_notice, "watch for notices that this machine will be taken away"},
     {"verify", gw_cmd_verify, "each input answered exactly once? prints the output digest"},
     {"inspect", gw_cmd_inspect, "what a model file holds"},
     {"plan", gw_cmd_plan, "which layout for which machine, and what a change would cost"},
