@@ -24,6 +24,7 @@
 #include "job/worker.h"
 #include "store/store.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -98,16 +99,56 @@ static void catch_signals(void)
 
 /* ---- start ----------------------------------------------------------------------------------------------------- */
 
-static gw_err open_model(struct rank *rank)
+/* Model, tokenizer and chat template: what needs nobody else. */
+static gw_err open_files(struct rank *rank)
+{
+    gw_err rc = GW_OK;
+    const struct gw_job_options *o = rank->options;
+    TRY(gw_model_open(o->model_path, &rank->model));
+    const struct gw_gguf *gguf = gw_model_gguf(rank->model);
+    TRY(gw_tokenizer_create(gguf, &rank->tokenizer));
+    TRY(gw_chat_create(gguf, rank->tokenizer, o->chat_template, &rank->chat));
+out:
+    return rc;
+}
+
+static void close_files(struct rank *rank)
+{
+    gw_chat_destroy(rank->chat);
+    gw_tokenizer_destroy(rank->tokenizer);
+    gw_model_close(rank->model);
+    rank->chat = NULL;
+    rank->tokenizer = NULL;
+    rank->model = NULL;
+}
+
+static void *open_files_beside(void *arg)
+{
+    struct rank *rank = arg;
+    if (open_files(rank) != GW_OK) close_files(rank); /* the main thread meets, and reports, the same error */
+    return NULL;
+}
+
+/* Joins the world; files are opened meanwhile, since both take tens of milliseconds and a recovery waits for both. */
+static gw_err join_world(struct rank *rank)
+{
+    pthread_t thread;
+    int error = pthread_create(&thread, NULL, open_files_beside, rank);
+    gw_err rc = gw_comm_create(rank->options->peer_timeout_s, rank->options->member_base, &rank->comm);
+    if (!error) pthread_join(thread, NULL);
+    TRY(rc);
+    gw_log_set_rank(gw_comm_size(rank->comm) > 1 ? gw_comm_rank(rank->comm) : -1);
+    if (!rank->model) TRY(open_files(rank));
+out:
+    return rc;
+}
+
+static gw_err describe_self(struct rank *rank)
 {
     gw_err rc = GW_OK;
     const struct gw_job_options *o = rank->options;
     struct utsname host;
-    TRY(gw_model_open(o->model_path, &rank->model));
     const struct gw_model_info *info = gw_model_info(rank->model);
-    const struct gw_gguf *gguf = gw_model_gguf(rank->model);
-    TRY(gw_tokenizer_create(gguf, &rank->tokenizer));
-    TRY(gw_chat_create(gguf, rank->tokenizer, o->chat_template, &rank->chat));
     rank->dims = gw_executor_dims(rank->model);
     rank->context = o->context && o->context < info->context ? o->context : info->context;
     TRY(gw_saver_create(rank->comm, o->out_dir, rank->model, &rank->saver));
@@ -729,10 +770,8 @@ static void close_rank(struct rank *rank)
     free_post(rank->post);
     leave_store(rank);
     gw_plan_free(&rank->plan);
-    gw_chat_destroy(rank->chat);
-    gw_tokenizer_destroy(rank->tokenizer);
     gw_chaos_destroy(rank->chaos);
-    gw_model_close(rank->model);
+    close_files(rank);
 }
 
 gw_err gw_rank_run(const struct gw_job_options *given)
@@ -742,9 +781,8 @@ gw_err gw_rank_run(const struct gw_job_options *given)
     struct rank rank = {.options = options};
     catch_signals();
     if (options->chaos) TRY(gw_chaos_parse(options->chaos, &rank.chaos));
-    TRY(gw_comm_create(options->peer_timeout_s, options->member_base, &rank.comm));
-    gw_log_set_rank(gw_comm_size(rank.comm) > 1 ? gw_comm_rank(rank.comm) : -1);
-    TRY(open_model(&rank));
+    TRY(join_world(&rank));
+    TRY(describe_self(&rank));
     if (options->standby) TRY(stand_by(&own));
     TRY(join_store(&rank));
     if (rank.chaos)
