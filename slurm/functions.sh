@@ -1,0 +1,148 @@
+# shellcheck shell=bash
+# What the scripts of this folder have in common. Sourced by them, inside a job; docs/slurm.md tells the whole story.
+#
+# A script calls gw_begin "$@" (takes its own options out of the arguments, starts the chain), then gw_hold COMMAND... (runs godwit, hands on what Slurm
+# says, and returns godwit's exit code in $gw_rc), then gw_end, which does not return: a batch that is done ends the job with exit code 0; one that is not
+# comes back, by requeue or by the chain; one that cannot go on (a wrong option, a full disk) ends the job with godwit's exit code.
+# shellcheck disable=SC2154 # GODWIT, MODEL, INPUT, OUTPUT are settings of the script
+
+set -u
+: "${GRACE:=30}" # seconds that are taken to be left where Slurm does not say
+gw_rc=0 gw_size=0 gw_args=() gw_chain=no gw_array=no gw_successor='' gw_told=no gw_pid=''
+
+gw_log() { echo "$(date +%FT%T) $*"; }
+
+# gw_ask KEY: a field of this job, as the controller has it; nothing when it does not answer
+gw_ask() { timeout 10 scontrol show job -o "$SLURM_JOB_ID" 2>/dev/null | tr ' ' '\n' | sed -n "s/^$1=//p" | head -n 1; }
+
+# gw_committed: grows whenever the batch gets on
+gw_committed() { cat "$OUTPUT/output.jsonl" "$OUTPUT/errors.jsonl" "$OUTPUT"/journal/* 2>/dev/null | wc -c; }
+
+gw_begin() {
+    local arg
+    for arg in "$@"; do
+        case $arg in --chain) gw_chain=yes ;; *) gw_args+=("$arg") ;; esac
+    done
+    [ -x "$GODWIT" ] || { gw_log "there is no program $GODWIT: set GODWIT or GODWIT_HOME at the top of the script"; exit 2; }
+    [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || gw_array=yes
+    mkdir -p "$OUTPUT/slurm" || exit 6
+    gw_log "job $SLURM_JOB_ID on ${SLURM_JOB_NODELIST:-?}, start $((${SLURM_RESTART_COUNT:-0} + 1)), output $OUTPUT"
+    gw_size=$(gw_committed)
+    rm -f "$OUTPUT/slurm/notice" # one that came too late for an earlier start
+    # Slurm tells a batch script by signals; the traps run because the script waits (below) instead of running godwit in the foreground
+    trap 'gw_tell USR1' USR1
+    trap 'gw_tell TERM' TERM
+    [ $gw_chain = no ] || gw_submit_successor "$@"
+}
+
+# The successor waits for this job's end, whatever that is. It is submitted now: a job that is killed could not do so any more.
+gw_submit_successor() {
+    local note=$OUTPUT/slurm/successor.$SLURM_JOB_ID options=(--parsable --dependency="afterany:$SLURM_JOB_ID" --job-name="$SLURM_JOB_NAME")
+    # a job that was requeued all the same has its successor already
+    if [ "${SLURM_RESTART_COUNT:-0}" != 0 ] && [ -s "$note" ]; then gw_successor=$(cat "$note"); return; fi
+    [ $gw_array = no ] || options+=(--array="$SLURM_ARRAY_TASK_ID")
+    gw_successor=$(sbatch "${options[@]}" "$0" "$@") || { gw_log "no successor could be submitted"; gw_chain=no; return; }
+    gw_successor=${gw_successor%%;*}
+    echo "$gw_successor" >"$note"
+    gw_log "job $gw_successor will go on if need be"
+}
+
+# gw_left_s: how long this job still has: to its time limit, or to the end of the grace when it is being preempted. 0 when its end has begun; GRACE where
+# the controller does not answer.
+gw_left_s() {
+    local state end left=$GRACE
+    state=$(gw_ask JobState)
+    if [ "$state" = RUNNING ]; then
+        end=$(date -d "$(gw_ask EndTime)" +%s 2>/dev/null) && left=$((end - $(date +%s)))
+    elif [ -n "$state" ]; then
+        left=0
+    fi
+    echo "$left"
+}
+
+# gw_tell SIGNAL: the nodes will be taken away. Some of the time is kept for what comes after godwit: Slurm's clocks count in seconds.
+gw_tell() {
+    local left
+    if [ $gw_told = yes ]; then
+        [ "$1" != TERM ] || gw_stop
+        return
+    fi
+    gw_told=yes
+    left=$(gw_left_s)
+    gw_log "SIG$1, $left s are left"
+    left=$((left > 40 ? left - 10 : left * 3 / 4))
+    if [ $left -gt 1 ]; then gw_notice "$left"; else gw_stop; fi
+}
+# How godwit is told that it has so many seconds left, and that it has none. A script may define them anew.
+gw_notice() {
+    echo "leave all $1" >"$OUTPUT/slurm/notice.part" && mv "$OUTPUT/slurm/notice.part" "$OUTPUT/slurm/notice"
+    # when its ranks have saved what they have and gone, it would start others: nobody has told it that there is no place left
+    (
+        until grep -qs '"state": *"interrupted"' "$OUTPUT/status.json"; do
+            kill -0 "$gw_pid" 2>/dev/null || exit 0
+            sleep 0.1
+        done
+        kill -TERM "$gw_pid" 2>/dev/null
+    ) &
+}
+gw_stop() { kill -TERM "$gw_pid" 2>/dev/null; }
+
+# gw_hold COMMAND...: runs it and waits; `wait` returns for a signal too, after its trap
+gw_hold() {
+    "$@" &
+    gw_pid=$!
+    while :; do
+        wait "$gw_pid"
+        gw_rc=$?
+        kill -0 "$gw_pid" 2>/dev/null || break
+    done
+    # a signal that came with the end: its number, not the command's exit code, was returned
+    wait "$gw_pid" 2>/dev/null
+    local again=$?
+    [ $again = 127 ] || gw_rc=$again
+}
+
+# gw_end: what became of it, and what follows
+gw_end() {
+    gw_log "godwit ended with exit code $gw_rc"
+    "$GODWIT" status "$OUTPUT" 2>/dev/null | head -n 4
+    case $gw_rc in
+        0)
+            gw_log "the batch is done: $OUTPUT/output.jsonl"
+            [ -z "$gw_successor" ] || scancel "$gw_successor"
+            # tasks that wait would start only to see that there is nothing to do
+            [ $gw_array = no ] || scancel --state=PENDING "$SLURM_ARRAY_JOB_ID"
+            exit 0
+            ;;
+        2 | 3 | 4 | 5 | 6 | 7 | 8 | 70 | 126 | 127) gw_log "this would be so again: not requeued" ;;
+        130) gw_again ;; # stopped in order
+        *)
+            if [ $gw_told = yes ] || [ "$(gw_committed)" -gt "$gw_size" ]; then gw_again; else gw_log "it got nowhere: not requeued"; fi
+            ;;
+    esac
+    [ -z "$gw_successor" ] || scancel "$gw_successor"
+    exit $gw_rc
+}
+
+# gw_again: comes back with the next job of the chain, else by requeue. A job that is running can be requeued even where Slurm would end it for good
+# when the grace is over. One whose end has begun is left alone: somebody may have cancelled it.
+gw_again() {
+    local state
+    if [ -n "$gw_successor" ]; then
+        gw_log "job $gw_successor goes on"
+        exit $gw_rc
+    fi
+    state=$(gw_ask JobState)
+    if [ "$state" = RUNNING ] && scontrol requeue "$SLURM_JOB_ID"; then state=PENDING; fi
+    case $state in
+        PENDING | REQUEUED)
+            gw_log "requeued"
+            trap '' USR1 TERM
+            # Slurm ends this script within seconds; with an exit code of its own the job would count as ended
+            sleep 60
+            ;;
+        RUNNING) gw_log "not requeued: where a centre has no requeue, add --chain" ;;
+    esac
+    gw_log "unless Slurm requeues this job: the same script, submitted again, goes on where this one was"
+    exit $gw_rc
+}
