@@ -30,6 +30,7 @@
     X(GW_ERR_TIMEOUT, 9, "deadline passed")                                                                            \
     X(GW_ERR_MPI, 9, "MPI error")                                                                                      \
     X(GW_ERR_LOST, 9, "the world of ranks has changed")                                                                \
+    X(GW_ERR_NOTICE, 75, "this machine is taken away")                                                                 \
     X(GW_ERR_VERIFY, 1, "verification failed")                                                                         \
     X(GW_ERR_STOPPED, 130, "stopped on request")
 

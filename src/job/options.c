@@ -1,6 +1,8 @@
 /* See options.h. One table says what exists: the parser and the help text are made from it. */
 #include "job/options.h"
 
+#include "notice/source.h"
+
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -70,7 +72,8 @@ static const struct {
     {OPT_WEIGHTS, "weights", "FROM", "where a rank gets weights it lacks: storage, peers, or auto (default)"},
     {OPT_NO_REPLACE, "no-replace", NULL, "do not start ranks anew that were lost"},
     {OPT_NO_STORE, "no-store", NULL, "do not keep weights and KV in memory that outlives a rank"},
-    {OPT_NOTICE, "notice", "FILE", "watch this file for notices, such as 'leave 2 30' or 'join 1'; see docs/usage.md"},
+    {OPT_NOTICE, "notice", "SOURCE",
+     "watch for notices that ranks will be taken away: aws, azure, gcp, slurm, auto, or a file; see docs/usage.md"},
     {OPT_GRACE, "grace", "SECONDS", "time that a SIGUSR2 leaves the rank that gets it (default 30)"},
     {OPT_CHAOS, "chaos", "SPEC", "make things go wrong, such as 'kill:1@step=40'; see docs/usage.md"},
     {OPT_QUIET, "quiet", NULL, "no progress lines"},
@@ -207,6 +210,19 @@ static gw_err set_weights(const char *text, enum gw_weights *weights)
     return gw_fail(GW_ERR_USAGE, "--weights '%s' is none of auto, storage, peers", text);
 }
 
+/* Several are one list. */
+static gw_err add_notice(const char *text, const char **notice)
+{
+    static char list[8192];
+    gw_err rc = gw_notice_spec_check(text);
+    if (rc != GW_OK) return rc;
+    size_t used = *notice ? strlen(list) : 0;
+    int more = snprintf(list + used, sizeof list - used, "%s%s", used ? "," : "", text);
+    if (more < 0 || (size_t)more >= sizeof list - used) return gw_fail(GW_ERR_USAGE, "--notice: the list is too long");
+    *notice = list;
+    return used ? gw_notice_spec_check(list) : GW_OK;
+}
+
 static gw_err set_option(struct gw_job_options *o, int id, const char *text, const char *name)
 {
     switch (id) {
@@ -228,7 +244,7 @@ static gw_err set_option(struct gw_job_options *o, int id, const char *text, con
     case OPT_CHECKPOINT: return set_checkpoint(text, name, &o->checkpoint_s);
     case OPT_WEIGHTS: return set_weights(text, &o->weights);
     case OPT_NO_REPLACE: o->replace = false; return GW_OK;
-    case OPT_NOTICE: o->notice_path = text; return GW_OK;
+    case OPT_NOTICE: return add_notice(text, &o->notice);
     case OPT_GRACE: return gw_parse_real(text, name, &o->grace_s);
     case OPT_NO_STORE: o->store = false; return GW_OK;
     case OPT_CHAOS: o->chaos = text; return GW_OK;
@@ -271,8 +287,13 @@ gw_err gw_job_options_parse(int argc, char **argv, struct gw_job_options *o, boo
     struct option longs[OPTIONS + 1] = {0};
     char shorts[2 * OPTIONS + 2] = ":";
     *help = false;
-    *o = (struct gw_job_options){
-        .max_seqs = 64, .step_rows = 512, .peer_timeout_s = 60, .checkpoint_s = -1, .replace = true, .store = true, .grace_s = 30};
+    *o = (struct gw_job_options){.max_seqs = 64,
+                                 .step_rows = 512,
+                                 .peer_timeout_s = 60,
+                                 .checkpoint_s = -1,
+                                 .replace = true,
+                                 .store = true,
+                                 .grace_s = 30};
     o->argv = argv;
     o->defaults.sampling = gw_sampling_default();
     for (int i = 0; i < OPTIONS; i++) {

@@ -27,7 +27,7 @@ struct gw_job_options {
     double checkpoint_s;     /* between checkpoints of KV; < 0: by what they cost, 0: none */
     bool replace;            /* lost ranks are started again */
     bool store;              /* weights and KV in memory that outlives the ranks */
-    const char *notice_path; /* file that is watched for notices, or NULL */
+    const char *notice;      /* list of sources of notices (notice/source.h), or NULL */
     const char *chaos;       /* job/chaos.h, or NULL */
     double grace_s;          /* of a notice that does not say */
     int member_base, launch; /* of `godwit rank`, set by who starts it */

@@ -246,12 +246,15 @@ static gw_err take_notices(struct rank *rank)
         notice_given = 0;
         TRY(give_notice(rank, (struct gw_notice){.member = rank->self.peer.member, .seconds = rank->options->grace_s}));
     }
-    if (!rank->leader || !rank->options->notice_path || now_s - rank->noticed_s < 0.1) goto out;
+    if (!rank->leader || !rank->options->notice || now_s - rank->noticed_s < 0.1) goto out;
     rank->noticed_s = now_s;
-    if (gw_notice_take(rank->options->notice_path, &notices, &count) != GW_OK) gw_warn("%s", gw_error_detail());
-    for (int i = 0; i < count; i++) TRY(give_notice(rank, notices[i]));
+    size_t at = 0;
+    for (char *path; (path = gw_notice_next_file(rank->options->notice, rank->options->out_dir, &at)); free(path)) {
+        if (gw_notice_take(path, &notices, &count) != GW_OK) gw_warn("%s", gw_error_detail());
+        for (int i = 0; i < count && rc == GW_OK; i++) rc = give_notice(rank, notices[i]);
+        free(notices);
+    }
 out:
-    free(notices);
     return rc;
 }
 

@@ -29,8 +29,9 @@ struct gw_supervisor {
     struct gw_launch *launch; /* the present one */
     struct gw_launch *next;   /* stands by, or will */
     struct gw_progress progress;
-    int number; /* of the launch to be started next */
-    int stops;  /* requests to end */
+    int number;          /* of the launch to be started next */
+    int stops;           /* requests to end */
+    char leave_why[256]; /* this node is being taken away; else "" */
     int fruitless;
     int64_t reached;
     bool renew;          /* the nodes have changed */
@@ -110,9 +111,9 @@ out:
 }
 
 /* From what the job left on disk: the launcher's exit code alone does not tell. */
-static gw_err conclude(const struct gw_supervisor *s, const struct gw_launch *launch)
+static gw_err conclude(const struct gw_supervisor *s, const struct gw_launch *launch, bool fit)
 {
-    struct gw_status status;
+    struct gw_status status = {0};
     int exit_code = gw_launch_exit_code(launch);
     gw_err rc = gw_supervisor_summary(s->config.options);
     if (rc != GW_ERR_NOT_FOUND)
@@ -122,6 +123,11 @@ static gw_err conclude(const struct gw_supervisor *s, const struct gw_launch *la
         return gw_fail(GW_ERR_STOPPED,
                        "stopped on request with %lld of %lld requests answered; the same command carries on",
                        (long long)(status.requests_done + status.requests_failed), (long long)status.requests_total);
+    if (s->leave_why[0] && fit)
+        return gw_fail(GW_ERR_NOTICE,
+                       "%s; stopped in time with %lld of %lld requests answered, and the same command carries on",
+                       s->leave_why, (long long)(status.requests_done + status.requests_failed),
+                       (long long)status.requests_total);
     if (s->stops > 1)
         return gw_fail(GW_ERR_STOPPED, "stopped at once; finished answers are kept, and the same command carries on");
     if (!gw_launch_explained(launch)) {
@@ -189,8 +195,9 @@ static gw_err after_launch(struct gw_supervisor *s, bool *over)
     s->fruitless = further ? 0 : s->fruitless + 1;
     if (progress_of(&status) > s->reached) s->reached = progress_of(&status);
     if (s->config.ended && s->config.ended(s->config.context, gw_launch_number(s->launch))) s->fence = true;
-    *over = !may_relaunch(s, exit_code, &status) || s->fruitless >= MOST_FRUITLESS;
-    gw_err rc = *over ? conclude(s, s->launch) : GW_OK;
+    bool fit = may_relaunch(s, exit_code, &status); /* for another launch */
+    *over = !fit || s->fruitless >= MOST_FRUITLESS || s->leave_why[0];
+    gw_err rc = *over ? conclude(s, s->launch, fit) : GW_OK;
     if (!*over && !s->handing_over)
         gw_warn("the launch ended early (exit code %d); starting the next one, which goes on from what is committed",
                 exit_code);
@@ -232,7 +239,7 @@ static gw_err poll_next(struct gw_supervisor *s)
         s->fence = false;
         gw_launch_go(s->launch);
     }
-    if (!s->renew || s->next || s->handing_over || s->stops) return GW_OK;
+    if (!s->renew || s->next || s->handing_over || s->stops || s->leave_why[0]) return GW_OK;
     if (!s->launch) s->renew = false; /* what is started next runs on today's nodes anyway */
     if (!s->launch) return GW_OK;
     s->next_fenced = s->fence;
@@ -253,6 +260,10 @@ gw_err gw_supervisor_poll(struct gw_supervisor *s, bool *over)
     if (!s->launch && !s->next && s->stops) {
         *over = true;
         FAIL(GW_ERR_STOPPED, "stopped on request; the same command carries on");
+    }
+    if (!s->launch && !s->next && s->leave_why[0]) {
+        *over = true;
+        FAIL(GW_ERR_NOTICE, "%s; the same command carries on", s->leave_why);
     }
     if (!s->launch && !s->next && gw_clock_now_s() >= s->not_before_s) {
         TRY(start(s, false, &s->launch));
@@ -292,6 +303,13 @@ void gw_supervisor_stop(struct gw_supervisor *s)
     if (s->stops == 1) gw_info("stopping at the end of this step; once more to stop at once");
     if (s->launch && s->stops == 1) gw_launch_stop(s->launch);
     else if (s->launch) gw_launch_end(s->launch);
+}
+
+void gw_supervisor_leave(struct gw_supervisor *s, const char *why)
+{
+    snprintf(s->leave_why, sizeof s->leave_why, "%s", why);
+    if (!s->handing_over) drop_next(s); /* else the next one is about to be the present one, and will read the notice */
+    gw_progress_clear();
 }
 
 void gw_supervisor_renew(struct gw_supervisor *s)

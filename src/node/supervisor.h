@@ -42,6 +42,9 @@ int gw_supervisor_fds(const struct gw_supervisor *supervisor, int fds[2]);
 
 /* A request to end: the first time at the end of a step, the second time at once, the third by force. */
 void gw_supervisor_stop(struct gw_supervisor *supervisor);
+/* This node will be taken away, and the job has been told so (job/notice.h): the present launch ends by itself, and no other is started. The job then ends with
+ * GW_ERR_NOTICE and `why`, unless it is done by then. */
+void gw_supervisor_leave(struct gw_supervisor *supervisor, const char *why);
 /* The nodes have changed: goes over to a new launch. */
 void gw_supervisor_renew(struct gw_supervisor *supervisor);
 /* A node of launch `number` is lost: it is ended at once, and another is started. */
