@@ -6,6 +6,8 @@
 
 GW_CHECK gw_err gw_cmd_run(int argc, char **argv);
 GW_CHECK gw_err gw_cmd_rank(int argc, char **argv);
+GW_CHECK gw_err gw_cmd_node(int argc, char **argv);
+GW_CHECK gw_err gw_cmd_node_exec(int argc, char **argv);
 GW_CHECK gw_err gw_cmd_status(int argc, char **argv);
 GW_CHECK gw_err gw_cmd_verify(int argc, char **argv);
 GW_CHECK gw_err gw_cmd_inspect(int argc, char **argv);

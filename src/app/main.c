@@ -16,6 +16,7 @@ static const struct {
     const char *text; /* NULL: internal, not listed */
 } commands[] = {
     {"run", gw_cmd_run, "start a batch, or carry on where its OUTDIR stands"},
+    {"node", gw_cmd_node, "take part in a batch with this node, which may come and go"},
     {"status", gw_cmd_status, "how a job is doing (--watch)"},
     {"notice", gw_cmd_notice, "watch for notices that this machine will be taken away"},
     {"verify", gw_cmd_verify, "each input answered exactly once? prints the output digest"},
@@ -25,6 +26,7 @@ static const struct {
     {"perplexity", gw_cmd_perplexity, "perplexity of a text under a model"},
     {"bench", gw_cmd_bench, "tokens/s of prefill and decode"},
     {"rank", gw_cmd_rank, NULL},
+    {"node-exec", gw_cmd_node_exec, NULL},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 

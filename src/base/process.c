@@ -1,13 +1,17 @@
 /* See process.h. Reads /proc/meminfo and the control group files of version 2 (a Slurm job's limit is one). */
 #include "base/process.h"
 
+#include "base/clock.h"
 #include "base/file.h"
+#include "base/mem.h"
 
+#include <dirent.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static uint64_t meminfo_bytes(void)
@@ -84,4 +88,66 @@ bool gw_process_end(int64_t pid, uint64_t started)
 {
     if (pid <= 1 || !started || gw_process_started(pid) != started) return false;
     return kill((pid_t)pid, SIGKILL) == 0;
+}
+
+struct parent {
+    pid_t pid, parent;
+    bool below; /* a descendant */
+};
+
+/* Everything that runs here; zombies are left out. */
+static struct parent *list_processes(int *count)
+{
+    int capacity = 256;
+    struct parent *list = gw_alloc((size_t)capacity, sizeof *list);
+    DIR *dir = opendir("/proc");
+    *count = 0;
+    for (struct dirent *entry; dir && (entry = readdir(dir));) {
+        char path[64], text[1024], state;
+        int parent;
+        long pid = strtol(entry->d_name, NULL, 10);
+        if (pid <= 0) continue;
+        snprintf(path, sizeof path, "/proc/%ld/stat", pid);
+        FILE *file = fopen(path, "r");
+        if (!file) continue;
+        size_t bytes = fread(text, 1, sizeof text - 1, file);
+        fclose(file);
+        text[bytes] = 0;
+        const char *at = strrchr(text, ')');
+        if (!at || sscanf(at + 1, " %c %d", &state, &parent) != 2 || state == 'Z' || state == 'X') continue;
+        if (*count == capacity) list = gw_realloc(list, (size_t)(capacity *= 2), sizeof *list);
+        list[(*count)++] = (struct parent){.pid = (pid_t)pid, .parent = parent};
+    }
+    if (dir) closedir(dir);
+    return list;
+}
+
+static int kill_descendants(void)
+{
+    int count, found = 0;
+    struct parent *list = list_processes(&count);
+    for (bool any = true; any;) {
+        any = false;
+        for (int i = 0; i < count; i++) {
+            if (list[i].below) continue;
+            bool below = list[i].parent == getpid();
+            for (int j = 0; j < count && !below; j++) below = list[j].below && list[j].pid == list[i].parent;
+            list[i].below = below;
+            any |= below;
+        }
+    }
+    for (int i = 0; i < count; i++) found += list[i].below && kill(list[i].pid, SIGKILL) == 0;
+    free(list);
+    return found;
+}
+
+void gw_process_end_descendants(void)
+{
+    const double until_s = gw_clock_now_s() + 10; /* one that hangs in the kernel cannot be waited for */
+    while (gw_clock_now_s() < until_s) {
+        int left = kill_descendants();
+        while (waitpid(-1, NULL, WNOHANG) > 0) continue;
+        if (!left) return;
+        usleep(1000);
+    }
 }

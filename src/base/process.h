@@ -14,5 +14,8 @@ int gw_process_cpus(void);
 uint64_t gw_process_started(int64_t pid);
 /* Kills the process of that pid if it is still the one that started then; false if it is not. */
 bool gw_process_end(int64_t pid, uint64_t started);
+/* Kills every process that descends from this one, again and again until there is none (at most ten seconds), and reaps them. Those whose parents have
+ * died are found if this process is a subreaper (prctl(2)). */
+void gw_process_end_descendants(void);
 
 #endif

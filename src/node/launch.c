@@ -11,6 +11,7 @@
 #include "base/process.h"
 #include "comm/comm.h"
 #include "job/rank.h"
+#include "node/exec.h"
 #include "node/progress.h"
 
 #include <dirent.h>
@@ -188,6 +189,9 @@ static void child_environment(const struct gw_launch_config *config, const char 
     if (scratch) setenv("OMPI_MCA_btl_sm_backing_directory", scratch, 0);
     if (config->hosts) forget_allocation();
     if (!config->scratch) return;
+    char number[16];
+    snprintf(number, sizeof number, "%d", config->number);
+    setenv(GW_NODES_LAUNCH, number, 1);
     setenv(GW_SCRATCH, config->scratch, 1);
     setenv("TMPDIR", config->scratch, 1);
 }

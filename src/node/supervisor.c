@@ -34,10 +34,11 @@ struct gw_supervisor {
     char leave_why[256]; /* this node is being taken away; else "" */
     int fruitless;
     int64_t reached;
-    bool renew;          /* the nodes have changed */
-    bool handing_over;   /* the present launch has been stopped for the next one */
-    bool fence;          /* the next launch must be */
-    bool next_fenced;    /* it is */
+    double
+        status_s; /* updated_at of status.json when the present launch began: what it has not written is not its own */
+    bool renew;   /* the nodes have changed */
+    bool handing_over; /* the present launch has been stopped for the next one */
+    bool next_fenced;
     double not_before_s; /* the next launch */
     double next_since_s, handing_since_s;
 };
@@ -161,7 +162,13 @@ static int64_t progress_of(const struct gw_status *status)
     return status->requests_done + status->requests_failed + status->generated_tokens + status->resumed_tokens;
 }
 
-/* False: there is no place yet. */
+static void note_status(struct gw_supervisor *s)
+{
+    struct gw_status status;
+    s->status_s = gw_status_read(s->config.options->out_dir, &status) == GW_OK ? status.updated_at : 0;
+}
+
+/* *launch stays NULL while there is no place. */
 static gw_err start(struct gw_supervisor *s, bool standby, struct gw_launch **launch)
 {
     struct gw_launch_config config = {.options = s->config.options,
@@ -169,9 +176,10 @@ static gw_err start(struct gw_supervisor *s, bool standby, struct gw_launch **la
                                       .argv = s->config.argv,
                                       .number = s->number,
                                       .ranks = s->config.options->ranks,
-                                      .fence = s->fence,
                                       .standby = standby};
     if (s->config.place && !s->config.place(s->config.context, &config)) return GW_OK;
+    if (standby) s->next_fenced = config.fence;
+    else note_status(s);
     gw_err rc = gw_launch_start(&config, launch);
     if (rc == GW_OK) s->number++;
     return rc;
@@ -180,7 +188,7 @@ static gw_err start(struct gw_supervisor *s, bool standby, struct gw_launch **la
 static void drop_next(struct gw_supervisor *s)
 {
     if (!s->next) return;
-    if (s->config.ended) s->config.ended(s->config.context, gw_launch_number(s->next)); /* it never led */
+    if (s->config.ended) s->config.ended(s->config.context, gw_launch_number(s->next), false);
     gw_launch_destroy(s->next);
     s->next = NULL;
 }
@@ -190,11 +198,13 @@ static gw_err after_launch(struct gw_supervisor *s, bool *over)
 {
     struct gw_status status;
     int exit_code = gw_launch_exit_code(s->launch);
-    if (gw_status_read(s->config.options->out_dir, &status) != GW_OK) status = (struct gw_status){.state = ""};
+    if (gw_status_read(s->config.options->out_dir, &status) != GW_OK || status.updated_at == s->status_s)
+        status = (struct gw_status){.state = ""};
+    bool led = status.updated_at > 0;
     bool further = progress_of(&status) > s->reached || s->handing_over;
     s->fruitless = further ? 0 : s->fruitless + 1;
     if (progress_of(&status) > s->reached) s->reached = progress_of(&status);
-    if (s->config.ended && s->config.ended(s->config.context, gw_launch_number(s->launch))) s->fence = true;
+    if (s->config.ended) s->config.ended(s->config.context, gw_launch_number(s->launch), led);
     bool fit = may_relaunch(s, exit_code, &status); /* for another launch */
     *over = !fit || s->fruitless >= MOST_FRUITLESS || s->leave_why[0];
     gw_err rc = *over ? conclude(s, s->launch, fit) : GW_OK;
@@ -205,11 +215,26 @@ static gw_err after_launch(struct gw_supervisor *s, bool *over)
     gw_launch_destroy(s->launch);
     s->launch = NULL;
     s->handing_over = false;
-    if (*over || (s->fence && !s->next_fenced)) drop_next(s);
+    if (*over) drop_next(s);
     return rc;
 }
 
 /* ---- from one launch to the next ------------------------------------------------------------------------------- */
+
+/* The present launch is gone, and the next one may begin once it is known that nothing of the former is left, or if it is fenced against it. */
+static void begin_next(struct gw_supervisor *s)
+{
+    bool fence = false;
+    if (s->config.cleared && !s->config.cleared(s->config.context, &fence)) return;
+    if (fence && !s->next_fenced) {
+        drop_next(s);
+        return;
+    }
+    s->launch = s->next;
+    s->next = NULL;
+    note_status(s);
+    gw_launch_go(s->launch);
+}
 
 /* Sees to a launch that stands by, or will. */
 static gw_err poll_next(struct gw_supervisor *s)
@@ -233,16 +258,10 @@ static gw_err poll_next(struct gw_supervisor *s)
         s->handing_since_s = now_s;
         gw_launch_end(s->launch);
     }
-    if (s->next && !s->launch && gw_launch_stands_by(s->next)) {
-        s->launch = s->next;
-        s->next = NULL;
-        s->fence = false;
-        gw_launch_go(s->launch);
-    }
+    if (s->next && !s->launch && gw_launch_stands_by(s->next)) begin_next(s);
     if (!s->renew || s->next || s->handing_over || s->stops || s->leave_why[0]) return GW_OK;
     if (!s->launch) s->renew = false; /* what is started next runs on today's nodes anyway */
     if (!s->launch) return GW_OK;
-    s->next_fenced = s->fence;
     TRY(start(s, true, &s->next));
     s->next_since_s = now_s;
     if (s->next) s->renew = false;
@@ -267,7 +286,7 @@ gw_err gw_supervisor_poll(struct gw_supervisor *s, bool *over)
     }
     if (!s->launch && !s->next && gw_clock_now_s() >= s->not_before_s) {
         TRY(start(s, false, &s->launch));
-        if (s->launch) s->fence = s->renew = false;
+        if (s->launch) s->renew = false;
     }
     gw_progress_update(&s->progress);
     return GW_OK;

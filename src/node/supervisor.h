@@ -18,8 +18,10 @@ struct gw_supervisor_config {
     /* Where the next launch shall run: fills in ranks, hosts, agent, net, scratch and fence, for as long as it runs. False: nowhere yet, and
      * it is asked again. NULL: all on this node. */
     bool (*place)(void *context, struct gw_launch_config *launch);
-    /* A launch has ended. True: its leader may be alive still, so that the next must be fenced. May be NULL. */
-    bool (*ended)(void *context, int number);
+    /* A launch has ended; `led`: it has had OUTDIR. */
+    void (*ended)(void *context, int number, bool led);
+    /* Is it known by now whether anything of ended launches may still run (*fence)? Asked before a launch that stands by begins. */
+    bool (*cleared)(void *context, bool *fence);
     void *context;
 };
 

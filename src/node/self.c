@@ -1,0 +1,210 @@
+/* See self.h. */
+#include "node/self.h"
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/pool.h"
+#include "kernels/kernels.h"
+
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- address --------------------------------------------------------------------------------------------------- */
+
+/* Only IPv4 networks: the launcher's option knows no others. */
+static bool in_network(const struct in_addr *address, const char *net, bool *valid)
+{
+    char text[GW_ADDRESS_BYTES];
+    struct in_addr base;
+    int bits = 32;
+    const char *slash = strchr(net, '/');
+    size_t length = slash ? (size_t)(slash - net) : strlen(net);
+    *valid = length < sizeof text;
+    if (!*valid) return false;
+    memcpy(text, net, length);
+    text[length] = 0;
+    if (slash) bits = atoi(slash + 1);
+    *valid = inet_pton(AF_INET, text, &base) == 1 && bits > 0 && bits <= 32;
+    uint32_t mask = *valid ? htonl(~(uint32_t)0 << (32 - bits)) : 0;
+    return *valid && (address->s_addr & mask) == (base.s_addr & mask);
+}
+
+static bool own_address(const struct in_addr *wanted, const struct ifaddrs *list)
+{
+    for (const struct ifaddrs *i = list; i; i = i->ifa_next)
+        if (i->ifa_addr && i->ifa_addr->sa_family == AF_INET &&
+            ((struct sockaddr_in *)i->ifa_addr)->sin_addr.s_addr == wanted->s_addr)
+            return true;
+    return false;
+}
+
+/* What the host's name stands for, if that is an address of this machine and not the loopback's. */
+static bool named_address(const struct ifaddrs *list, struct in_addr *address)
+{
+    char name[256];
+    struct addrinfo hints = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM}, *found = NULL;
+    bool good = false;
+    if (gethostname(name, sizeof name) || getaddrinfo(name, NULL, &hints, &found)) return false;
+    for (struct addrinfo *i = found; i && !good; i = i->ai_next) {
+        *address = ((struct sockaddr_in *)i->ai_addr)->sin_addr;
+        good = (ntohl(address->s_addr) >> 24) != 127 && own_address(address, list);
+    }
+    freeaddrinfo(found);
+    return good;
+}
+
+gw_err gw_self_address(const char *net, char address[GW_ADDRESS_BYTES])
+{
+    gw_err rc = GW_OK;
+    struct ifaddrs *list = NULL;
+    struct in_addr chosen = {.s_addr = htonl(INADDR_LOOPBACK)};
+    bool valid = true, found = false;
+    if (getifaddrs(&list)) return gw_fail(GW_ERR_IO, "cannot list network interfaces: %s", strerror(errno));
+    if (!net) found = named_address(list, &chosen);
+    for (struct ifaddrs *i = list; i && !found; i = i->ifa_next) {
+        if (!i->ifa_addr || i->ifa_addr->sa_family != AF_INET || !(i->ifa_flags & IFF_UP)) continue;
+        const struct in_addr *one = &((struct sockaddr_in *)i->ifa_addr)->sin_addr;
+        if (net ? !in_network(one, net, &valid) : (i->ifa_flags & IFF_LOOPBACK) != 0) continue;
+        chosen = *one;
+        found = true;
+    }
+    if (net && !valid) FAIL(GW_ERR_USAGE, "--net '%s' is no network such as 10.1.0.0/16", net);
+    if (net && !found) FAIL(GW_ERR_USAGE, "--net %s: this node has no address there", net);
+    inet_ntop(AF_INET, &chosen, address, GW_ADDRESS_BYTES);
+out:
+    freeifaddrs(list);
+    return rc;
+}
+
+/* ---- scratch --------------------------------------------------------------------------------------------------- */
+
+#define SCRATCH_PREFIX "godwit-node-"
+
+static void remove_stale(const char *parent)
+{
+    DIR *dir = opendir(parent);
+    for (struct dirent *entry; dir && (entry = readdir(dir));) {
+        struct stat st;
+        if (strncmp(entry->d_name, SCRATCH_PREFIX, strlen(SCRATCH_PREFIX))) continue;
+        int fd = openat(dirfd(dir), entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0) continue;
+        if (fstat(fd, &st) == 0 && st.st_uid == geteuid() && flock(fd, LOCK_EX | LOCK_NB) == 0) {
+            char *path = gw_asprintf("%s/%s", parent, entry->d_name);
+            gw_remove_tree(path);
+            free(path);
+        }
+        close(fd);
+    }
+    if (dir) closedir(dir);
+}
+
+gw_err gw_self_make_scratch(char **path, int *lock)
+{
+    const char *tmp = getenv("TMPDIR");
+    const char *parents[] = {"/dev/shm", tmp ? tmp : "/tmp", "/tmp"};
+    *lock = -1;
+    for (size_t i = 0; i < sizeof parents / sizeof *parents; i++) {
+        if (strpbrk(parents[i], " :,")) continue; /* the launcher splits its words there */
+        remove_stale(parents[i]);
+        *path = gw_asprintf("%s/" SCRATCH_PREFIX "XXXXXX", parents[i]);
+        if (mkdtemp(*path)) {
+            *lock = open(*path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+            if (*lock >= 0 && flock(*lock, LOCK_EX | LOCK_NB) == 0) return GW_OK;
+            if (*lock >= 0) close(*lock);
+            rmdir(*path);
+        }
+        free(*path);
+        *path = NULL;
+    }
+    return gw_fail(GW_ERR_IO, "cannot make a folder in /dev/shm, %s or /tmp: %s", parents[1], strerror(errno));
+}
+
+void gw_self_remove_scratch(char *path, int lock)
+{
+    if (path) gw_remove_tree(path);
+    if (lock >= 0) close(lock);
+    free(path);
+}
+
+/* ---- speed ----------------------------------------------------------------------------------------------------- */
+
+enum { OUTPUTS = 512, INPUTS = 512, ROWS = 8 };
+static const double MEASURE_S = 0.08;
+
+struct bench {
+    const struct gw_kernels *kernels;
+    struct gw_gemm gemm;
+    int panels;
+};
+
+static void multiply(void *arg, int thread, int threads)
+{
+    struct bench *bench = arg;
+    int begin, end;
+    gw_split(bench->panels, threads, thread, &begin, &end);
+    if (begin < end) bench->kernels->gemm[bench->gemm.w->pack](&bench->gemm, begin, end);
+}
+
+gw_err gw_self_measure(struct gw_lease *lease)
+{
+    gw_err rc = GW_OK;
+    struct gw_pool *pool = NULL;
+    struct gw_packed weights = {0};
+    struct gw_atom atom = {.block_end = INPUTS / GW_BLOCK, .merges = 0, .node = 0};
+    float *x = gw_alloc((size_t)ROWS * INPUTS, sizeof *x), *y = gw_alloc((size_t)ROWS * OUTPUTS, sizeof *y);
+    struct gw_act act = {.k = INPUTS, .x = x};
+    struct bench bench = {0};
+    void *data = NULL;
+    act.q = gw_alloc((size_t)ROWS * INPUTS, 1);
+    act.scale = gw_alloc((size_t)ROWS * INPUTS / GW_BLOCK, sizeof *act.scale);
+    act.sum = gw_alloc((size_t)ROWS * INPUTS / GW_BLOCK, sizeof *act.sum);
+    act.isum = gw_alloc((size_t)ROWS * INPUTS / GW_BLOCK * 2, sizeof *act.isum);
+    TRY(gw_kernels_get(&bench.kernels));
+    TRY(gw_packed_init(&weights, GW_TYPE_Q8_0, OUTPUTS, INPUTS));
+    TRY(gw_alloc_large(gw_packed_bytes(&weights), "a measurement", &data));
+    weights.data = data;
+    for (int i = 0; i < ROWS * INPUTS; i++) x[i] = (float)(i % 17) - 8;
+    bench.kernels->quantize(&act, 0, ROWS);
+    bench.panels = weights.panels;
+    bench.gemm = (struct gw_gemm){.w = &weights,
+                                  .act = &act,
+                                  .rows = ROWS,
+                                  .atoms = &atom,
+                                  .atom_count = 1,
+                                  .y = y,
+                                  .y_row_stride = OUTPUTS,
+                                  .y_node_stride = (size_t)ROWS * OUTPUTS};
+    TRY(gw_pool_create(lease->cpus > 0 ? lease->cpus : 1, NULL, &pool));
+    gw_pool_run(pool, multiply, &bench); /* the first touches everything */
+    double best_s = 1e9, began_s = gw_clock_now_s();
+    for (double at_s = began_s; at_s - began_s < MEASURE_S;) { /* the best of many: others may be using the CPUs */
+        gw_pool_run(pool, multiply, &bench);
+        double now_s = gw_clock_now_s();
+        if (now_s - at_s < best_s) best_s = now_s - at_s;
+        at_s = now_s;
+    }
+    lease->gflops = 2.0 * ROWS * OUTPUTS * INPUTS / best_s / 1e9;
+    snprintf(lease->kernels, sizeof lease->kernels, "%s", bench.kernels->name);
+out:
+    gw_pool_destroy(pool);
+    if (data) gw_free_large(data, gw_packed_bytes(&weights));
+    free(x);
+    free(y);
+    free(act.q);
+    free(act.scale);
+    free(act.sum);
+    free(act.isum);
+    return rc;
+}
