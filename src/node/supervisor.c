@@ -126,7 +126,7 @@ static gw_err conclude(const struct gw_supervisor *s, const struct gw_launch *la
                        (long long)(status.requests_done + status.requests_failed), (long long)status.requests_total);
     if (s->leave_why[0] && fit)
         return gw_fail(GW_ERR_NOTICE,
-                       "%s; stopped in time with %lld of %lld requests answered, and the same command carries on",
+                       "%s; stopped with %lld of %lld requests answered, and the same command carries on",
                        s->leave_why, (long long)(status.requests_done + status.requests_failed),
                        (long long)status.requests_total);
     if (s->stops > 1)
