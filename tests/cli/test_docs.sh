@@ -11,7 +11,7 @@ options_of_section() {
     sed -n "/^\.SS $1\$/,/^\.S[SH] /p" $page | sed -n '/^\.TP$/{n;s/\\-/-/g;p}' | grep -oE -- '--[a-z][a-z-]+' | sort -u
 }
 
-for command in run status verify inspect plan tokenize perplexity bench; do
+for command in run status notice verify inspect plan tokenize perplexity bench; do
     "$GODWIT" $command --help >"$GW_TMP/help" || fail "$command --help exits $?"
     # the first option of a line of the list; usage lines and sentences are not meant
     grep -E '^ +(-[a-z], )? *--[a-z]' "$GW_TMP/help" | grep -oE -- '--[a-z][a-z-]+' | sort -u >"$GW_TMP/wanted"
