@@ -1,6 +1,6 @@
 /* `godwit status OUTDIR [--watch]`: how a job is doing, from status.json and ranks.json. Reads only; works while the job runs and after. */
 #include "app/commands.h"
-#include "node/progress.h"
+#include "report/status.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"

@@ -16,6 +16,7 @@
 #include "job/planning.h"
 #include "job/record.h"
 #include "job/requests.h"
+#include "report/history.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -48,11 +49,13 @@ struct gw_leader {
     struct gw_head_report *reports; /* [head_count] */
     int head_count;
     struct gw_record_totals before; /* by earlier leaders, and by heads of earlier plans */
-    struct gw_layout wanted;        /* {0}: the best */
-    struct gw_mover_stats moved;    /* under this plan, by those who are ready */
-    double planned_s, drain_s;      /* when the plan was made; when it was begun to drain for it, or 0 */
-    double lost_wall_s;             /* of the loss that is being recovered from; 0: none */
-    struct {                        /* what became of it, until the next token is committed */
+    struct gw_history *history;
+    struct gw_pauses pauses;     /* under this leader */
+    struct gw_layout wanted;     /* {0}: the best */
+    struct gw_mover_stats moved; /* under this plan, by those who are ready */
+    double planned_s, drain_s;   /* when the plan was made; when it was begun to drain for it, or 0 */
+    double lost_wall_s;          /* of the loss that is being recovered from; 0: none */
+    struct {                     /* what became of it, until the next token is committed */
         double lost_wall_s, planned_wall_s, ready_wall_s;
         int64_t committed;
     } recovery;
@@ -100,6 +103,17 @@ static void remember_members(struct gw_leader *leader, const struct gw_plan *las
     free(members);
 }
 
+/* Time that was lost before this leader was there: since the last launch's last sign of life. */
+static void note_launch(struct gw_leader *leader)
+{
+    struct gw_pause closed;
+    double launched_s = leader->config.options->launched_s, silent_s = leader->before.updated_wall_s;
+    if (leader->config.options->launch == 0 || launched_s <= 0) return;
+    if (launched_s < silent_s) launched_s = silent_s; /* it stood by while the last one ran */
+    if (!leader->before.stopped && silent_s > 0) leader->before.lost_s[GW_PAUSE_WAITING] += launched_s - silent_s;
+    gw_pauses_begin(&leader->pauses, leader->before.stopped ? GW_PAUSE_CHANGE : GW_PAUSE_RELAUNCH, launched_s, &closed);
+}
+
 gw_err gw_leader_create(const struct gw_leader_config *config, struct gw_leader **out)
 {
     gw_err rc = GW_OK;
@@ -123,9 +137,12 @@ gw_err gw_leader_create(const struct gw_leader_config *config, struct gw_leader 
     struct gw_request_counts counts = gw_requests_counts(leader->requests);
     if (!config->last && (config->options->launch > 0 || counts.resumed_tokens > 0))
         leader->lost_wall_s = config->options->launched_s; /* what was lost is a whole launch */
+    if (!config->last) note_launch(leader);
+    leader->history = gw_history_open(config->options->out_dir);
     gw_record_event(config->options->out_dir, config->last ? "leader" : "start",
-                    json_pack("{s:i,s:i,s:I,s:I,s:I}", "ranks", gw_comm_size(config->comm), "launch",
-                              config->options->launch, "requests", (json_int_t)counts.total, "answered",
+                    json_pack("{s:f,s:f,s:i,s:i,s:I,s:I,s:I}", "launched_at", config->options->launched_s,
+                              "silent_since", leader->before.updated_wall_s, "ranks", gw_comm_size(config->comm),
+                              "launch", config->options->launch, "requests", (json_int_t)counts.total, "answered",
                               (json_int_t)counts.answered_before, "resumed_tokens", (json_int_t)counts.resumed_tokens));
     *out = leader;
     leader = NULL;
@@ -149,6 +166,7 @@ void gw_leader_destroy(struct gw_leader *leader)
     if (!leader) return;
     if (gw_requests_close(leader->requests) != GW_OK) gw_warn("%s", gw_error_detail());
     gw_checkpoints_close(leader->checkpoints);
+    gw_history_close(leader->history);
     gw_control_destroy(leader->control);
     free_hellos(leader);
     gw_plan_free(&leader->plan);
@@ -164,8 +182,21 @@ void gw_leader_note_executor(struct gw_leader *leader, const char *kernels, int 
     leader->threads = threads;
 }
 
+/* A sample of how far the job is, for the report. */
+static void note_history(struct gw_leader *leader, bool last)
+{
+    struct gw_request_counts counts = gw_requests_counts(leader->requests);
+    struct gw_sample sample = {.time_s = gw_clock_wall_s(),
+                               .tokens = leader->before.committed_tokens + counts.committed_tokens,
+                               .answered = counts.done + counts.failed,
+                               .ranks = gw_control_members(leader->control)};
+    for (int h = 0; h < leader->head_count; h++) sample.kv_pages += leader->reports[h].pages_used;
+    gw_history_note(leader->history, &sample, last);
+}
+
 static gw_err write_status(struct gw_leader *leader, const char *state)
 {
+    note_history(leader, strcmp(state, "running") != 0);
     struct gw_record_status status = {.state = state,
                                       .options = leader->config.options,
                                       .plan = leader->planned ? &leader->plan : NULL,
@@ -178,7 +209,9 @@ static gw_err write_status(struct gw_leader *leader, const char *state)
                                       .context = leader->config.context,
                                       .ranks = gw_control_members(leader->control),
                                       .before = leader->before,
-                                      .elapsed_s = gw_clock_now_s() - leader->started_s};
+                                      .elapsed_s = gw_clock_now_s() - leader->started_s,
+                                      .recent_tokens_per_s = gw_history_recent_tokens_per_s(leader->history),
+                                      .lost_s = leader->pauses.sum_s};
     return gw_record_status(leader->config.options->out_dir, &status);
 }
 
@@ -249,8 +282,10 @@ static gw_err step(struct gw_leader *leader, const struct gw_event *event)
 
 void gw_leader_note_loss(struct gw_leader *leader, double noticed_wall_s)
 {
+    struct gw_pause closed;
     if (noticed_wall_s <= 0) return;
     leader->lost_wall_s = noticed_wall_s;
+    gw_pauses_begin(&leader->pauses, GW_PAUSE_REPAIR, noticed_wall_s, &closed);
 }
 
 void gw_leader_world(struct gw_leader *leader)
@@ -296,6 +331,32 @@ out:
     return rc;
 }
 
+struct gathering {
+    const struct gw_leader *leader;
+    const int *members;
+    int count;
+};
+
+static bool is_missing(const void *context, int member)
+{
+    const struct gathering *here = context;
+    for (int r = 0; r < here->count; r++)
+        if (here->members[r] == member) return false;
+    return gw_control_has(here->leader->control, member);
+}
+
+/* For events.jsonl: who is not in the world any more without having been let go. */
+static void note_lost(struct gw_leader *leader, const int *members, int count, int lost)
+{
+    struct gathering here = {leader, members, count};
+    double lost_s = leader->lost_wall_s > 0 ? leader->lost_wall_s : gw_clock_wall_s();
+    leader->before.lost_ranks += lost;
+    if (lost <= 0) return;
+    gw_record_event(leader->config.options->out_dir, "loss",
+                    json_pack("{s:f,s:i,s:o}", "lost_at", lost_s, "ranks", lost, "members",
+                              gw_record_missing(leader->config.options->out_dir, is_missing, &here)));
+}
+
 /* Once all have said hello the controller hears of the world and of every hello, in this order. */
 static gw_err note_hellos(struct gw_leader *leader)
 {
@@ -324,7 +385,7 @@ static gw_err note_hellos(struct gw_leader *leader)
     int before = gw_control_members(leader->control);
     int stayed = 0;
     for (int r = 0; r < count; r++) stayed += gw_control_has(leader->control, members[r]);
-    leader->before.lost_ranks += before - stayed;
+    note_lost(leader, members, count, before - stayed);
     TRY(step(leader, &(struct gw_event){.kind = GW_EVENT_WORLD,
                                         .member = -1,
                                         .count = count,
@@ -419,6 +480,7 @@ static void note_plan(struct gw_leader *leader, double planned_s)
                                 plan->layout.pipeline, "replicas_kept", kept, "sequences_adopted", held, "hello_s",
                                 planned_s - leader->formed_s);
     if (leader->lost_wall_s > 0) json_object_set_new(details, "lost_at", json_real(leader->lost_wall_s));
+    gw_record_changes(leader->config.options->out_dir, plan, details);
     gw_record_event(leader->config.options->out_dir, "plan", details);
 }
 
@@ -469,8 +531,8 @@ static gw_err make_plan(struct gw_leader *leader)
     leader->moved = (struct gw_mover_stats){0};
     seat_heads(leader);
     TRY(hand_over(leader));
-    TRY(gw_record_ranks(leader->config.options->out_dir, &leader->plan));
     note_plan(leader, gw_clock_now_s());
+    TRY(gw_record_ranks(leader->config.options->out_dir, &leader->plan));
     if (leader->lost_wall_s > 0) {
         leader->recovery.lost_wall_s = leader->lost_wall_s;
         leader->recovery.planned_wall_s = gw_clock_wall_s();
@@ -494,7 +556,10 @@ static gw_err let_leave(struct gw_leader *leader, const struct gw_update *update
     for (int r = 0; r < leader->plan.peer_count; r++)
         for (int i = 0; i < update->leaver_count; i++)
             if (leader->plan.peers[r].member == update->leavers[i]) ranks[count++] = r;
-    gw_record_event(leader->config.options->out_dir, "leave", json_pack("{s:i}", "ranks", (int)count));
+    json_t *members = json_array();
+    for (int i = 0; i < count; i++) json_array_append_new(members, json_integer(leader->plan.peers[ranks[i]].member));
+    gw_record_event(leader->config.options->out_dir, "leave",
+                    json_pack("{s:i,s:o}", "ranks", (int)count, "members", members));
     TRY(tell_all(leader, GW_MSG_LEAVE, ranks, (size_t)count * sizeof *ranks));
 out:
     free(ranks);
@@ -521,7 +586,9 @@ static gw_err act(struct gw_leader *leader, const struct gw_update *update)
     gw_err rc = GW_OK;
     if (update->what & GW_DO_PLAN) TRY(make_plan(leader));
     if (update->what & GW_DO_DRAIN) {
+        struct gw_pause closed;
         gw_record_event(leader->config.options->out_dir, "drain", NULL);
+        gw_pauses_begin(&leader->pauses, GW_PAUSE_CHANGE, gw_clock_wall_s(), &closed);
         leader->drain_s = gw_clock_now_s();
         TRY(tell_heads(leader, GW_MSG_DRAIN));
     }
@@ -568,6 +635,7 @@ static gw_err take_notice(struct gw_leader *leader, const struct gw_notice *noti
         event = (struct gw_event){.kind = GW_EVENT_MORE, .member = -1, .count = notice->more};
         gw_record_event(out_dir, "more", json_pack("{s:i}", "ranks", notice->more));
     } else {
+        leader->before.notices++;
         gw_record_event(out_dir, "notice",
                         json_pack("{s:i,s:f}", "member", notice->member, "grace_s", notice->seconds));
     }
@@ -579,6 +647,7 @@ static gw_err take_ready(struct gw_leader *leader, const struct gw_msg *msg)
 {
     gw_err rc = GW_OK;
     struct gw_mover_stats stats = {0};
+    struct gw_pause closed;
     if (msg->source >= leader->plan.peer_count || msg->bytes != sizeof stats) return GW_OK;
     memcpy(&stats, msg->data, sizeof stats);
     leader->moved.kv_bytes_in += stats.kv_bytes_in;
@@ -588,6 +657,7 @@ static gw_err take_ready(struct gw_leader *leader, const struct gw_msg *msg)
         gw_cost_observe(&leader->cost, GW_COST_PACK, (double)stats.weight_bytes_loaded, stats.load_s);
     TRY(step(leader, &(struct gw_event){.kind = GW_EVENT_READY, .member = leader->plan.peers[msg->source].member}));
     if (gw_control_state(leader->control) != GW_STATE_RUN) goto out;
+    gw_pauses_end(&leader->pauses, gw_clock_wall_s(), &closed);
     gw_record_event(leader->config.options->out_dir, "ready",
                     json_pack("{s:I,s:f,s:f,s:I,s:I,s:I}", "plan", (json_int_t)leader->plan.number, "since_plan_s",
                               gw_clock_now_s() - leader->planned_s, "since_drain_s",
@@ -656,6 +726,8 @@ static gw_err take_saved(struct gw_leader *leader, bool *busy)
         if (!got) break;
         *busy = true;
         TRY(gw_checkpoints_saved(leader->checkpoints, msg.data, msg.bytes, &done, &bytes, &cost_s));
+        leader->before.checkpoints += done;
+        leader->before.checkpoint_bytes += done ? (int64_t)bytes : 0;
         if (done)
             gw_record_event(leader->config.options->out_dir, "checkpoint",
                             json_pack("{s:I,s:f,s:f}", "bytes", (json_int_t)bytes, "cost_s", cost_s, "next_in_s",

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "report/metrics.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -11,15 +12,22 @@
 #include <string.h>
 #include <unistd.h>
 
-static gw_err write_json(const char *out_dir, const char *name, json_t *json, size_t flags)
+static gw_err write_json(const char *out_dir, const char *name, const json_t *json, size_t flags)
 {
     char *text = json_dumps(json, flags | JSON_REAL_PRECISION(16)), *path = gw_asprintf("%s/%s", out_dir, name);
     GW_ASSERT(text);
     gw_err rc = gw_file_replace(path, text, strlen(text), false);
     free(text);
     free(path);
-    json_decref(json);
     return rc;
+}
+
+static json_t *lost_seconds(const struct gw_record_status *s)
+{
+    json_t *lost = json_object();
+    for (int c = 0; c < GW_PAUSE_LOST; c++)
+        json_object_set_new(lost, gw_pause_name((enum gw_pause_cause)c), json_real(s->before.lost_s[c] + s->lost_s[c]));
+    return lost;
 }
 
 gw_err gw_record_status(const char *out_dir, const struct gw_record_status *s)
@@ -48,7 +56,7 @@ gw_err gw_record_status(const char *out_dir, const struct gw_record_status *s)
     double eta_s = here > 0 ? s->elapsed_s / (double)here * (double)(c->total - answered) : -1;
     json_t *status = json_pack(
         "{s:s,s:s,s:s,s:i,s:f,s:f, s:I,s:I,s:I,s:I, s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f, s:i,s:i,s:i,s:i,s:I,s:I, "
-        "s:s,s:[i,i,i],s:i,s:i,s:i,s:I,s:I}",
+        "s:s,s:[i,i,i],s:i,s:i,s:i,s:i,s:I,s:f,s:o,s:I,s:I,s:I,s:I}",
         "state", s->state, "phase", s->phase, "model", s->options->model_name, "pid", (int)getpid(), "updated_at",
         gw_clock_wall_s(), "elapsed_s", elapsed_s, /* requests */
         "requests_total", (json_int_t)c->total, "requests_done", (json_int_t)c->done, "requests_failed",
@@ -61,45 +69,142 @@ gw_err gw_record_status(const char *out_dir, const struct gw_record_status *s)
         "running", running, "waiting", waiting, "kv_pages_used", pages_used, "kv_pages_total", pages_total,
         "preemptions", (json_int_t)preemptions, "prefix_tokens_reused", (json_int_t)reused, /* machine */
         "kernels", s->kernels, "layout", layout.data, layout.tensor, layout.pipeline, "ranks", s->ranks,
-        "threads_per_rank", s->threads, "context", s->context, "plan", (json_int_t)(s->plan ? s->plan->number : 0),
-        "lost_ranks", (json_int_t)s->before.lost_ranks);
+        "threads_per_rank", s->threads, "context", s->context, "launch", s->options->launch, "plan",
+        (json_int_t)(s->plan ? s->plan->number : 0), "recent_tokens_per_s", s->recent_tokens_per_s, "lost_s",
+        lost_seconds(s), "notices", (json_int_t)s->before.notices, "checkpoints", (json_int_t)s->before.checkpoints,
+        "checkpoint_bytes", (json_int_t)s->before.checkpoint_bytes, "lost_ranks", (json_int_t)s->before.lost_ranks);
     GW_ASSERT(status);
-    return write_json(out_dir, "status.json", status, JSON_INDENT(1));
+    gw_err rc = write_json(out_dir, "status.json", status, JSON_INDENT(1));
+    if (rc == GW_OK && gw_metrics_write(out_dir, status) != GW_OK) gw_warn("%s", gw_error_detail());
+    json_decref(status);
+    return rc;
+}
+
+static json_t *read_json(const char *out_dir, const char *name)
+{
+    char *path = gw_asprintf("%s/%s", out_dir, name), *text = NULL;
+    json_t *root = NULL;
+    if (access(path, R_OK) == 0 && gw_file_read(path, 64 << 20, &text, NULL) == GW_OK) root = json_loads(text, 0, NULL);
+    free(text);
+    free(path);
+    return root;
 }
 
 struct gw_record_totals gw_record_totals(const char *out_dir)
 {
     struct gw_record_totals totals = {0};
-    char *path = gw_asprintf("%s/status.json", out_dir), *text = NULL;
-    if (gw_file_read(path, 1 << 20, &text, NULL) == GW_OK) {
-        json_t *root = json_loads(text, 0, NULL);
-        totals.committed_tokens = json_integer_value(json_object_get(root, "generated_tokens"));
-        totals.computed_tokens = json_integer_value(json_object_get(root, "computed_tokens"));
-        totals.recomputed_tokens = json_integer_value(json_object_get(root, "recomputed_tokens"));
-        totals.restored_tokens = json_integer_value(json_object_get(root, "restored_tokens"));
-        totals.lost_ranks = json_integer_value(json_object_get(root, "lost_ranks"));
-        totals.elapsed_s = json_number_value(json_object_get(root, "elapsed_s"));
-        json_decref(root);
-    }
-    free(text);
-    free(path);
+    json_t *root = read_json(out_dir, "status.json");
+    const json_t *lost = json_object_get(root, "lost_s");
+    const char *state = json_string_value(json_object_get(root, "state"));
+    totals.committed_tokens = json_integer_value(json_object_get(root, "generated_tokens"));
+    totals.computed_tokens = json_integer_value(json_object_get(root, "computed_tokens"));
+    totals.recomputed_tokens = json_integer_value(json_object_get(root, "recomputed_tokens"));
+    totals.restored_tokens = json_integer_value(json_object_get(root, "restored_tokens"));
+    totals.lost_ranks = json_integer_value(json_object_get(root, "lost_ranks"));
+    totals.notices = json_integer_value(json_object_get(root, "notices"));
+    totals.checkpoints = json_integer_value(json_object_get(root, "checkpoints"));
+    totals.checkpoint_bytes = json_integer_value(json_object_get(root, "checkpoint_bytes"));
+    totals.elapsed_s = json_number_value(json_object_get(root, "elapsed_s"));
+    totals.updated_wall_s = json_number_value(json_object_get(root, "updated_at"));
+    totals.stopped = state && !strcmp(state, "stopped");
+    for (int c = 0; c < GW_PAUSE_LOST; c++)
+        totals.lost_s[c] = json_number_value(json_object_get(lost, gw_pause_name((enum gw_pause_cause)c)));
+    json_decref(root);
     return totals;
+}
+
+/* ---- who runs -------------------------------------------------------------------------------------------------- */
+
+/* The entry of ranks.json that is this process; NULL: none is. A first plan of a launch knows nobody: pids and members may come again. */
+static const json_t *find_peer(const json_t *ranks, const struct gw_plan *plan, const struct gw_peer *peer)
+{
+    const json_t *rank;
+    size_t i;
+    if (plan->number <= 1) return NULL;
+    json_array_foreach(ranks, i, rank)
+    {
+        const char *host = json_string_value(json_object_get(rank, "host"));
+        if (json_integer_value(json_object_get(rank, "member")) == peer->member && host && !strcmp(host, peer->host) &&
+            json_integer_value(json_object_get(rank, "pid")) == peer->pid)
+            return rank;
+    }
+    return NULL;
+}
+
+/* NULL for a rank that waits. */
+static json_t *place_of(const struct gw_plan *plan, const struct gw_peer *peer)
+{
+    if (peer->slot < 0) return NULL;
+    struct gw_place place = gw_layout_place(plan->layout, peer->slot);
+    return json_pack("[i,i,i]", place.replica, place.shard, place.stage);
 }
 
 gw_err gw_record_ranks(const char *out_dir, const struct gw_plan *plan)
 {
-    json_t *ranks = json_array();
+    json_t *root = read_json(out_dir, "ranks.json"), *ranks = json_array();
+    const json_t *old = json_object_get(root, "ranks");
+    double now_s = gw_clock_wall_s();
     for (int r = 0; r < plan->peer_count; r++) {
         const struct gw_peer *peer = &plan->peers[r];
-        json_t *rank = json_pack("{s:i,s:i,s:I,s:s}", "rank", r, "member", (int)peer->member, "pid",
-                                 (json_int_t)peer->pid, "host", peer->host);
-        if (peer->slot >= 0) {
-            struct gw_place place = gw_layout_place(plan->layout, peer->slot);
-            json_object_set_new(rank, "layout", json_pack("[i,i,i]", place.replica, place.shard, place.stage));
-        }
+        double since_s = json_number_value(json_object_get(find_peer(old, plan, peer), "since"));
+        json_t *rank = json_pack("{s:i,s:i,s:I,s:s,s:f}", "rank", r, "member", (int)peer->member, "pid",
+                                 (json_int_t)peer->pid, "host", peer->host, "since", since_s > 0 ? since_s : now_s);
+        json_t *place = place_of(plan, peer);
+        if (place) json_object_set_new(rank, "layout", place);
         json_array_append_new(ranks, rank);
     }
-    return write_json(out_dir, "ranks.json", json_pack("{s:o}", "ranks", ranks), JSON_COMPACT);
+    json_t *now = json_pack("{s:o}", "ranks", ranks);
+    gw_err rc = write_json(out_dir, "ranks.json", now, JSON_COMPACT);
+    json_decref(now);
+    json_decref(root);
+    return rc;
+}
+
+void gw_record_changes(const char *out_dir, const struct gw_plan *plan, json_t *details)
+{
+    json_t *root = read_json(out_dir, "ranks.json"), *seats = json_array(), *gone = json_array();
+    const json_t *old = json_object_get(root, "ranks"), *rank;
+    size_t i;
+    for (int r = 0; r < plan->peer_count; r++) {
+        const struct gw_peer *peer = &plan->peers[r];
+        const json_t *before = find_peer(old, plan, peer);
+        json_t *place = place_of(plan, peer);
+        if (!before || (place ? !json_equal(place, json_object_get(before, "layout"))
+                              : json_object_get(before, "layout") != NULL)) {
+            json_t *seat = json_pack("{s:i,s:s}", "member", (int)peer->member, "host", peer->host);
+            if (place) json_object_set(seat, "layout", place);
+            json_array_append_new(seats, seat);
+        }
+        json_decref(place);
+    }
+    json_array_foreach(old, i, rank)
+    {
+        bool here = false;
+        if (plan->number <= 1) break;
+        for (int r = 0; r < plan->peer_count && !here; r++)
+            here = json_integer_value(json_object_get(rank, "member")) == plan->peers[r].member;
+        if (!here)
+            json_array_append_new(gone, json_pack("{s:O,s:O}", "member", json_object_get(rank, "member"), "host",
+                                                  json_object_get(rank, "host")));
+    }
+    json_object_set_new(details, "seats", seats);
+    json_object_set_new(details, "gone", gone);
+    json_decref(root);
+}
+
+json_t *gw_record_missing(const char *out_dir, bool (*missing)(const void *context, int member), const void *context)
+{
+    json_t *root = read_json(out_dir, "ranks.json"), *found = json_array();
+    const json_t *rank;
+    size_t i;
+    json_array_foreach(json_object_get(root, "ranks"), i, rank)
+    {
+        json_t *member = json_object_get(rank, "member"), *host = json_object_get(rank, "host");
+        if (json_is_integer(member) && json_is_string(host) && missing(context, (int)json_integer_value(member)))
+            json_array_append_new(found, json_pack("{s:O,s:O}", "member", member, "host", host));
+    }
+    json_decref(root);
+    return found;
 }
 
 void gw_record_event(const char *out_dir, const char *name, json_t *details)

@@ -13,6 +13,7 @@
 #include "job/rank.h"
 #include "node/exec.h"
 #include "node/progress.h"
+#include "report/status.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -13,6 +13,7 @@
 #include "job/executor.h"
 #include "model/arch.h"
 #include "node/progress.h"
+#include "report/status.h"
 
 #include <errno.h>
 #include <poll.h>

@@ -11,6 +11,7 @@ layers='
 base       |
 kernels    | base
 store      | base
+report     | base
 plan       | base kernels
 control    | base
 notice     | base
@@ -19,9 +20,9 @@ engine     | base kernels store plan model
 comm       | base kernels plan model engine
 batch      | base kernels plan model engine
 context    | base kernels plan model engine
-job        | base kernels store plan model engine comm batch context control notice
-node       | base kernels store plan model engine comm batch context control notice job
-app        | base kernels store plan model engine comm batch context control notice job node
+job        | base report kernels store plan model engine comm batch context control notice
+node       | base report kernels store plan model engine comm batch context control notice job
+app        | base report kernels store plan model engine comm batch context control notice job node
 '
 layer_of() { case $1 in kernels/*) echo kernels ;; src/*/*) x=${1#src/}; echo "${x%%/*}" ;; esac; }
 # An include is written from src/ or from the top ("base/mem.h", "kernels/types.h"): nothing relative, nothing absolute.
@@ -52,7 +53,7 @@ hdf5\.h|src/*_h5.[ch]|HDF5 stays in *_h5.c
 pcre2\.h|src/model/tokenizer*.[ch]|pcre2 stays in the tokenizer
 curl/curl\.h|src/notice/*_curl.c|libcurl stays in the notices
 utf8proc\.h|src/model/*.[ch]|utf8proc stays in the model layer
-jansson\.h|src/@(batch|job|app|notice|model|control|sim|node|base|context)/*|JSON is for what people and files hold, not for the engine
+jansson\.h|src/@(batch|job|app|notice|model|control|sim|node|base|context|report)/*|JSON is for what people and files hold, not for the engine
 cuda[a-z_]*\.h|kernels/cuda/*|CUDA stays in kernels/cuda
 (imm|x86|emm)intrin\.h|kernels/x86/*|instruction sets stay in kernels/x86
 '
