@@ -16,7 +16,7 @@
 #include "job/planning.h"
 #include "job/record.h"
 #include "job/requests.h"
-#include "report/history.h"
+#include "report/page.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +50,7 @@ struct gw_leader {
     int head_count;
     struct gw_record_totals before; /* by earlier leaders, and by heads of earlier plans */
     struct gw_history *history;
+    bool first;                  /* this launch has had no plan yet */
     struct gw_pauses pauses;     /* under this leader */
     struct gw_layout wanted;     /* {0}: the best */
     struct gw_mover_stats moved; /* under this plan, by those who are ready */
@@ -137,13 +138,19 @@ gw_err gw_leader_create(const struct gw_leader_config *config, struct gw_leader 
     struct gw_request_counts counts = gw_requests_counts(leader->requests);
     if (!config->last && (config->options->launch > 0 || counts.resumed_tokens > 0))
         leader->lost_wall_s = config->options->launched_s; /* what was lost is a whole launch */
-    if (!config->last) note_launch(leader);
+    json_t *details = json_pack("{s:i,s:i,s:I,s:I,s:I}", "ranks", gw_comm_size(config->comm), "launch",
+                                config->options->launch, "requests", (json_int_t)counts.total, "answered",
+                                (json_int_t)counts.answered_before, "resumed_tokens",
+                                (json_int_t)counts.resumed_tokens);
+    if (!config->last) {
+        note_launch(leader);
+        json_object_set_new(details, "launched_at", json_real(config->options->launched_s));
+        if (leader->before.updated_wall_s > 0)
+            json_object_set_new(details, "silent_since", json_real(leader->before.updated_wall_s));
+    }
+    leader->first = !config->last;
     leader->history = gw_history_open(config->options->out_dir);
-    gw_record_event(config->options->out_dir, config->last ? "leader" : "start",
-                    json_pack("{s:f,s:f,s:i,s:i,s:I,s:I,s:I}", "launched_at", config->options->launched_s,
-                              "silent_since", leader->before.updated_wall_s, "ranks", gw_comm_size(config->comm),
-                              "launch", config->options->launch, "requests", (json_int_t)counts.total, "answered",
-                              (json_int_t)counts.answered_before, "resumed_tokens", (json_int_t)counts.resumed_tokens));
+    gw_record_event(config->options->out_dir, config->last ? "leader" : "start", details);
     *out = leader;
     leader = NULL;
 out:
@@ -251,6 +258,7 @@ gw_err gw_leader_finish(struct gw_leader *leader)
                     json_pack("{s:I,s:I,s:f,s:f}", "answered", (json_int_t)counts.done, "failed",
                               (json_int_t)counts.failed, "elapsed_s", gw_clock_now_s() - leader->started_s, "commit_s",
                               leader->commit_s));
+    if (gw_page_write(leader->config.options->out_dir, NULL) != GW_OK) gw_warn("%s", gw_error_detail());
     if (stopped)
         FAIL(GW_ERR_STOPPED, "stopped on request with %lld of %lld requests answered; the same command carries on",
              (long long)(counts.done + counts.failed), (long long)counts.total);
@@ -480,7 +488,7 @@ static void note_plan(struct gw_leader *leader, double planned_s)
                                 plan->layout.pipeline, "replicas_kept", kept, "sequences_adopted", held, "hello_s",
                                 planned_s - leader->formed_s);
     if (leader->lost_wall_s > 0) json_object_set_new(details, "lost_at", json_real(leader->lost_wall_s));
-    gw_record_changes(leader->config.options->out_dir, plan, details);
+    gw_record_changes(leader->config.options->out_dir, plan, leader->first, details);
     gw_record_event(leader->config.options->out_dir, "plan", details);
 }
 
@@ -532,7 +540,8 @@ static gw_err make_plan(struct gw_leader *leader)
     seat_heads(leader);
     TRY(hand_over(leader));
     note_plan(leader, gw_clock_now_s());
-    TRY(gw_record_ranks(leader->config.options->out_dir, &leader->plan));
+    TRY(gw_record_ranks(leader->config.options->out_dir, &leader->plan, leader->first));
+    leader->first = false;
     if (leader->lost_wall_s > 0) {
         leader->recovery.lost_wall_s = leader->lost_wall_s;
         leader->recovery.planned_wall_s = gw_clock_wall_s();

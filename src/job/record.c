@@ -115,12 +115,11 @@ struct gw_record_totals gw_record_totals(const char *out_dir)
 
 /* ---- who runs -------------------------------------------------------------------------------------------------- */
 
-/* The entry of ranks.json that is this process; NULL: none is. A first plan of a launch knows nobody: pids and members may come again. */
-static const json_t *find_peer(const json_t *ranks, const struct gw_plan *plan, const struct gw_peer *peer)
+/* The entry of ranks.json that is this process; NULL: none is. */
+static const json_t *find_peer(const json_t *ranks, const struct gw_peer *peer)
 {
     const json_t *rank;
     size_t i;
-    if (plan->number <= 1) return NULL;
     json_array_foreach(ranks, i, rank)
     {
         const char *host = json_string_value(json_object_get(rank, "host"));
@@ -139,14 +138,14 @@ static json_t *place_of(const struct gw_plan *plan, const struct gw_peer *peer)
     return json_pack("[i,i,i]", place.replica, place.shard, place.stage);
 }
 
-gw_err gw_record_ranks(const char *out_dir, const struct gw_plan *plan)
+gw_err gw_record_ranks(const char *out_dir, const struct gw_plan *plan, bool first)
 {
-    json_t *root = read_json(out_dir, "ranks.json"), *ranks = json_array();
+    json_t *root = first ? NULL : read_json(out_dir, "ranks.json"), *ranks = json_array();
     const json_t *old = json_object_get(root, "ranks");
     double now_s = gw_clock_wall_s();
     for (int r = 0; r < plan->peer_count; r++) {
         const struct gw_peer *peer = &plan->peers[r];
-        double since_s = json_number_value(json_object_get(find_peer(old, plan, peer), "since"));
+        double since_s = json_number_value(json_object_get(find_peer(old, peer), "since"));
         json_t *rank = json_pack("{s:i,s:i,s:I,s:s,s:f}", "rank", r, "member", (int)peer->member, "pid",
                                  (json_int_t)peer->pid, "host", peer->host, "since", since_s > 0 ? since_s : now_s);
         json_t *place = place_of(plan, peer);
@@ -160,14 +159,14 @@ gw_err gw_record_ranks(const char *out_dir, const struct gw_plan *plan)
     return rc;
 }
 
-void gw_record_changes(const char *out_dir, const struct gw_plan *plan, json_t *details)
+void gw_record_changes(const char *out_dir, const struct gw_plan *plan, bool first, json_t *details)
 {
-    json_t *root = read_json(out_dir, "ranks.json"), *seats = json_array(), *gone = json_array();
+    json_t *root = first ? NULL : read_json(out_dir, "ranks.json"), *seats = json_array(), *gone = json_array();
     const json_t *old = json_object_get(root, "ranks"), *rank;
     size_t i;
     for (int r = 0; r < plan->peer_count; r++) {
         const struct gw_peer *peer = &plan->peers[r];
-        const json_t *before = find_peer(old, plan, peer);
+        const json_t *before = find_peer(old, peer);
         json_t *place = place_of(plan, peer);
         if (!before || (place ? !json_equal(place, json_object_get(before, "layout"))
                               : json_object_get(before, "layout") != NULL)) {
@@ -180,7 +179,6 @@ void gw_record_changes(const char *out_dir, const struct gw_plan *plan, json_t *
     json_array_foreach(old, i, rank)
     {
         bool here = false;
-        if (plan->number <= 1) break;
         for (int r = 0; r < plan->peer_count && !here; r++)
             here = json_integer_value(json_object_get(rank, "member")) == plan->peers[r].member;
         if (!here)

@@ -39,10 +39,11 @@ struct gw_record_status {
 GW_CHECK gw_err gw_record_status(const char *out_dir, const struct gw_record_status *status);
 /* What status.json says of the job so far; all 0 when it says nothing. */
 struct gw_record_totals gw_record_totals(const char *out_dir);
-GW_CHECK gw_err gw_record_ranks(const char *out_dir, const struct gw_plan *plan);
+/* `first`: of a launch, whose ranks are all new whatever their pids and members are. */
+GW_CHECK gw_err gw_record_ranks(const char *out_dir, const struct gw_plan *plan, bool first);
 /* Adds to the details of a plan's event who has another place than ranks.json says ("seats") and who is there no more ("gone"). To be called
  * before gw_record_ranks(): after a crash between the two the same is told twice, never not at all. */
-void gw_record_changes(const char *out_dir, const struct gw_plan *plan, json_t *details);
+void gw_record_changes(const char *out_dir, const struct gw_plan *plan, bool first, json_t *details);
 /* The ranks that ranks.json names and for which missing(context, member) holds, as [{"member","host"},..]. */
 json_t *gw_record_missing(const char *out_dir, bool (*missing)(const void *context, int member), const void *context);
 /* Appends {"time": now, "event": name, ...}; takes over `details` (an object, or NULL). A failure costs a warning: events are for people. */

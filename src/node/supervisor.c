@@ -13,7 +13,8 @@
 #include "job/executor.h"
 #include "model/arch.h"
 #include "node/progress.h"
-#include "report/status.h"
+#include "node/summary.h"
+#include "report/page.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -23,7 +24,7 @@
 #include <unistd.h>
 
 enum { MOST_FRUITLESS = 4 };
-static const double PAUSE_S[MOST_FRUITLESS] = {0, 0.2, 1, 3}, STAND_BY_S = 60, HAND_OVER_S = 20;
+static const double PAUSE_S[MOST_FRUITLESS] = {0, 0.2, 1, 3}, STAND_BY_S = 60, REPORT_EVERY_S = 300, HAND_OVER_S = 20;
 
 struct gw_supervisor {
     struct gw_supervisor_config config;
@@ -41,6 +42,7 @@ struct gw_supervisor {
     bool handing_over; /* the present launch has been stopped for the next one */
     bool next_fenced;
     double not_before_s; /* the next launch */
+    double report_s;     /* when the next is due */
     double next_since_s, handing_since_s;
 };
 
@@ -50,6 +52,7 @@ struct gw_supervisor *gw_supervisor_create(const struct gw_supervisor_config *co
     s->config = *config;
     s->number = config->first_launch;
     s->reached = -1;
+    s->report_s = gw_clock_now_s() + REPORT_EVERY_S / 5;
     gw_progress_init(&s->progress, config->options->out_dir, !config->options->quiet);
     if (s->number == 0) { /* a status.json of an earlier command must not be taken for this one's */
         char *path = gw_asprintf("%s/status.json", config->options->out_dir);
@@ -106,7 +109,9 @@ gw_err gw_supervisor_summary(const struct gw_job_options *options)
     if (status.lost_ranks > 0)
         printf("; %lld ranks lost, %lld tokens recomputed", (long long)status.lost_ranks,
                (long long)status.recomputed_tokens);
-    printf("\noutput  %s/output.jsonl\ndigest  %s\n", options->out_dir, hex);
+    printf("\n");
+    gw_summary_print(stdout, options->out_dir, hex);
+    printf("output  %s/output.jsonl\ndigest  %s\n", options->out_dir, hex);
     fflush(stdout);
 out:
     return rc;
@@ -120,6 +125,8 @@ static gw_err conclude(const struct gw_supervisor *s, const struct gw_launch *la
     gw_err rc = gw_supervisor_summary(s->config.options);
     if (rc != GW_ERR_NOT_FOUND)
         return rc; /* done, whatever the launcher says: after a loss its exit code means nothing */
+    gw_summary_print(stdout, s->config.options->out_dir, NULL);
+    fflush(stdout);
     rc = gw_status_read(s->config.options->out_dir, &status);
     if (rc == GW_OK && !strcmp(status.state, "stopped"))
         return gw_fail(GW_ERR_STOPPED,
@@ -270,6 +277,15 @@ out:
     return rc;
 }
 
+/* A report of a job that runs, now and then, for those who look at it in between. */
+static void keep_report(struct gw_supervisor *s)
+{
+    double now_s = gw_clock_now_s();
+    if (now_s < s->report_s) return;
+    s->report_s = now_s + REPORT_EVERY_S;
+    if (gw_page_write(s->config.options->out_dir, NULL) != GW_OK) gw_debug("%s", gw_error_detail());
+}
+
 gw_err gw_supervisor_poll(struct gw_supervisor *s, bool *over)
 {
     gw_err rc = GW_OK;
@@ -290,6 +306,7 @@ gw_err gw_supervisor_poll(struct gw_supervisor *s, bool *over)
         if (s->launch) s->renew = false;
     }
     gw_progress_update(&s->progress);
+    keep_report(s);
     return GW_OK;
 out:
     *over = true;

@@ -32,7 +32,7 @@ static const char style[] =
     "td,th{padding:.2rem .6rem .2rem 0;border-bottom:1px solid "
     "var(--line);vertical-align:top}td.r,th.r{text-align:right;white-space:nowrap;"
     "font-variant-numeric:tabular-nums}td.w{overflow-wrap:anywhere}.bar{display:block;height:.7rem;margin-top:.4rem;"
-    "min-width:1px}"
+    "min-width:0}"
     ".wide{overflow-x:auto}svg{width:100%;min-width:40rem;height:auto;font:11px system-ui,sans-serif}svg "
     "text{fill:var(--fg)}"
     "svg .l{text-anchor:end}svg .s{fill:var(--mid);font-size:10px}svg "

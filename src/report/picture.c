@@ -385,7 +385,7 @@ static void add_legend(struct picture *p)
 
 void gw_picture_add(struct gw_buf *html, const struct gw_story *story, const struct gw_sample *samples, int count)
 {
-    struct gw_buf body = {0};
+    struct gw_buf body = {0}, axis = {0};
     char span[40];
     struct picture p = {
         .out = &body, .story = story, .begin_s = story->begin_s, .span_s = story->end_s - story->begin_s, .y = 4};
@@ -398,6 +398,7 @@ void gw_picture_add(struct gw_buf *html, const struct gw_story *story, const str
     add_layouts(&p);
     add_ranks(&p);
     add_loss_lines(&p, top);
+    p.out = &axis; /* beneath all else */
     add_axis(&p, 12);
     gw_text_duration(p.span_s, span, sizeof span);
     gw_text_addf(
@@ -408,9 +409,11 @@ void gw_picture_add(struct gw_buf *html, const struct gw_story *story, const str
         "below.</desc>\n",
         WIDTH, p.y, span, (long long)story->launches, (long long)story->losses, (long long)story->notices,
         (long long)story->plans, story->tenant_count, story->host_count);
+    gw_buf_add(html, axis.data, axis.bytes);
     gw_buf_add(html, body.data, body.bytes);
     gw_text_addf(html, "</svg>\n");
     p.out = html;
     add_legend(&p);
     gw_buf_free(&body);
+    gw_buf_free(&axis);
 }

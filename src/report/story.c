@@ -165,7 +165,8 @@ static void on_plan(struct gw_story *s, const json_t *event, double time_s)
     const json_t *layout = json_object_get(event, "layout"), *rank;
     double lost_s = number_of(event, "lost_at");
     size_t i;
-    if (lost_s <= 0 || lost_s > time_s) lost_s = time_s;
+    if (lost_s > 0 && lost_s <= time_s) begin_pause(s, GW_PAUSE_REPAIR, lost_s);
+    else lost_s = time_s;
     struct gw_story_layout now = {.data = small_integer(json_array_get(layout, 0), 0),
                                   .tensor = small_integer(json_array_get(layout, 1), 0),
                                   .pipeline = small_integer(json_array_get(layout, 2), 0),
@@ -225,12 +226,12 @@ static const struct {
     const char *event;
     enum gw_story_kind kind;
 } kinds[] = {
-    {"start", GW_STORY_LAUNCH},    {"loss", GW_STORY_LOSS},     {"notice", GW_STORY_NOTICE},
-    {"drain", GW_STORY_PLAN},      {"plan", GW_STORY_PLAN},     {"ready", GW_STORY_PLAN},
-    {"recovered", GW_STORY_PLAN},  {"layout", GW_STORY_NOTICE}, {"more", GW_STORY_GROW},
-    {"grow", GW_STORY_GROW},       {"leave", GW_STORY_GROW},    {"checkpoint", GW_STORY_CHECKPOINT},
-    {"save", GW_STORY_CHECKPOINT}, {"done", GW_STORY_END},      {"stopped", GW_STORY_END},
-    {"interrupted", GW_STORY_END},
+    {"start", GW_STORY_LAUNCH},    {"loss", GW_STORY_LOSS},       {"notice", GW_STORY_NOTICE},
+    {"drain", GW_STORY_PLAN},      {"plan", GW_STORY_PLAN},       {"ready", GW_STORY_PLAN},
+    {"recovered", GW_STORY_PLAN},  {"layout", GW_STORY_NOTICE},   {"more", GW_STORY_GROW},
+    {"grow", GW_STORY_GROW},       {"leave", GW_STORY_GROW},      {"checkpoint", GW_STORY_CHECKPOINT},
+    {"save", GW_STORY_CHECKPOINT}, {"leader", GW_STORY_PLAN},     {"done", GW_STORY_END},
+    {"stopped", GW_STORY_END},     {"interrupted", GW_STORY_END},
 };
 
 static enum gw_story_kind kind_of(const char *name)
@@ -261,6 +262,11 @@ static void add_members(struct gw_buf *out, const json_t *list)
         gw_text_addf(out, "%smember %d", i ? ", " : "", small_integer(member, -1));
         if (host) gw_text_addf(out, " (%.80s)", host);
     }
+}
+
+static const char *plural(double count)
+{
+    return count == 1 ? "" : "s";
 }
 
 /* Whatever else an event says: key value, key value. */
@@ -303,10 +309,10 @@ static void add_text(struct gw_buf *out, const json_t *event, const char *name)
         if (number_of(event, "resumed_tokens") > 0)
             gw_text_addf(out, ", %.0f tokens found committed", number_of(event, "resumed_tokens"));
     } else if (!strcmp(name, "loss")) {
-        gw_text_addf(out, "lost %.0f ranks: ", number_of(event, "ranks"));
+        gw_text_addf(out, "lost %.0f rank%s: ", number_of(event, "ranks"), plural(number_of(event, "ranks")));
         add_members(out, json_object_get(event, "members"));
     } else if (!strcmp(name, "leave")) {
-        gw_text_addf(out, "%.0f ranks leave: ", number_of(event, "ranks"));
+        gw_text_addf(out, "told to leave: ");
         add_members(out, json_object_get(event, "members"));
     } else if (!strcmp(name, "notice")) {
         if (number_of(event, "member") < 0) gw_text_addf(out, "notice: all ranks go");
@@ -324,8 +330,11 @@ static void add_text(struct gw_buf *out, const json_t *event, const char *name)
         const json_t *layout = json_object_get(event, "layout");
         gw_text_addf(out, "layout %d x %d x %d asked for", small_integer(json_array_get(layout, 0), 0),
                      small_integer(json_array_get(layout, 1), 0), small_integer(json_array_get(layout, 2), 0));
-    } else if (!strcmp(name, "grow")) gw_text_addf(out, "%.0f ranks are started", number_of(event, "ranks"));
-    else if (!strcmp(name, "more")) gw_text_addf(out, "%.0f more ranks asked for", number_of(event, "ranks"));
+    } else if (!strcmp(name, "grow"))
+        gw_text_addf(out, "%.0f rank%s started", number_of(event, "ranks"),
+                     number_of(event, "ranks") == 1 ? " is" : "s are");
+    else if (!strcmp(name, "more"))
+        gw_text_addf(out, "%.0f more rank%s asked for", number_of(event, "ranks"), plural(number_of(event, "ranks")));
     else if (!strcmp(name, "drain")) gw_text_addf(out, "decoding pauses for a new plan");
     else if (!strcmp(name, "leader"))
         gw_text_addf(out, "another leader takes over %.0f ranks", number_of(event, "ranks"));

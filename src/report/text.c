@@ -53,7 +53,7 @@ static size_t character(const unsigned char *c)
 static void add_escaped(struct gw_buf *out, const char *text, const char *special, const char *const *instead)
 {
     for (const unsigned char *c = (const unsigned char *)text; *c;) {
-        const char *found = strchr(special, *c);
+        const char *found = strchr(special, *c); /* *c is not 0 */
         size_t bytes = character(c);
         if (found) gw_buf_add_text(out, instead[found - special]);
         else if (bytes) gw_buf_add(out, c, bytes);
@@ -72,6 +72,11 @@ void gw_text_add_label(struct gw_buf *out, const char *text)
 {
     static const char *const instead[] = {"\\\\", "\\\"", "\\n"};
     add_escaped(out, text, "\\\"\n", instead);
+}
+
+void gw_text_add_plain(struct gw_buf *out, const char *text)
+{
+    add_escaped(out, text, "", NULL);
 }
 
 void gw_text_addf(struct gw_buf *out, const char *fmt, ...)

@@ -15,6 +15,8 @@ void gw_text_time(double wall_s, char *text, size_t bytes);
 void gw_text_add_html(struct gw_buf *out, const char *text);
 /* Appends as the value of a Prometheus label, without its quotes; the same replacements. */
 void gw_text_add_label(struct gw_buf *out, const char *text);
+/* Appends for a terminal or a log: the same replacements, nothing escaped. */
+void gw_text_add_plain(struct gw_buf *out, const char *text);
 /* Appends formatted text; what is inserted is not escaped. */
 void gw_text_addf(struct gw_buf *out, const char *fmt, ...) GW_PRINTF(2, 3);
 
