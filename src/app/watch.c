@@ -76,14 +76,15 @@ static void add_lost(struct frame *frame, const struct gw_status *s)
     double again_s = gw_status_recompute_s(s), sum_s = again_s;
     for (int c = 0; c < GW_PAUSE_LOST; c++) sum_s += s->lost_s[c];
     if (sum_s <= 0 && !s->lost_ranks && !s->notices && !s->launch) return;
-    gw_text_addf(&text, "lost      %lld ranks, %.1f s", (long long)s->lost_ranks, sum_s);
+    gw_text_addf(&text, "lost      %lld rank%s, %.1f s", (long long)s->lost_ranks, s->lost_ranks == 1 ? "" : "s",
+                 sum_s);
     int shown = 0;
     for (int c = 0; c < GW_PAUSE_LOST; c++)
         if (s->lost_s[c] > 0)
             gw_text_addf(&text, "%s%s %.1f", shown++ ? ", " : " (", gw_pause_name((enum gw_pause_cause)c),
                          s->lost_s[c]);
     if (again_s > 0) gw_text_addf(&text, "%srecompute %.1f", shown++ ? ", " : " (", again_s);
-    gw_text_addf(&text, "%s; %lld notices, launch %d", shown ? ")" : "", (long long)s->notices, s->launch + 1);
+    gw_text_addf(&text, "%s; notices %lld, launch %d", shown ? ")" : "", (long long)s->notices, s->launch + 1);
     gw_buf_add(&text, "", 1);
     add_line(frame, "%s", (char *)text.data);
     gw_buf_free(&text);

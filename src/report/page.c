@@ -96,10 +96,10 @@ static void add_totals(struct gw_buf *html, const struct gw_status *s, const str
     gw_text_duration(story->end_s - story->begin_s, text, sizeof text);
     add_figure(html, "time, first to last sign of life", "%s", text);
     add_figure(html, "launches", "%lld", (long long)story->launches);
-    add_figure(html, "ranks lost", "%lld", (long long)story->lost_ranks);
+    add_count(html, "ranks lost", story->lost_ranks);
     add_figure(html, "notices", "%lld", (long long)story->notices);
-    add_figure(html, "checkpoints", "%lld (%.1f MiB)", (long long)story->checkpoints,
-               (double)story->checkpoint_bytes / (1 << 20));
+    gw_text_bytes((double)story->checkpoint_bytes, text, sizeof text);
+    add_figure(html, "checkpoints", "%lld (%s)", (long long)story->checkpoints, text);
     gw_text_addf(html, "</dl>\n");
     if (digest) gw_text_addf(html, "<p>Digest of the output: <code>%.64s</code></p>\n", digest);
 }

@@ -7,7 +7,7 @@ static const struct {
 } causes[GW_PAUSE_CAUSES] = {[GW_PAUSE_CHANGE] = {"change", "ordered changes (drain to ready)", 1},
                              [GW_PAUSE_REPAIR] = {"repair", "repairs after losses (loss to ready)", 2},
                              [GW_PAUSE_RELAUNCH] = {"relaunch", "launches after losses (start to ready)", 3},
-                             [GW_PAUSE_WAITING] = {"waiting", "no launch (last sign of life to next start)", 4},
+                             [GW_PAUSE_WAITING] = {"waiting", "no sign of life until the next launch", 4},
                              [GW_PAUSE_START] = {"start", "starting up", 0},
                              [GW_PAUSE_STOPPED] = {"stopped", "stopped on request", 4}};
 

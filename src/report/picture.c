@@ -203,31 +203,43 @@ static void add_pauses(struct picture *p)
     p->y += 20;
 }
 
+static bool same_layout(const struct gw_story_layout *a, const struct gw_story_layout *b)
+{
+    return a->data == b->data && a->tensor == b->tensor && a->pipeline == b->pipeline;
+}
+
+static void add_layout(struct picture *p, const struct gw_story_layout *l, double from, double width)
+{
+    gw_text_addf(p->out,
+                 "<rect class=\"y\" x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"16\"><title>%d data x %d tensor x %d "
+                 "pipeline</title></rect>",
+                 from, p->y, width, l->data, l->tensor, l->pipeline);
+    if (width > 44)
+        gw_text_addf(p->out, "<text x=\"%.1f\" y=\"%d\" class=\"b\">%dx%dx%d</text>", from + width / 2, p->y + 12,
+                     l->data, l->tensor, l->pipeline);
+}
+
+/* Each column of the drawing has the layout that was in force longest in it. */
 static void add_layouts(struct picture *p)
 {
     const struct gw_story *s = p->story;
-    double drawn = 0;
+    int best[PLOT];
+    double longest[PLOT] = {0};
     add_label(p, p->y + 12, "layout");
-    for (int i = 0, next; i < s->layout_count; i = next) {
-        const struct gw_story_layout *l = &s->layouts[i];
-        double end_s = l->to_s;
-        for (next = i + 1; next < s->layout_count; next++) { /* the same one again, with no visible gap */
-            const struct gw_story_layout *n = &s->layouts[next];
-            if (n->data != l->data || n->tensor != l->tensor || n->pipeline != l->pipeline) break;
-            if (x_of(p, n->from_s) - x_of(p, end_s) > 1) break;
-            end_s = n->to_s;
+    for (int c = 0; c < PLOT; c++) best[c] = -1;
+    for (int i = 0; i < s->layout_count; i++) {
+        double from = x_of(p, s->layouts[i].from_s) - LEFT, to = x_of(p, s->layouts[i].to_s) - LEFT;
+        for (int c = (int)from; c < PLOT && c < to; c++) {
+            double length = fmin(to, c + 1) - fmax(from, c);
+            if (length <= longest[c]) continue;
+            longest[c] = length;
+            best[c] = i;
         }
-        double from = x_of(p, l->from_s), to = x_of(p, end_s);
-        if (from < drawn) from = drawn;
-        if (to - from < 0.7) continue;
-        drawn = to;
-        gw_text_addf(p->out,
-                     "<rect class=\"y\" x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"16\"><title>%d data x %d tensor x "
-                     "%d pipeline</title></rect>",
-                     from, p->y, to - from, l->data, l->tensor, l->pipeline);
-        if (to - from > 44)
-            gw_text_addf(p->out, "<text x=\"%.1f\" y=\"%d\" class=\"b\">%dx%dx%d</text>", (from + to) / 2, p->y + 12,
-                         l->data, l->tensor, l->pipeline);
+    }
+    for (int c = 0, next; c < PLOT; c = next) {
+        for (next = c + 1; next < PLOT && (best[c] < 0) == (best[next] < 0); next++)
+            if (best[c] >= 0 && !same_layout(&s->layouts[best[c]], &s->layouts[best[next]])) break;
+        if (best[c] >= 0) add_layout(p, &s->layouts[best[c]], LEFT + c, next - c);
     }
     p->y += 22;
 }

@@ -27,6 +27,14 @@ void gw_text_count(int64_t count, char *text, size_t bytes)
     if (bytes) text[at] = 0;
 }
 
+void gw_text_bytes(double count, char *text, size_t bytes)
+{
+    static const char *const units[] = {"MiB", "GiB", "TiB", "PiB"};
+    size_t unit = 0;
+    for (count /= 1 << 20; count >= 1024 && unit + 1 < sizeof units / sizeof *units; unit++) count /= 1024;
+    snprintf(text, bytes, "%.1f %s", count, units[unit]);
+}
+
 void gw_text_time(double wall_s, char *text, size_t bytes)
 {
     time_t t = wall_s > 0 && wall_s < 1e11 ? (time_t)wall_s : 0;

@@ -8,6 +8,8 @@
 void gw_text_duration(double seconds, char *text, size_t bytes);
 /* "1,234,567" */
 void gw_text_count(int64_t count, char *text, size_t bytes);
+/* "1.4 GiB" */
+void gw_text_bytes(double count, char *text, size_t bytes);
 /* "2026-11-23 04:31:22 UTC" */
 void gw_text_time(double wall_s, char *text, size_t bytes);
 
