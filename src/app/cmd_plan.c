@@ -393,7 +393,8 @@ static gw_err plan_change(const struct arguments *a, const struct scene *s, stru
                              .inherits = c->inherits,
                              .inherit_count = c->inherit_count};
     TRY(gw_moves_plan(&in, &c->moves));
-    for (int i = 0; i < c->moves.count; i++) c->move_count += c->moves.moves[i].to != GW_TO_NOWHERE;
+    for (int i = 0; i < c->moves.count; i++)
+        c->move_count += c->moves.moves[i].to != GW_TO_NOWHERE && c->moves.moves[i].to != c->moves.moves[i].from;
 out:
     free(kv_tokens);
     return rc;

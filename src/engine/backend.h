@@ -90,6 +90,13 @@ struct gw_backend_ops {
     /* Are the KV pages of this layer the donor's (or those that were resumed), content and numbers? */
     bool (*kv_inherited)(struct gw_backend *backend, int layer);
 
+    /* Makes awaited weights of a part of `layer` (the number of layers: the output matrix) from the model file; nothing when none are awaited. */
+    gw_err (*part_load)(struct gw_backend *backend, int layer, enum gw_part part);
+    /* Lets go of a part, which is not used any more; a backend made from this one keeps what it shares with it. */
+    void (*part_release)(struct gw_backend *backend, int layer, enum gw_part part);
+    /* Bytes that a part takes: 0 when it is released, shared with `other` (or NULL), or awaited and nothing of it has come. KV: all pages. */
+    uint64_t (*part_bytes)(struct gw_backend *backend, int layer, enum gw_part part, struct gw_backend *other);
+
     /* Waits. Appends a slice of the packed weights / takes one that a backend of the same kind has written. The slice lies within the
      * shard. GW_ERR_UNSUPPORTED when it cannot be cut out of the packed form; GW_ERR_PEER when the data do not fit. */
     gw_err (*weights_export)(struct gw_backend *backend, const struct gw_weight_slice *slice, struct gw_buf *out);

@@ -81,6 +81,17 @@ static bool peer_is_sound(const struct gw_peer *peer, struct gw_layout before)
                        within(peer->before.shard, 0, before.tensor) && within(peer->before.stage, 0, before.pipeline));
 }
 
+static bool move_is_sound(const struct gw_plan *plan, const struct gw_move *move)
+{
+    int lowest = move->to >= 0 ? GW_FROM_STORAGE : 0;
+    if (!within(move->from, lowest, plan->peer_count) || !within(move->to, GW_TO_NOWHERE, plan->peer_count))
+        return false;
+    if (move->part == GW_PART_OUTPUT ? move->layer != -1 : move->layer < 0) return false;
+    if (move->part == GW_PART_KV && move->to >= 0)
+        return move->from >= 0 && within(move->inherit, 0, plan->adoption_count);
+    return move->part >= GW_PART_HEADS && move->part <= GW_PART_KV && move->begin >= 0 && move->begin < move->end;
+}
+
 static bool plan_is_sound(const struct gw_plan *plan)
 {
     if (!layout_is_sound(plan->layout) || plan->kv_pages < 0) return false;
@@ -95,8 +106,7 @@ static bool plan_is_sound(const struct gw_plan *plan)
         if (!within(plan->adoptions[a].from, 0, before) || !within(plan->adoptions[a].to, 0, plan->layout.data))
             return false;
     for (int32_t m = 0; m < plan->move_count; m++)
-        if (!within(plan->moves[m].from, 0, plan->peer_count) || !within(plan->moves[m].to, 0, plan->peer_count))
-            return false;
+        if (!move_is_sound(plan, &plan->moves[m])) return false;
     return true;
 }
 

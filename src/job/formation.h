@@ -12,7 +12,7 @@
 
 #include "base/mem.h"
 #include "engine/backend.h"
-#include "plan/layout.h"
+#include "plan/moves.h"
 
 enum { GW_HOST_BYTES = 80 };
 
@@ -62,12 +62,6 @@ struct gw_adoption {
     int32_t held_count;
 };
 
-/* A part of the weights that one rank sends to another. */
-struct gw_weight_move {
-    int32_t from, to; /* ranks */
-    struct gw_weight_slice slice;
-};
-
 struct gw_plan {
     uint64_t number; /* of the job's plans, counted over its launches */
     struct gw_layout before, layout;
@@ -77,7 +71,9 @@ struct gw_plan {
     int32_t *kept; /* [layout.data]: the old replica's number, or -1; owned */
     struct gw_adoption *adoptions;
     int32_t adoption_count;
-    struct gw_weight_move *moves; /* owned */
+    /* In order, devices are ranks, inherits adoptions (plan/moves.h); owned. What a rank loads when it takes its place, and what it drops only when all
+     * is done, is not among them: these stand here for ranks whose memory would not hold both the old and the new. */
+    struct gw_move *moves;
     int32_t move_count;
 };
 

@@ -1,4 +1,13 @@
-/* See mover.h. */
+/* See mover.h.
+ *
+ * Two cursors go through the plan's moves: one over those that this rank gives, one over those that it gets, loads, takes out of its own old
+ * parts, or drops. Gifts depend on nothing but page numbers, so they go ahead; a drop waits until everything before it has been given. What a rank
+ * gets is taken in the plan's order: so it never has more than the plan's sum of parts at that place. The first move of the plan that is not
+ * done can always be done, so nobody waits for ever.
+ *
+ * KV pages that stay in their memory may get new numbers, which other pages there have: they are moved together, after everything that is given
+ * away from that layer has been copied out, and before anything comes into it.
+ */
 #include "job/mover.h"
 
 #include "comm/comm.h"
@@ -8,28 +17,17 @@
 
 static const size_t MOST_PENDING_BYTES = 16u << 20, PIECE_BYTES = 1u << 20;
 
-enum { PIECE_KV, PIECE_WEIGHTS };
-
 /* What a GW_MSG_SLICE begins with; the data follow. */
 struct piece {
-    int32_t kind, number; /* of the adoption, or of the weight move */
-    int32_t layer, kv_begin, kv_end;
-    int32_t first, count; /* pages of the adoption's map */
-};
-
-/* Part of an adoption or a weight move that this rank sends. */
-struct order {
-    int to;
-    struct piece next; /* the next piece; layer and first go on */
-    int layer_end;
+    int32_t move;         /* number in the plan */
+    int32_t first, count; /* KV: pages of the adoption's map */
 };
 
 struct adoption {
     bool from_here, to_here; /* is this rank on either side? */
-    bool mapped;
+    bool mapped, told;
     int32_t count, *from, *to; /* the map */
-    int64_t due;               /* (layer, page, sender) that have not come */
-    bool told;
+    int due;                   /* moves that have yet to come */
 };
 
 struct gw_mover {
@@ -38,28 +36,64 @@ struct gw_mover {
     struct gw_shard before, now;
     struct gw_place place_before, place_now;
     bool had, has;
-    struct adoption *adoptions; /* [plan->adoption_count] */
-    struct order *orders;
-    int order_count, order_capacity;
-    int orders_sent;
-    int moves_due;
+    struct adoption *adoptions;    /* [plan->adoption_count] */
+    int *gives, give_count, given; /* numbers of moves; so many are done */
+    int *gets, get_count, got;     /* the same, drops among them */
+    int first;                     /* pages done of the move that is being given */
+    int *last_give;                /* [layers]: after so many gifts no KV of the layer is left to give */
+    bool *settled;                 /* [layers]: KV that stays has its new numbers */
+    bool hurry;                    /* what is got waits for what is given */
+    bool drops;                    /* the plan has drops for this rank, so there is a bound to keep to */
+    bool finished;                 /* nothing is awaited any more */
     struct gw_buf message;
-    uint16_t *page; /* [all kv heads' halves] */
+    uint16_t *page;    /* [all kv heads' halves] */
+    uint64_t imported; /* bytes of KV that came into new memory */
     struct gw_mover_stats stats;
 };
 
-static struct gw_shard shard_of(const struct gw_mover *mover, struct gw_layout layout, struct gw_place place)
+static const struct gw_move *move_of(const struct gw_mover *mover, int number)
 {
-    return gw_layout_shard(&mover->config.dims, layout, place.shard, place.stage);
+    return &mover->config.plan->moves[number];
 }
 
-static void add_order(struct gw_mover *mover, const struct order *order)
+/* What the backend calls the layer: the output matrix is the one behind the last. */
+static int layer_of(const struct gw_mover *mover, const struct gw_move *move)
 {
-    if (mover->order_count == mover->order_capacity) {
-        mover->order_capacity = mover->order_capacity ? 2 * mover->order_capacity : 16;
-        mover->orders = gw_realloc(mover->orders, (size_t)mover->order_capacity, sizeof *mover->orders);
+    return move->part == GW_PART_OUTPUT ? mover->config.dims.layers : move->layer;
+}
+
+static struct gw_weight_slice slice_of(const struct gw_mover *mover, const struct gw_move *move)
+{
+    struct gw_weight_slice slice = {.layer = layer_of(mover, move)};
+    if (move->part == GW_PART_HEADS) slice.kv_begin = move->begin, slice.kv_end = move->end;
+    if (move->part == GW_PART_ATOMS) slice.ffn_begin = move->begin, slice.ffn_end = move->end;
+    if (move->part == GW_PART_OUTPUT) slice.vocab_begin = move->begin, slice.vocab_end = move->end;
+    return slice;
+}
+
+static struct gw_backend *backend_of(struct gw_executor *executor)
+{
+    return executor ? gw_executor_backend(executor) : NULL;
+}
+
+/* The moves that concern this rank. */
+static void sort_moves(struct gw_mover *mover)
+{
+    const struct gw_plan *plan = mover->config.plan;
+    size_t n = (size_t)plan->move_count + 1;
+    mover->gives = gw_alloc(n, sizeof(int));
+    mover->gets = gw_alloc(n, sizeof(int));
+    for (int m = 0; m < plan->move_count; m++) {
+        const struct gw_move *move = &plan->moves[m];
+        if (move->to == mover->own || (move->from == mover->own && move->to == GW_TO_NOWHERE)) {
+            mover->gets[mover->get_count++] = m;
+            mover->drops |= move->to == GW_TO_NOWHERE;
+            if (move->part == GW_PART_KV && move->to >= 0) mover->adoptions[move->inherit].due++;
+        } else if (move->from == mover->own) {
+            mover->gives[mover->give_count++] = m;
+            if (move->part == GW_PART_KV) mover->last_give[move->layer] = mover->give_count;
+        }
     }
-    mover->orders[mover->order_count++] = *order;
 }
 
 struct gw_mover *gw_mover_create(const struct gw_mover_config *config)
@@ -73,25 +107,20 @@ struct gw_mover *gw_mover_create(const struct gw_mover_config *config)
     mover->has = config->now && self->slot >= 0;
     if (mover->had) {
         mover->place_before = self->before;
-        mover->before = shard_of(mover, plan->before, self->before);
+        mover->before = gw_layout_shard(&config->dims, plan->before, self->before.shard, self->before.stage);
     }
     if (mover->has) {
         mover->place_now = gw_layout_place(plan->layout, self->slot);
-        mover->now = shard_of(mover, plan->layout, mover->place_now);
+        mover->now = gw_layout_shard(&config->dims, plan->layout, mover->place_now.shard, mover->place_now.stage);
     }
     mover->adoptions = gw_alloc((size_t)plan->adoption_count + 1, sizeof *mover->adoptions);
     for (int a = 0; a < plan->adoption_count; a++) {
         mover->adoptions[a].from_here = mover->had && plan->adoptions[a].from == mover->place_before.replica;
         mover->adoptions[a].to_here = mover->has && plan->adoptions[a].to == mover->place_now.replica;
     }
-    for (int m = 0; m < plan->move_count; m++) {
-        const struct gw_weight_move *move = &plan->moves[m];
-        if (move->to == mover->own) mover->moves_due++;
-        if (move->from == mover->own)
-            add_order(mover, &(struct order){.to = move->to,
-                                             .next = {.kind = PIECE_WEIGHTS, .number = m, .layer = move->slice.layer},
-                                             .layer_end = move->slice.layer + 1});
-    }
+    mover->last_give = gw_alloc((size_t)config->dims.layers + 1, sizeof(int));
+    mover->settled = gw_alloc((size_t)config->dims.layers + 1, sizeof(bool));
+    sort_moves(mover);
     mover->page = gw_alloc((size_t)config->dims.kv_heads * gw_page_halves(config->dims.head_dim), sizeof(uint16_t));
     return mover;
 }
@@ -104,7 +133,10 @@ void gw_mover_destroy(struct gw_mover *mover)
         free(mover->adoptions[a].to);
     }
     free(mover->adoptions);
-    free(mover->orders);
+    free(mover->gives);
+    free(mover->gets);
+    free(mover->last_give);
+    free(mover->settled);
     free(mover->page);
     gw_buf_free(&mover->message);
     free(mover);
@@ -115,77 +147,89 @@ struct gw_mover_stats gw_mover_stats(const struct gw_mover *mover)
     return mover->stats;
 }
 
-/* ---- adoptions ------------------------------------------------------------------------------------------------- */
-
-/* What two shards have in common: layers and kv heads; false if nothing. */
-static bool overlap(const struct gw_shard *a, const struct gw_shard *b, struct gw_shard *common)
+/* What this rank holds of weights and KV, its old place and its new one together. */
+static uint64_t held_bytes(struct gw_mover *mover)
 {
-    *common = (struct gw_shard){
-        .layer_begin = a->layer_begin > b->layer_begin ? a->layer_begin : b->layer_begin,
-        .layer_end = a->layer_end < b->layer_end ? a->layer_end : b->layer_end,
-        .kv_begin = a->kv_begin > b->kv_begin ? a->kv_begin : b->kv_begin,
-        .kv_end = a->kv_end < b->kv_end ? a->kv_end : b->kv_end,
-    };
-    return common->layer_begin < common->layer_end && common->kv_begin < common->kv_end;
+    static const enum gw_part parts[] = {GW_PART_HEADS, GW_PART_ATOMS, GW_PART_OUTPUT, GW_PART_KV};
+    struct gw_backend *before = backend_of(mover->config.before), *now = backend_of(mover->config.now);
+    int layers = mover->config.dims.layers;
+    uint64_t bytes = mover->imported;
+    for (int p = 0; p < 4; p++)
+        for (int layer = 0; layer <= layers; layer++) {
+            enum gw_part part = parts[p];
+            if ((part == GW_PART_OUTPUT) != (layer == layers)) continue;
+            bool kept = now && part == GW_PART_KV && layer >= mover->now.layer_begin && layer < mover->now.layer_end &&
+                        now->ops->kv_inherited(now, layer);
+            if (now && (part != GW_PART_KV || kept)) bytes += now->ops->part_bytes(now, layer, part, NULL);
+            if (before && before != now) bytes += before->ops->part_bytes(before, layer, part, now);
+        }
+    return bytes;
 }
+
+static void note_peak(struct gw_mover *mover)
+{
+    if (!mover->drops) return;
+    uint64_t bytes = held_bytes(mover);
+    if (bytes > mover->stats.peak_bytes) mover->stats.peak_bytes = bytes;
+}
+
+/* ---- KV ---------------------------------------------------------------------------------------------------------- */
 
 static size_t page_bytes(const struct gw_mover *mover, int kv_begin, int kv_end)
 {
     return (size_t)(kv_end - kv_begin) * gw_page_halves(mover->config.dims.head_dim) * sizeof(uint16_t);
 }
 
-/* Pages that stay on this rank, but maybe in another memory or under another number. */
-static gw_err keep_pages(struct gw_mover *mover, const struct adoption *adoption, const struct gw_shard *common)
+/* Are the old KV pages of this layer in the memory of the new ones? */
+static bool stays_in_place(struct gw_mover *mover, int layer)
+{
+    struct gw_backend *before = backend_of(mover->config.before), *now = backend_of(mover->config.now);
+    if (!mover->had || !mover->has || layer < mover->now.layer_begin || layer >= mover->now.layer_end) return false;
+    return before == now || now->ops->kv_inherited(now, layer);
+}
+
+/* Pages that stay in their memory get their new numbers, all of them at once: one's new number may be another's old one. */
+static gw_err renumber(struct gw_mover *mover, int layer)
 {
     gw_err rc = GW_OK;
-    struct gw_backend *from = gw_executor_backend(mover->config.before), *to = gw_executor_backend(mover->config.now);
-    for (int layer = common->layer_begin; layer < common->layer_end; layer++) {
-        bool same = from == to || to->ops->kv_inherited(to, layer);
-        for (int i = 0; i < adoption->count; i++) {
-            mover->stats.kv_bytes_kept += page_bytes(mover, common->kv_begin, common->kv_end);
-            if (same && adoption->from[i] == adoption->to[i]) continue;
-            TRY(from->ops->kv_export(from, layer, adoption->from[i], common->kv_begin, common->kv_end, mover->page));
-            TRY(to->ops->kv_import(to, layer, adoption->to[i], common->kv_begin, common->kv_end, mover->page));
+    struct gw_backend *from = backend_of(mover->config.before), *to = backend_of(mover->config.now);
+    const struct gw_shard *s = &mover->now;
+    size_t each = page_bytes(mover, s->kv_begin, s->kv_end), at = 0;
+    gw_buf_clear(&mover->message);
+    for (int pass = 0; pass < 2; pass++)
+        for (int a = 0; a < mover->config.plan->adoption_count; a++) {
+            const struct adoption *adoption = &mover->adoptions[a];
+            for (int i = 0; adoption->from_here && adoption->to_here && i < adoption->count; i++) {
+                if (pass == 0) mover->stats.kv_bytes_kept += each;
+                if (adoption->from[i] == adoption->to[i]) continue;
+                if (pass == 0) {
+                    TRY(from->ops->kv_export(from, layer, adoption->from[i], s->kv_begin, s->kv_end, mover->page));
+                    gw_buf_add(&mover->message, mover->page, each);
+                } else {
+                    memcpy(mover->page, mover->message.data + at, each);
+                    at += each;
+                    TRY(to->ops->kv_import(to, layer, adoption->to[i], s->kv_begin, s->kv_end, mover->page));
+                }
+            }
         }
-    }
 out:
     return rc;
 }
 
-/* As one who has the pages: an order for each rank of the new replica that needs some of them. */
-static void give(struct gw_mover *mover, int number, const struct adoption *adoption)
-{
-    const struct gw_plan *plan = mover->config.plan;
-    int replica = plan->adoptions[number].to, size = plan->layout.tensor * plan->layout.pipeline;
-    struct gw_shard common;
-    for (int slot = replica * size; slot < (replica + 1) * size; slot++) {
-        int rank = gw_plan_rank(plan, slot);
-        struct gw_shard other = shard_of(mover, plan->layout, gw_layout_place(plan->layout, slot));
-        if (rank == mover->own || !overlap(&mover->before, &other, &common) || adoption->count == 0) continue;
-        add_order(mover, &(struct order){.to = rank,
-                                         .next = {.kind = PIECE_KV,
-                                                  .number = number,
-                                                  .layer = common.layer_begin,
-                                                  .kv_begin = common.kv_begin,
-                                                  .kv_end = common.kv_end},
-                                         .layer_end = common.layer_end});
-    }
-}
-
-/* As one who gets them: how many will come. */
-static gw_err expect(struct gw_mover *mover, int number, struct adoption *adoption)
+/* May KV come into this layer? */
+static gw_err settle(struct gw_mover *mover, int layer, bool *settled)
 {
     gw_err rc = GW_OK;
-    const struct gw_plan *plan = mover->config.plan;
-    struct gw_shard common;
-    for (int stage = 0; stage < plan->before.pipeline; stage++)
-        for (int shard = 0; shard < plan->before.tensor; shard++) {
-            struct gw_place place = {.replica = plan->adoptions[number].from, .shard = shard, .stage = stage};
-            struct gw_shard other = shard_of(mover, plan->before, place);
-            if (!overlap(&mover->now, &other, &common)) continue;
-            if (gw_plan_rank_before(plan, place) == mover->own) TRY(keep_pages(mover, adoption, &common));
-            else adoption->due += (int64_t)adoption->count * (common.layer_end - common.layer_begin);
-        }
+    *settled = mover->settled[layer];
+    if (*settled) return GW_OK;
+    for (int a = 0; a < mover->config.plan->adoption_count; a++)
+        if (mover->adoptions[a].to_here && !mover->adoptions[a].mapped) return GW_OK;
+    if (stays_in_place(mover, layer)) {
+        mover->hurry = mover->given < mover->last_give[layer];
+        if (mover->hurry) return GW_OK;
+        TRY(renumber(mover, layer));
+    }
+    *settled = mover->settled[layer] = true;
 out:
     return rc;
 }
@@ -203,103 +247,8 @@ gw_err gw_mover_adopt(struct gw_mover *mover, int number, const struct gw_page_m
     adoption->to = gw_alloc((size_t)map->count + 1, sizeof(int32_t));
     if (bytes) memcpy(adoption->from, map->from, bytes);
     if (bytes) memcpy(adoption->to, map->to, bytes);
-    if (adoption->from_here) give(mover, number, adoption);
-    if (adoption->to_here) TRY(expect(mover, number, adoption));
 out:
     return rc;
-}
-
-/* ---- pieces ---------------------------------------------------------------------------------------------------- */
-
-static gw_err send_kv(struct gw_mover *mover, struct order *order)
-{
-    gw_err rc = GW_OK;
-    struct piece *piece = &order->next;
-    const struct adoption *adoption = &mover->adoptions[piece->number];
-    struct gw_backend *backend = gw_executor_backend(mover->config.before);
-    size_t each = page_bytes(mover, piece->kv_begin, piece->kv_end);
-    int most = (int)(PIECE_BYTES / each), left = adoption->count - piece->first;
-    piece->count = left < most || most < 1 ? (most < 1 ? 1 : left) : most;
-    gw_buf_clear(&mover->message);
-    gw_buf_add(&mover->message, piece, sizeof *piece);
-    for (int i = 0; i < piece->count; i++) {
-        TRY(backend->ops->kv_export(backend, piece->layer, adoption->from[piece->first + i], piece->kv_begin,
-                                    piece->kv_end, mover->page));
-        gw_buf_add(&mover->message, mover->page, each);
-    }
-    TRY(gw_comm_send(mover->config.comm, order->to, GW_MSG_SLICE, 0, mover->message.data, mover->message.bytes));
-    piece->first += piece->count;
-    if (piece->first < adoption->count) goto out;
-    piece->first = 0;
-    piece->layer++;
-out:
-    return rc;
-}
-
-static gw_err send_weights(struct gw_mover *mover, struct order *order)
-{
-    gw_err rc = GW_OK;
-    const struct gw_weight_move *move = &mover->config.plan->moves[order->next.number];
-    struct gw_backend *backend = gw_executor_backend(mover->config.before);
-    gw_buf_clear(&mover->message);
-    gw_buf_add(&mover->message, &order->next, sizeof order->next);
-    TRY(backend->ops->weights_export(backend, &move->slice, &mover->message));
-    TRY(gw_comm_send(mover->config.comm, order->to, GW_MSG_SLICE, 0, mover->message.data, mover->message.bytes));
-    order->next.layer++;
-out:
-    return rc;
-}
-
-static gw_err take_kv(struct gw_mover *mover, const struct piece *piece, const uint8_t *data, size_t bytes)
-{
-    gw_err rc = GW_OK;
-    struct adoption *adoption = &mover->adoptions[piece->number];
-    struct gw_backend *backend = gw_executor_backend(mover->config.now);
-    size_t each = page_bytes(mover, piece->kv_begin, piece->kv_end);
-    if (bytes != each * (size_t)piece->count || piece->first < 0 || piece->first + piece->count > adoption->count)
-        FAIL(GW_ERR_PEER, "a piece of KV came with %zu bytes", bytes);
-    for (int i = 0; i < piece->count; i++) {
-        memcpy(mover->page, data + (size_t)i * each, each);
-        TRY(backend->ops->kv_import(backend, piece->layer, adoption->to[piece->first + i], piece->kv_begin,
-                                    piece->kv_end, mover->page));
-    }
-    adoption->due -= piece->count;
-    mover->stats.kv_bytes_in += bytes;
-out:
-    return rc;
-}
-
-static gw_err take_piece(struct gw_mover *mover, const struct gw_msg *msg)
-{
-    gw_err rc = GW_OK;
-    struct piece piece;
-    const struct gw_plan *plan = mover->config.plan;
-    if (msg->bytes < sizeof piece) FAIL(GW_ERR_PEER, "a piece of %zu bytes is malformed", msg->bytes);
-    memcpy(&piece, msg->data, sizeof piece);
-    const uint8_t *data = msg->data + sizeof piece;
-    size_t bytes = msg->bytes - sizeof piece;
-    if (piece.kind == PIECE_KV) {
-        if (piece.number < 0 || piece.number >= plan->adoption_count)
-            FAIL(GW_ERR_PEER, "a piece of an adoption that is not due");
-        TRY(take_kv(mover, &piece, data, bytes));
-    } else {
-        if (piece.number < 0 || piece.number >= plan->move_count || plan->moves[piece.number].to != mover->own)
-            FAIL(GW_ERR_PEER, "a piece of weights that is not due");
-        struct gw_backend *backend = gw_executor_backend(mover->config.now);
-        TRY(backend->ops->weights_import(backend, &plan->moves[piece.number].slice, data, bytes));
-        mover->moves_due--;
-        mover->stats.weight_bytes_in += bytes;
-    }
-out:
-    return rc;
-}
-
-/* May this piece be taken in already? The map of its pages comes from the head, the piece from elsewhere, and may be faster. */
-static bool takeable(const struct gw_mover *mover)
-{
-    for (int a = 0; a < mover->config.plan->adoption_count; a++)
-        if (mover->adoptions[a].to_here && !mover->adoptions[a].mapped) return false;
-    return true;
 }
 
 static gw_err take_maps(struct gw_mover *mover, bool *busy)
@@ -324,12 +273,14 @@ out:
 static gw_err tell_head(struct gw_mover *mover)
 {
     gw_err rc = GW_OK;
-    for (int a = 0; a < mover->config.plan->adoption_count; a++) {
+    const struct gw_plan *plan = mover->config.plan;
+    for (int layer = mover->now.layer_begin; layer < mover->now.layer_end; layer++)
+        if (!mover->settled[layer]) return GW_OK;
+    for (int a = 0; a < plan->adoption_count; a++) {
         struct adoption *adoption = &mover->adoptions[a];
         if (!adoption->to_here || !adoption->mapped || adoption->due || adoption->told) continue;
-        int head = gw_plan_rank(mover->config.plan,
-                                gw_layout_rank(mover->config.plan->layout,
-                                               (struct gw_place){.replica = mover->place_now.replica}));
+        struct gw_place place = {.replica = mover->place_now.replica};
+        int head = gw_plan_rank(plan, gw_layout_rank(plan->layout, place));
         TRY(gw_comm_send(mover->config.comm, head, GW_MSG_ADOPTED, (uint64_t)a, NULL, 0));
         adoption->told = true;
     }
@@ -337,36 +288,217 @@ out:
     return rc;
 }
 
-gw_err gw_mover_poll(struct gw_mover *mover, bool *busy)
+/* ---- giving ------------------------------------------------------------------------------------------------------ */
+
+static gw_err give_kv(struct gw_mover *mover, const struct gw_move *move, struct piece *piece, bool *done)
 {
     gw_err rc = GW_OK;
-    struct gw_msg msg = {0};
-    TRY(take_maps(mover, busy));
-    for (bool got = takeable(mover); got;) {
-        TRY(gw_comm_poll(mover->config.comm, -1, GW_MSG_SLICE, &msg, &got));
-        if (got) TRY(take_piece(mover, &msg));
-        *busy |= got;
-        gw_msg_free(&msg);
+    const struct adoption *adoption = &mover->adoptions[move->inherit];
+    struct gw_backend *backend = backend_of(mover->config.before);
+    size_t each = page_bytes(mover, move->begin, move->end);
+    int most = PIECE_BYTES > each ? (int)(PIECE_BYTES / each) : 1, left = adoption->count - mover->first;
+    piece->first = mover->first;
+    piece->count = left < most ? left : most;
+    gw_buf_add(&mover->message, piece, sizeof *piece);
+    for (int i = 0; i < piece->count; i++) {
+        int page = adoption->from[piece->first + i];
+        TRY(backend->ops->kv_export(backend, move->layer, page, move->begin, move->end, mover->page));
+        gw_buf_add(&mover->message, mover->page, each);
     }
-    TRY(tell_head(mover));
-    while (mover->orders_sent < mover->order_count && gw_comm_pending_bytes(mover->config.comm) < MOST_PENDING_BYTES) {
-        struct order *order = &mover->orders[mover->orders_sent];
-        *busy = true;
-        TRY(order->next.kind == PIECE_KV ? send_kv(mover, order) : send_weights(mover, order));
-        if (order->next.layer == order->layer_end) mover->orders_sent++;
+    mover->first += piece->count;
+    *done = mover->first == adoption->count;
+out:
+    return rc;
+}
+
+/* The next piece of the next gift, if it can be given by now. */
+static gw_err give(struct gw_mover *mover, bool *busy)
+{
+    gw_err rc = GW_OK;
+    bool done = true;
+    int number = mover->gives[mover->given];
+    const struct gw_move *move = move_of(mover, number);
+    struct gw_backend *backend = backend_of(mover->config.before);
+    struct gw_weight_slice slice = slice_of(mover, move);
+    struct piece piece = {.move = number};
+    bool kv = move->part == GW_PART_KV;
+    if (kv && !mover->adoptions[move->inherit].mapped) return GW_OK;
+    *busy = true;
+    gw_buf_clear(&mover->message);
+    if (kv && mover->adoptions[move->inherit].count == 0) goto out;
+    if (kv) {
+        TRY(give_kv(mover, move, &piece, &done));
+    } else {
+        gw_buf_add(&mover->message, &piece, sizeof piece);
+        TRY(backend->ops->weights_export(backend, &slice, &mover->message));
+    }
+    TRY(gw_comm_send(mover->config.comm, move->to, GW_MSG_SLICE, 0, mover->message.data, mover->message.bytes));
+out:
+    if (rc == GW_OK && done) {
+        mover->given++;
+        mover->first = 0;
+    }
+    return rc;
+}
+
+/* ---- getting ----------------------------------------------------------------------------------------------------- */
+
+static gw_err take_kv(struct gw_mover *mover, const struct gw_move *move, const struct piece *piece,
+                      const uint8_t *data, size_t bytes)
+{
+    gw_err rc = GW_OK;
+    struct adoption *adoption = &mover->adoptions[move->inherit];
+    struct gw_backend *backend = backend_of(mover->config.now);
+    size_t each = page_bytes(mover, move->begin, move->end);
+    if (piece->first < 0 || piece->count <= 0 || piece->first > adoption->count - piece->count ||
+        bytes != each * (size_t)piece->count)
+        FAIL(GW_ERR_PEER, "a piece of KV came with %zu bytes", bytes);
+    for (int i = 0; i < piece->count; i++) {
+        memcpy(mover->page, data + (size_t)i * each, each);
+        TRY(backend->ops->kv_import(backend, move->layer, adoption->to[piece->first + i], move->begin, move->end,
+                                    mover->page));
+    }
+    mover->stats.kv_bytes_in += bytes;
+    if (!stays_in_place(mover, move->layer)) mover->imported += bytes;
+out:
+    return rc;
+}
+
+/* The next piece of a move, if it is there. */
+static gw_err receive(struct gw_mover *mover, int number, bool *busy, bool *done)
+{
+    gw_err rc = GW_OK;
+    const struct gw_move *move = move_of(mover, number);
+    struct gw_backend *backend = backend_of(mover->config.now);
+    struct gw_weight_slice slice = slice_of(mover, move);
+    struct gw_msg msg = {0};
+    struct piece piece;
+    bool got = false;
+    *done = false;
+    TRY(gw_comm_poll(mover->config.comm, move->from, GW_MSG_SLICE, &msg, &got));
+    if (!got) goto out;
+    *busy = true;
+    if (msg.bytes < sizeof piece) FAIL(GW_ERR_PEER, "a piece of %zu bytes is malformed", msg.bytes);
+    memcpy(&piece, msg.data, sizeof piece);
+    const uint8_t *data = msg.data + sizeof piece;
+    size_t bytes = msg.bytes - sizeof piece;
+    if (piece.move != number) FAIL(GW_ERR_PEER, "a piece of move %d came, move %d is due", piece.move, number);
+    if (move->part == GW_PART_KV) {
+        TRY(take_kv(mover, move, &piece, data, bytes));
+        *done = piece.first + piece.count == mover->adoptions[move->inherit].count;
+    } else {
+        TRY(backend->ops->weights_import(backend, &slice, data, bytes));
+        mover->stats.weight_bytes_in += bytes;
+        *done = true;
     }
 out:
     gw_msg_free(&msg);
     return rc;
 }
 
+/* Out of this rank's own old part, which is another memory. */
+static gw_err copy_own(struct gw_mover *mover, const struct gw_move *move)
+{
+    gw_err rc = GW_OK;
+    struct gw_backend *from = backend_of(mover->config.before), *to = backend_of(mover->config.now);
+    struct gw_weight_slice slice = slice_of(mover, move);
+    if (move->part != GW_PART_KV) {
+        gw_buf_clear(&mover->message);
+        TRY(from->ops->weights_export(from, &slice, &mover->message));
+        TRY(to->ops->weights_import(to, &slice, mover->message.data, mover->message.bytes));
+        goto out;
+    }
+    const struct adoption *adoption = &mover->adoptions[move->inherit];
+    for (int i = 0; i < adoption->count && !stays_in_place(mover, move->layer); i++) {
+        TRY(from->ops->kv_export(from, move->layer, adoption->from[i], move->begin, move->end, mover->page));
+        TRY(to->ops->kv_import(to, move->layer, adoption->to[i], move->begin, move->end, mover->page));
+        mover->stats.kv_bytes_kept += page_bytes(mover, move->begin, move->end);
+        mover->imported += page_bytes(mover, move->begin, move->end);
+    }
+out:
+    return rc;
+}
+
+/* Some of the next thing to get or to let go of; *done: all of it. */
+static gw_err get(struct gw_mover *mover, bool *busy, bool *done)
+{
+    gw_err rc = GW_OK;
+    int number = mover->gets[mover->got];
+    const struct gw_move *move = move_of(mover, number);
+    struct gw_backend *before = backend_of(mover->config.before), *now = backend_of(mover->config.now);
+    bool kv = move->part == GW_PART_KV, settled = true;
+    *done = false;
+    if (move->to == GW_TO_NOWHERE) {
+        if (mover->given < mover->give_count && mover->gives[mover->given] < number) return GW_OK;
+        if (!kv || !stays_in_place(mover, move->layer))
+            before->ops->part_release(before, layer_of(mover, move), move->part);
+        *done = true;
+        return GW_OK;
+    }
+    if (kv) TRY(settle(mover, move->layer, &settled));
+    if (!settled) return GW_OK;
+    *done = true;
+    if (kv && mover->adoptions[move->inherit].count == 0) goto out;
+    if (move->from == GW_FROM_STORAGE) TRY(now->ops->part_load(now, layer_of(mover, move), move->part));
+    else if (move->from == mover->own) TRY(copy_own(mover, move));
+    else TRY(receive(mover, number, busy, done));
+out:
+    return rc;
+}
+
+/* When all has come: KV that stays in layers into which nothing came, and weights that the plan took to be here already. */
+static gw_err finish(struct gw_mover *mover)
+{
+    gw_err rc = GW_OK;
+    struct gw_backend *now = backend_of(mover->config.now);
+    bool all = true, settled;
+    for (int layer = mover->now.layer_begin; layer < mover->now.layer_end; layer++) {
+        TRY(settle(mover, layer, &settled));
+        all &= settled;
+        if (mover->finished) continue;
+        TRY(now->ops->part_load(now, layer, GW_PART_HEADS));
+        TRY(now->ops->part_load(now, layer, GW_PART_ATOMS));
+    }
+    if (mover->has && !mover->finished) TRY(now->ops->part_load(now, mover->config.dims.layers, GW_PART_OUTPUT));
+    mover->finished |= all;
+out:
+    return rc;
+}
+
+gw_err gw_mover_poll(struct gw_mover *mover, bool *busy)
+{
+    gw_err rc = GW_OK;
+    TRY(take_maps(mover, busy));
+    mover->hurry = false;
+    for (bool done = true; done && mover->got < mover->get_count;) {
+        const struct gw_move *move = move_of(mover, mover->gets[mover->got]);
+        TRY(get(mover, busy, &done));
+        note_peak(mover);
+        if (!done) break;
+        *busy = true;
+        mover->got++;
+        if (move->part == GW_PART_KV && move->to >= 0) mover->adoptions[move->inherit].due--;
+    }
+    if (mover->got == mover->get_count) TRY(finish(mover));
+    TRY(tell_head(mover));
+    while (mover->given < mover->give_count &&
+           (mover->hurry || gw_comm_pending_bytes(mover->config.comm) < MOST_PENDING_BYTES)) {
+        bool gave = false;
+        TRY(give(mover, &gave));
+        if (!gave) break;
+        *busy = true;
+    }
+out:
+    return rc;
+}
+
 bool gw_mover_done(const struct gw_mover *mover)
 {
-    if (mover->moves_due || mover->orders_sent < mover->order_count) return false;
+    if (mover->got < mover->get_count || mover->given < mover->give_count || !mover->finished) return false;
     for (int a = 0; a < mover->config.plan->adoption_count; a++) {
         const struct adoption *adoption = &mover->adoptions[a];
         if ((adoption->from_here || adoption->to_here) && !adoption->mapped) return false;
-        if (adoption->to_here && (adoption->due || !adoption->told)) return false;
+        if (adoption->to_here && !adoption->told) return false;
     }
     return true;
 }

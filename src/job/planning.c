@@ -1,7 +1,7 @@
 /* See planning.h. */
 #include "job/planning.h"
 
-#include "plan/assign.h"
+#include "plan/moves.h"
 #include "plan/search.h"
 
 #include <stdlib.h>
@@ -322,7 +322,7 @@ static void make_adoptions(const struct gw_planning *in, struct gw_plan *plan)
     free(heirs);
 }
 
-/* ---- weights --------------------------------------------------------------------------------------------------- */
+/* ---- moves ----------------------------------------------------------------------------------------------------- */
 
 /* Can the packed form be cut at every head and atom? Panels of 16 outputs and blocks of 32 inputs are whole then. */
 static bool can_cut(const struct gw_dims *dims)
@@ -346,78 +346,134 @@ static struct gw_shard shard_before(const struct gw_planning *in, const struct g
     return gw_layout_shard(&in->dims, plan->before, place.shard, place.stage);
 }
 
-struct range {
-    int begin, end;
+/* What the plan of moves starts from: [peer_count] each, and the adoptions with what is left of the old replicas' pages. */
+struct moving {
+    struct gw_device *devices;
+    struct gw_holding *holdings;
+    enum gw_weight_source *sources;
+    struct gw_inherit *inherits;
+    int inherit_count;
+    int *device_of_slot;
 };
 
-/* What the kinds of cut have in common: the range of a shard that holds `layer` (heads, atoms or vocabulary). */
-enum cut { HEADS, ATOMS, VOCAB };
-
-static struct range range_of(const struct gw_shard *s, enum cut cut, int layer)
+/* Different pages among those of an adoption. */
+static int count_pages(const struct gw_adoption *adoption, int32_t kv_pages)
 {
-    if (cut == VOCAB) return s->last ? (struct range){s->vocab_begin, s->vocab_end} : (struct range){0, 0};
-    if (layer < s->layer_begin || layer >= s->layer_end) return (struct range){0, 0};
-    return cut == HEADS ? (struct range){s->kv_begin, s->kv_end} : (struct range){s->ffn_begin, s->ffn_end};
-}
-
-/* Moves for one range of one layer: each part from whoever has it and has the least to send so far. False when nobody has some part. */
-static bool add_moves(const struct gw_planning *in, struct gw_plan *plan, int to, int layer, enum cut cut,
-                      struct range wanted, int *sends)
-{
-    for (int at = wanted.begin; at < wanted.end;) {
-        int best = -1, end = 0;
-        for (int r = 0; r < plan->peer_count; r++) {
-            if (!plan->peers[r].placed || r == to) continue;
-            struct gw_shard shard = shard_before(in, plan, r);
-            struct range has = range_of(&shard, cut, layer);
-            if (at < has.begin || at >= has.end || (best >= 0 && sends[r] >= sends[best])) continue;
-            best = r;
-            end = has.end < wanted.end ? has.end : wanted.end;
+    int count = 0;
+    bool *seen = gw_alloc((size_t)kv_pages + 1, sizeof *seen);
+    for (int h = 0; h < adoption->held_count; h++)
+        for (int p = 0; p < adoption->held[h].page_count; p++) {
+            int32_t page = adoption->held[h].pages[p];
+            if (page < 0 || page >= kv_pages || seen[page]) continue;
+            seen[page] = true;
+            count++;
         }
-        if (best < 0) return false;
-        struct gw_weight_move move = {.from = best, .to = to, .slice = {.layer = layer}};
-        if (cut == HEADS) move.slice.kv_begin = at, move.slice.kv_end = end;
-        if (cut == ATOMS) move.slice.ffn_begin = at, move.slice.ffn_end = end;
-        if (cut == VOCAB) move.slice.vocab_begin = at, move.slice.vocab_end = end;
-        plan->moves = gw_realloc(plan->moves, (size_t)plan->move_count + 1, sizeof *plan->moves);
-        plan->moves[plan->move_count++] = move;
-        sends[best] += end - at;
-        at = end;
-    }
-    return true;
+    free(seen);
+    return count;
 }
 
-/* The weights of one layer (or the output matrix) that a rank lacks, from peers if they have them all; else it loads them. */
-static void move_layer(const struct gw_planning *in, struct gw_plan *plan, int to, const struct gw_shard *now,
-                       int layer, int *sends)
+/* KV: that of every adoption, and what else takes memory in replicas that do not go on. */
+static void list_inherits(const struct gw_plan *plan, int32_t pages_before, struct moving *m)
 {
-    struct gw_shard before = {0};
-    bool had = plan->peers[to].placed, output = layer == in->dims.layers, all = true;
-    int first = plan->move_count;
-    if (had) before = shard_before(in, plan, to);
-    for (int cut = output ? VOCAB : HEADS; cut <= (output ? VOCAB : ATOMS); cut++) {
-        struct range wanted = range_of(now, (enum cut)cut, layer);
-        struct range held = had ? range_of(&before, (enum cut)cut, layer) : (struct range){0, 0};
-        if (wanted.begin == held.begin && wanted.end == held.end) continue; /* it is shared as it is */
-        all = all && add_moves(in, plan, to, layer, (enum cut)cut, wanted, sends);
+    m->inherits = gw_alloc((size_t)(plan->adoption_count + plan->before.data) + 1, sizeof *m->inherits);
+    for (int a = 0; a < plan->adoption_count; a++) {
+        const struct gw_adoption *adoption = &plan->adoptions[a];
+        uint64_t tokens = (uint64_t)count_pages(adoption, pages_before) * GW_PAGE_TOKENS;
+        m->inherits[m->inherit_count++] = (struct gw_inherit){adoption->from, adoption->to, tokens, false};
     }
-    if (!all) plan->move_count = first;
+    for (int old = 0; old < plan->before.data; old++) {
+        uint64_t rest = (uint64_t)pages_before * GW_PAGE_TOKENS;
+        for (int a = 0; a < plan->adoption_count; a++)
+            if (m->inherits[a].from == old) rest -= m->inherits[a].kv_tokens < rest ? m->inherits[a].kv_tokens : rest;
+        if (!is_kept(plan, old)) m->inherits[m->inherit_count++] = (struct gw_inherit){old, -1, rest, false};
+    }
 }
 
-/* Front stages first, so that they can begin while later layers still arrive. */
-static void make_moves(const struct gw_planning *in, struct gw_plan *plan)
+static void open_moving(const struct gw_planning *in, const struct gw_plan *plan, int32_t pages_before,
+                        struct moving *m)
 {
-    int *sends = gw_alloc((size_t)plan->peer_count + 1, sizeof *sends);
-    for (int slot = 0; slot < gw_layout_ranks(plan->layout) && can_cut(&in->dims); slot++) {
-        int rank = gw_plan_rank(plan, slot);
-        struct gw_place place = gw_layout_place(plan->layout, slot);
-        if (plan->kept[place.replica] >= 0 || !from_peers(in, plan, rank)) continue;
-        struct gw_shard now = gw_layout_shard(&in->dims, plan->layout, place.shard, place.stage);
-        for (int layer = now.layer_begin; layer < now.layer_end; layer++)
-            move_layer(in, plan, rank, &now, layer, sends);
-        if (now.last) move_layer(in, plan, rank, &now, in->dims.layers, sends);
+    size_t n = (size_t)plan->peer_count + 1;
+    *m = (struct moving){.devices = devices_of(in),
+                         .holdings = gw_alloc(n, sizeof *m->holdings),
+                         .sources = gw_alloc(n, sizeof *m->sources),
+                         .device_of_slot = gw_alloc((size_t)gw_layout_ranks(plan->layout) + 1, sizeof(int))};
+    for (int r = 0; r < plan->peer_count; r++) {
+        const struct gw_peer *peer = &plan->peers[r];
+        bool peers = can_cut(&in->dims) && from_peers(in, plan, r);
+        m->holdings[r] = (struct gw_holding){.weights = peer->placed, .replica = -1};
+        m->sources[r] = peers ? GW_WEIGHTS_FROM_DEVICES : GW_WEIGHTS_FROM_STORAGE;
+        if (peer->slot >= 0) m->device_of_slot[peer->slot] = r;
+        if (!peer->placed) continue;
+        m->holdings[r].shard = shard_before(in, plan, r);
+        m->holdings[r].replica = peer->before.replica;
+        if (is_kept(plan, peer->before.replica)) m->devices[r].memory_bytes = UINT64_MAX; /* it has its pages already */
     }
-    free(sends);
+    list_inherits(plan, pages_before, m);
+}
+
+static void close_moving(struct moving *m)
+{
+    free(m->devices);
+    free(m->holdings);
+    free(m->sources);
+    free(m->inherits);
+    free(m->device_of_slot);
+}
+
+/* Do weights of this layer come to this rank piece by piece? Then it does not load any of them by itself. */
+static bool comes_in_pieces(const struct gw_moves *moves, int rank, int layer)
+{
+    for (int i = 0; i < moves->count; i++) {
+        const struct gw_move *move = &moves->moves[i];
+        if (move->to == rank && move->from >= 0 && move->layer == layer && move->part != GW_PART_KV) return true;
+    }
+    return false;
+}
+
+/* Must a move be in the plan, or does it happen by itself when a rank takes its new place and leaves the old one? */
+static bool is_told(const struct gw_moves *moves, const struct gw_move *move)
+{
+    if (move->to == GW_TO_NOWHERE) return moves->tight[move->from];
+    if (move->from == GW_FROM_STORAGE) return moves->tight[move->to] || comes_in_pieces(moves, move->to, move->layer);
+    return move->from >= 0;
+}
+
+/* The order in which weights and KV move, within the memory that ranks have. KV for which there is no room on the way is not adopted. */
+static gw_err make_moves(const struct gw_planning *in, struct gw_plan *plan, int32_t pages_before)
+{
+    gw_err rc = GW_OK;
+    struct moving m;
+    struct gw_moves moves = {0};
+    open_moving(in, plan, pages_before, &m);
+    struct gw_moves_in moves_in = {.dims = &in->dims,
+                                   .cost = in->cost,
+                                   .devices = m.devices,
+                                   .holdings = m.holdings,
+                                   .device_count = plan->peer_count,
+                                   .layout = plan->layout,
+                                   .device_of_slot = m.device_of_slot,
+                                   .inherits = m.inherits,
+                                   .inherit_count = m.inherit_count,
+                                   .sources = m.sources,
+                                   .kv_renewed = pages_before < plan->kv_pages};
+    rc = gw_moves_plan(&moves_in, &moves);
+    if (rc == GW_ERR_LAYOUT) { /* --kv-memory says that there is more than it seems */
+        for (int r = 0; r < plan->peer_count; r++) m.devices[r].memory_bytes = UINT64_MAX;
+        rc = gw_moves_plan(&moves_in, &moves);
+    }
+    TRY(rc);
+    plan->moves = gw_alloc((size_t)moves.count + 1, sizeof *plan->moves);
+    for (int i = 0; i < moves.count; i++)
+        if (is_told(&moves, &moves.moves[i])) plan->moves[plan->move_count++] = moves.moves[i];
+    for (int a = 0; a < plan->adoption_count; a++) {
+        if (!moves.recomputed[a]) continue;
+        for (int h = 0; h < plan->adoptions[a].held_count; h++) free(plan->adoptions[a].held[h].pages);
+        plan->adoptions[a].held_count = 0;
+    }
+out:
+    gw_moves_free(&moves);
+    close_moving(&m);
+    return rc;
 }
 
 gw_err gw_planning_make(const struct gw_planning *in, struct gw_plan *plan)
@@ -439,8 +495,7 @@ gw_err gw_planning_make(const struct gw_planning *in, struct gw_plan *plan)
     TRY(fill_places(in, plan));
     number_locally(plan);
     make_adoptions(in, plan);
-    plan->moves = gw_alloc(1, sizeof *plan->moves);
-    make_moves(in, plan);
+    TRY(make_moves(in, plan, pages_before));
 out:
     if (rc != GW_OK) gw_plan_free(plan);
     return rc;

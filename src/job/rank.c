@@ -424,7 +424,7 @@ static struct post *new_post(struct gw_layout layout)
 static gw_err change_post(struct rank *rank, const struct gw_peer *self)
 {
     gw_err rc = GW_OK;
-    bool *awaited = gw_alloc((size_t)rank->dims.layers + 1, sizeof *awaited);
+    bool *awaited = gw_alloc((size_t)rank->dims.layers + 1, sizeof *awaited), any = false;
     gw_snapshot_unseat(rank->snapshot);
     leave_roles(rank);
     free_post(rank->post_before);
@@ -433,9 +433,12 @@ static gw_err change_post(struct rank *rank, const struct gw_peer *self)
     if (self->slot < 0) goto out;
     rank->post = new_post(rank->plan.layout);
     seat_team(&rank->plan, self->slot, &rank->post->team);
-    for (int m = 0; m < rank->plan.move_count; m++)
-        if (rank->plan.moves[m].to == gw_comm_rank(rank->comm)) awaited[rank->plan.moves[m].slice.layer] = true;
-    TRY(create_executor(rank, self, rank->plan.kv_pages, rank->plan.move_count ? awaited : NULL, false));
+    for (int m = 0; m < rank->plan.move_count; m++) {
+        const struct gw_move *move = &rank->plan.moves[m];
+        if (move->to != gw_comm_rank(rank->comm) || move->part == GW_PART_KV) continue;
+        awaited[move->part == GW_PART_OUTPUT ? rank->dims.layers : move->layer] = any = true;
+    }
+    TRY(create_executor(rank, self, rank->plan.kv_pages, any ? awaited : NULL, false));
     TRY(take_roles(rank));
 out:
     free(awaited);

@@ -36,7 +36,7 @@ struct gw_holding {
 
 /* Sequences of the old replica `from` go to the new replica `to`. An old one may be shared out over several new ones, and several may come together. */
 struct gw_inherit {
-    int from, to;
+    int from, to;       /* to -1: nobody wants them any more, but they take memory (gw_moves_plan() only) */
     uint64_t kv_tokens; /* of these sequences */
     bool checkpointed;  /* what is lost can be read from a checkpoint; else it is computed anew */
 };

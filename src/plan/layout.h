@@ -37,6 +37,10 @@ struct gw_shard {
     int first, last;            /* owns the embedding / the output matrix */
 };
 
+/* What a shard holds of a layer, each in one piece of memory: weights of its kv heads, of its FFN atoms, its rows of the output matrix (which is no
+ * layer's), KV of its kv heads. */
+enum gw_part { GW_PART_HEADS, GW_PART_ATOMS, GW_PART_OUTPUT, GW_PART_KV };
+
 /* Number of FFN atoms of a model: kv_heads times a power of two, at most 16 (at least kv_heads) and no more than ffn / 32 allow. It is part of the
  * arithmetic: changing it changes digests. */
 int gw_ffn_atoms(int kv_heads, int ffn);

@@ -1,8 +1,9 @@
 /* See moves.h.
  *
  * The smallest things that move are numbered as cells: a kv head's or FFN atom's weights in one layer, 64 rows of the output matrix, the KV of one
- * inheritance in one layer and kv head. A line is all cells of one kind and layer, a run some neighbours of one line. Each device has a
- * flag per cell: held, needed; and a count of the runs that still have to take it from there.
+ * inheritance in one layer and kv head. A line is all cells of one kind and layer, a run some neighbours of one line; what a device holds of a line is a
+ * part. Each device has flags per cell: held (in the old part), needed, here (where it is needed); and a count of the runs that still have to
+ * take it from the old part. KV parts of one layer that come from one old replica lie in one memory, one line per inheritance, and go together.
  */
 #include "plan/moves.h"
 
@@ -11,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HELD = 1, NEEDED = 2, STALE = 4 }; /* STALE: only in the check */
+enum { HELD = 1, NEEDED = 2, HERE = 4, STALE = 8 }; /* STALE: only in the check */
 
 /* Sources that leave give first: they are about to stop computing, and what only they have goes with them. */
 static const double LEAVING_DISCOUNT = 0.5;
@@ -19,10 +20,16 @@ static const double LEAVING_DISCOUNT = 0.5;
 static const double TYPICAL_CONTEXT = 512;
 
 struct line {
-    enum gw_move_kind kind;
+    enum gw_part part;
     int layer, inherit; /* layer: -1 for the output matrix */
     int first, count;   /* cells */
     uint64_t bytes;     /* of a cell; the output's last one may have less */
+};
+
+/* The old and the new part of one device in one line. */
+struct span {
+    int held, held_end, needed, needed_end; /* cells of the line */
+    bool same;                              /* the old part is the new one */
 };
 
 struct grid {
@@ -30,12 +37,13 @@ struct grid {
     struct gw_unit_bytes unit;
     struct line *lines; /* in the order in which they are wanted: front layers first, the output matrix last */
     int line_count, cells;
-    int *slot_of; /* [device]: -1: none */
+    int *slot_of;       /* [device]: -1: none */
+    struct span *spans; /* [device][line] */
 };
 
 struct run {
     int line, begin, end; /* cells of the line */
-    int from, to, rank;   /* rank: position in the first order of runs */
+    int from, to;
     bool done;
 };
 
@@ -44,9 +52,11 @@ struct planner {
     struct grid grid;
     uint8_t *flags;           /* [device][cell] */
     uint16_t *takers;         /* [device][cell] */
+    bool *opened;             /* [device][line]: the new part has its memory */
     uint64_t *used, *arrived; /* [device]: bytes held; bytes as if nothing was ever dropped */
     double *out_s, *in_s;     /* [device]: when its sending is done, and its receiving and loading */
     double *freed_s;          /* [device]: when its last drop was possible */
+    double *saved_s;          /* [device]: out_s while two choices are compared */
     double end_s;
     struct run *runs;
     int run_count, run_capacity;
@@ -56,12 +66,14 @@ struct planner {
 
 /* ---- cells ----------------------------------------------------------------------------------------------------- */
 
-static void add_line(struct grid *g, enum gw_move_kind kind, int layer, int inherit, int count, uint64_t bytes)
+static void add_line(struct grid *g, enum gw_part part, int layer, int inherit, int count, uint64_t bytes)
 {
     g->lines[g->line_count++] = (struct line){
-        .kind = kind, .layer = layer, .inherit = inherit, .first = g->cells, .count = count, .bytes = bytes};
+        .part = part, .layer = layer, .inherit = inherit, .first = g->cells, .count = count, .bytes = bytes};
     g->cells += count;
 }
+
+static void find_spans(struct grid *g);
 
 static void open_grid(struct grid *g, const struct gw_moves_in *in)
 {
@@ -69,28 +81,36 @@ static void open_grid(struct grid *g, const struct gw_moves_in *in)
     *g = (struct grid){.in = in, .unit = gw_unit_bytes(m)};
     g->lines = gw_alloc((size_t)m->layers * (size_t)(in->inherit_count + 2) + 1, sizeof *g->lines);
     for (int layer = 0; layer < m->layers; layer++) {
-        add_line(g, GW_MOVE_HEADS, layer, -1, m->kv_heads, g->unit.head);
+        add_line(g, GW_PART_HEADS, layer, -1, m->kv_heads, g->unit.head);
         for (int i = 0; i < in->inherit_count; i++)
-            add_line(g, GW_MOVE_KV, layer, i, m->kv_heads, g->unit.kv_token * in->inherits[i].kv_tokens);
-        add_line(g, GW_MOVE_ATOMS, layer, -1, m->ffn_atoms, g->unit.atom);
+            add_line(g, GW_PART_KV, layer, i, m->kv_heads, g->unit.kv_token * in->inherits[i].kv_tokens);
+        add_line(g, GW_PART_ATOMS, layer, -1, m->ffn_atoms, g->unit.atom);
     }
-    add_line(g, GW_MOVE_OUTPUT, -1, -1, (m->vocab + GW_SUM_CHUNK - 1) / GW_SUM_CHUNK, g->unit.row * GW_SUM_CHUNK);
+    add_line(g, GW_PART_OUTPUT, -1, -1, (m->vocab + GW_SUM_CHUNK - 1) / GW_SUM_CHUNK, g->unit.row * GW_SUM_CHUNK);
     g->slot_of = gw_alloc((size_t)in->device_count + 1, sizeof *g->slot_of);
     for (int d = 0; d < in->device_count; d++) g->slot_of[d] = -1;
     for (int slot = 0; slot < gw_layout_ranks(in->layout); slot++) g->slot_of[in->device_of_slot[slot]] = slot;
+    g->spans = gw_alloc((size_t)in->device_count * (size_t)g->line_count + 1, sizeof *g->spans);
+    find_spans(g);
 }
 
 static void close_grid(struct grid *g)
 {
     free(g->lines);
     free(g->slot_of);
+    free(g->spans);
+}
+
+static const struct span *span_of(const struct grid *g, int device, int line)
+{
+    return &g->spans[(size_t)device * (size_t)g->line_count + (size_t)line];
 }
 
 /* The last rows of the vocabulary may be less than a chunk. */
 static uint64_t run_bytes(const struct grid *g, const struct line *line, int begin, int end)
 {
     uint64_t bytes = (uint64_t)(end - begin) * line->bytes;
-    if (line->kind == GW_MOVE_OUTPUT && end == line->count && end > begin)
+    if (line->part == GW_PART_OUTPUT && end == line->count && end > begin)
         bytes -= (uint64_t)(line->count * GW_SUM_CHUNK - g->in->dims->vocab) * g->unit.row;
     return bytes;
 }
@@ -99,21 +119,21 @@ static uint64_t run_bytes(const struct grid *g, const struct line *line, int beg
 static void shard_cells(const struct gw_shard *s, const struct line *line, int *begin, int *end)
 {
     *begin = *end = 0;
-    if (line->kind == GW_MOVE_OUTPUT) {
+    if (line->part == GW_PART_OUTPUT) {
         if (!s->last) return;
         *begin = (s->vocab_begin + GW_SUM_CHUNK - 1) / GW_SUM_CHUNK;
         *end = (s->vocab_end + GW_SUM_CHUNK - 1) / GW_SUM_CHUNK;
         return;
     }
     if (line->layer < s->layer_begin || line->layer >= s->layer_end) return;
-    *begin = line->kind == GW_MOVE_ATOMS ? s->ffn_begin : s->kv_begin;
-    *end = line->kind == GW_MOVE_ATOMS ? s->ffn_end : s->kv_end;
+    *begin = line->part == GW_PART_ATOMS ? s->ffn_begin : s->kv_begin;
+    *end = line->part == GW_PART_ATOMS ? s->ffn_end : s->kv_end;
 }
 
 static void held_cells(const struct grid *g, int device, const struct line *line, int *begin, int *end)
 {
     const struct gw_holding *held = &g->in->holdings[device];
-    bool has = line->kind == GW_MOVE_KV ? held->replica >= 0 && g->in->inherits[line->inherit].from == held->replica
+    bool has = line->part == GW_PART_KV ? held->replica >= 0 && g->in->inherits[line->inherit].from == held->replica
                                         : held->weights;
     *begin = *end = 0;
     if (has && line->bytes) shard_cells(&held->shard, line, begin, end);
@@ -124,25 +144,47 @@ static void needed_cells(const struct grid *g, int device, const struct line *li
     *begin = *end = 0;
     if (g->slot_of[device] < 0 || !line->bytes) return;
     struct gw_place place = gw_layout_place(g->in->layout, g->slot_of[device]);
-    if (line->kind == GW_MOVE_KV && g->in->inherits[line->inherit].to != place.replica) return;
+    if (line->part == GW_PART_KV && g->in->inherits[line->inherit].to != place.replica) return;
     struct gw_shard shard = gw_layout_shard(g->in->dims, g->in->layout, place.shard, place.stage);
     shard_cells(&shard, line, begin, end);
 }
 
-/* Flags of all devices, and the bytes they hold (`used`) and will hold (`wanted`). */
-static void set_flags(const struct grid *g, uint8_t *flags, uint64_t *used, uint64_t *wanted)
+static void find_spans(struct grid *g)
 {
     for (int d = 0; d < g->in->device_count; d++)
         for (int i = 0; i < g->line_count; i++) {
-            const struct line *line = &g->lines[i];
-            uint8_t *own = flags + (size_t)d * (size_t)g->cells + line->first;
-            int begin, end;
-            held_cells(g, d, line, &begin, &end);
-            for (int c = begin; c < end; c++) own[c] |= HELD;
-            used[d] += run_bytes(g, line, begin, end);
-            needed_cells(g, d, line, &begin, &end);
-            for (int c = begin; c < end; c++) own[c] |= NEEDED;
-            wanted[d] += run_bytes(g, line, begin, end);
+            struct span *s = &g->spans[(size_t)d * (size_t)g->line_count + (size_t)i];
+            held_cells(g, d, &g->lines[i], &s->held, &s->held_end);
+            needed_cells(g, d, &g->lines[i], &s->needed, &s->needed_end);
+            s->same = s->held < s->held_end && s->held == s->needed && s->held_end == s->needed_end;
+            if (g->lines[i].part == GW_PART_KV && g->in->kv_renewed) s->same = false;
+        }
+}
+
+static uint64_t held_bytes(const struct grid *g, int device, int line)
+{
+    const struct span *s = span_of(g, device, line);
+    return run_bytes(g, &g->lines[line], s->held, s->held_end);
+}
+
+static uint64_t needed_bytes(const struct grid *g, int device, int line)
+{
+    const struct span *s = span_of(g, device, line);
+    return run_bytes(g, &g->lines[line], s->needed, s->needed_end);
+}
+
+/* Flags of all devices, the new parts that have their memory, and the bytes that devices hold (`used`) and will hold (`wanted`). */
+static void set_flags(const struct grid *g, uint8_t *flags, bool *opened, uint64_t *used, uint64_t *wanted)
+{
+    for (int d = 0; d < g->in->device_count; d++)
+        for (int i = 0; i < g->line_count; i++) {
+            const struct span *s = span_of(g, d, i);
+            uint8_t *own = flags + (size_t)d * (size_t)g->cells + g->lines[i].first;
+            for (int c = s->held; c < s->held_end; c++) own[c] |= HELD;
+            for (int c = s->needed; c < s->needed_end; c++) own[c] |= s->same ? NEEDED | HERE : NEEDED;
+            opened[(size_t)d * (size_t)g->line_count + (size_t)i] = s->same;
+            used[d] += held_bytes(g, d, i);
+            wanted[d] += needed_bytes(g, d, i);
         }
 }
 
@@ -174,7 +216,7 @@ static double peer_s(const struct planner *p, int from, int to, uint64_t bytes)
 
 static double storage_s(const struct planner *p, const struct line *line, int to, uint64_t bytes)
 {
-    if (line->kind == GW_MOVE_KV) return gw_cost_restore_s(p->in->cost, (double)bytes);
+    if (line->part == GW_PART_KV) return gw_cost_restore_s(p->in->cost, (double)bytes);
     return gw_cost_pack_s(p->in->cost, (double)bytes, p->in->devices[to].speed);
 }
 
@@ -183,16 +225,16 @@ static double later(double a, double b)
     return a > b ? a : b;
 }
 
-/* Who gives a run that its holders all have alike: whoever is soonest done with it, what he and the receiver have to do already included, if
- * sending takes less than loading. */
-static int choose_source(struct planner *p, const struct line *line, int begin, int end, int to)
+/* Who gives a run that its holders all have alike: the device itself, else whoever is soonest done with it, what he and the receiver have to
+ * do already included; if it is `storable` and sending takes longer than loading, the storage. */
+static int choose_source(struct planner *p, const struct line *line, int begin, int end, int to, bool storable)
 {
     uint64_t bytes = run_bytes(&p->grid, line, begin, end);
     double load_s = storage_s(p, line, to, bytes), best_key = 0, best_end_s = 0;
-    bool storable = line->kind != GW_MOVE_KV || p->in->inherits[line->inherit].checkpointed;
     int best = GW_FROM_STORAGE;
+    if (flags_of(p, to, line)[begin] & HELD) return to;
     for (int d = 0; d < p->in->device_count; d++) {
-        if (d == to || !(flags_of(p, d, line)[begin] & HELD)) continue;
+        if (!(flags_of(p, d, line)[begin] & HELD)) continue;
         double own_s = peer_s(p, d, to, bytes), end_s = later(p->out_s[d], p->in_s[to]) + own_s;
         double key = p->in->devices[d].leaving ? end_s * LEAVING_DISCOUNT : end_s;
         if (storable && own_s >= load_s) continue;
@@ -217,22 +259,72 @@ static bool like_holders(const struct planner *p, const struct line *line, int a
     return true;
 }
 
+/* Runs of the new part, each from whoever is chosen; returns whether a leaving device is one of them, and the seconds that sending takes. */
+static bool add_runs(struct planner *p, int number, int to, bool storable, double *direct_s)
+{
+    const struct line *line = &p->grid.lines[number];
+    const struct span *span = span_of(&p->grid, to, number);
+    bool anew = line->part == GW_PART_KV && p->moves->recomputed[line->inherit], leaving = false;
+    *direct_s = 0;
+    for (int begin = span->needed, end; begin < span->needed_end; begin = end) {
+        end = begin + 1;
+        while (end < span->needed_end && (anew || like_holders(p, line, begin, end))) end++;
+        int from = anew ? GW_FROM_RECOMPUTE : choose_source(p, line, begin, end, to, storable);
+        add_run(p, &(struct run){.line = number, .begin = begin, .end = end, .from = from, .to = to});
+        if (from < 0 || from == to) continue;
+        leaving |= p->in->devices[from].leaving;
+        *direct_s += peer_s(p, from, to, run_bytes(&p->grid, line, begin, end));
+    }
+    return leaving;
+}
+
+/* Has every cell of the new part somebody who holds it? */
+static bool is_held(const struct planner *p, int number, int to)
+{
+    const struct span *span = span_of(&p->grid, to, number);
+    for (int c = span->needed; c < span->needed_end; c++) {
+        bool held = false;
+        for (int d = 0; d < p->in->device_count && !held; d++) held = flags_of(p, d, &p->grid.lines[number])[c] & HELD;
+        if (!held) return false;
+    }
+    return true;
+}
+
+/* Weights of a part come from devices, or all of them from storage. */
+static void find_weights(struct planner *p, int number, int to)
+{
+    const struct line *line = &p->grid.lines[number];
+    const struct span *span = span_of(&p->grid, to, number);
+    enum gw_weight_source source = p->in->sources ? p->in->sources[to] : GW_WEIGHTS_SOONEST;
+    double load_s = storage_s(p, line, to, needed_bytes(&p->grid, to, number)), began_s = p->in_s[to], direct_s;
+    int first = p->run_count;
+    if (source != GW_WEIGHTS_FROM_STORAGE && is_held(p, number, to)) {
+        memcpy(p->saved_s, p->out_s, (size_t)p->in->device_count * sizeof(double));
+        bool leaving = add_runs(p, number, to, false, &direct_s);
+        bool sooner = load_s <= direct_s || (began_s + load_s < p->in_s[to] && !leaving);
+        if (!sooner || direct_s == 0 || source == GW_WEIGHTS_FROM_DEVICES) return;
+        memcpy(p->out_s, p->saved_s, (size_t)p->in->device_count * sizeof(double));
+    }
+    p->run_count = first;
+    p->in_s[to] = began_s + load_s;
+    add_run(p, &(struct run){
+                   .line = number, .begin = span->needed, .end = span->needed_end, .from = GW_FROM_STORAGE, .to = to});
+}
+
 /* All runs of one line to one device. */
 static void find_runs(struct planner *p, int number, int to)
 {
     const struct line *line = &p->grid.lines[number];
-    const uint8_t *own = flags_of(p, to, line);
-    bool anew = line->kind == GW_MOVE_KV && p->moves->recomputed[line->inherit];
-    for (int begin = 0, end; begin < line->count; begin = end) {
-        end = begin + 1;
-        if ((own[begin] & (HELD | NEEDED)) != NEEDED) continue;
-        while (end < line->count && (own[end] & (HELD | NEEDED)) == NEEDED &&
-               (anew || like_holders(p, line, begin, end)))
-            end++;
-        int from = anew ? GW_FROM_RECOMPUTE : choose_source(p, line, begin, end, to);
-        add_run(p, &(struct run){.line = number, .begin = begin, .end = end, .from = from, .to = to});
-        for (int c = begin; from >= 0 && c < end; c++) takers_of(p, from, line)[c]++;
-    }
+    const struct span *span = span_of(&p->grid, to, number);
+    int first = p->run_count;
+    double direct_s;
+    bool kv = line->part == GW_PART_KV;
+    if (span->needed == span->needed_end || (span->same && !(kv && p->moves->recomputed[line->inherit]))) return;
+    if (kv) add_runs(p, number, to, p->in->inherits[line->inherit].checkpointed, &direct_s);
+    else find_weights(p, number, to);
+    for (int i = first; i < p->run_count; i++)
+        for (int c = p->runs[i].begin; p->runs[i].from >= 0 && c < p->runs[i].end; c++)
+            takers_of(p, p->runs[i].from, line)[c]++;
 }
 
 static int run_class(const struct planner *p, const struct run *run)
@@ -264,7 +356,7 @@ static void add_move(struct planner *p, const struct line *line, int begin, int 
         m->moves = gw_realloc(m->moves, (size_t)p->capacity, sizeof *m->moves);
     }
     struct gw_move *move = &m->moves[m->count++];
-    *move = (struct gw_move){.kind = line->kind,
+    *move = (struct gw_move){.part = line->part,
                              .layer = line->layer,
                              .begin = begin,
                              .end = end,
@@ -272,32 +364,73 @@ static void add_move(struct planner *p, const struct line *line, int begin, int 
                              .to = to,
                              .inherit = line->inherit,
                              .bytes = run_bytes(&p->grid, line, begin, end)};
-    if (line->kind != GW_MOVE_OUTPUT) return;
+    if (line->part != GW_PART_OUTPUT) return;
     move->begin *= GW_SUM_CHUNK;
     move->end = end == line->count ? p->in->dims->vocab : end * GW_SUM_CHUNK;
 }
 
-/* Lets go of the cells in [begin, end) that nobody needs any more. */
-static void drop(struct planner *p, const struct line *line, int device, int begin, int end, double now_s)
+/* Is there an old part that is not the new one? */
+static bool is_old(const struct planner *p, int number, int device)
 {
-    uint8_t *own = flags_of(p, device, line);
-    const uint16_t *takers = takers_of(p, device, line);
-    for (int at = begin, stop; at < end; at = stop) {
-        stop = at + 1;
-        if (own[at] != HELD || takers[at]) continue;
-        while (stop < end && own[stop] == HELD && !takers[stop]) stop++;
-        for (int c = at; c < stop; c++) own[c] = 0;
-        add_move(p, line, at, stop, device, GW_TO_NOWHERE);
-        p->used[device] -= run_bytes(&p->grid, line, at, stop);
-        if (now_s > p->freed_s[device]) p->freed_s[device] = now_s;
-    }
+    const struct span *span = span_of(&p->grid, device, number);
+    return span->held < span->held_end && !span->same &&
+           (flags_of(p, device, &p->grid.lines[number])[span->held] & HELD);
 }
 
-static void release(struct planner *p, const struct line *line, const struct run *run, int end, double now_s)
+static bool is_wanted(const struct planner *p, int number, int device)
+{
+    const struct span *span = span_of(&p->grid, device, number);
+    const uint16_t *takers = takers_of(p, device, &p->grid.lines[number]);
+    for (int c = span->held; c < span->held_end; c++)
+        if (takers[c]) return true;
+    return false;
+}
+
+static void drop_part(struct planner *p, int number, int device, double now_s)
+{
+    const struct line *line = &p->grid.lines[number];
+    const struct span *span = span_of(&p->grid, device, number);
+    uint8_t *own = flags_of(p, device, line);
+    for (int c = span->held; c < span->held_end; c++) own[c] &= (uint8_t)~HELD;
+    add_move(p, line, span->held, span->held_end, device, GW_TO_NOWHERE);
+    p->used[device] -= held_bytes(&p->grid, device, number);
+    p->freed_s[device] = later(p->freed_s[device], now_s);
+}
+
+/* Do the parts of two lines lie in one memory? KV of one layer and one old replica does. */
+static bool together(const struct planner *p, int a, int b)
+{
+    const struct line *x = &p->grid.lines[a], *y = &p->grid.lines[b];
+    if (a == b) return true;
+    return x->part == GW_PART_KV && y->part == GW_PART_KV && x->layer == y->layer &&
+           p->in->inherits[x->inherit].from == p->in->inherits[y->inherit].from;
+}
+
+/* Lets go of an old part that nobody takes from any more, once that is so for all that lie in the same memory. Where that memory goes on to be
+ * used (the part of one inheritance stays), what is free in it is free at once. */
+static void drop(struct planner *p, int number, int device, double now_s)
+{
+    int begin = number - p->in->inherit_count, end = number + p->in->inherit_count + 1;
+    bool goes_on = false, wanted = false;
+    if (!is_old(p, number, device) || is_wanted(p, number, device)) return;
+    if (begin < 0) begin = 0;
+    if (end > p->grid.line_count) end = p->grid.line_count;
+    for (int i = begin; i < end; i++) {
+        if (!together(p, i, number)) continue;
+        goes_on |= span_of(&p->grid, device, i)->same;
+        wanted |= is_old(p, i, device) && is_wanted(p, i, device);
+    }
+    if (goes_on) drop_part(p, number, device, now_s);
+    if (goes_on || wanted) return;
+    for (int i = begin; i < end; i++)
+        if (together(p, i, number) && is_old(p, i, device)) drop_part(p, i, device, now_s);
+}
+
+static void release(struct planner *p, const struct run *run, double now_s)
 {
     if (run->from < 0) return;
-    for (int c = run->begin; c < end; c++) takers_of(p, run->from, line)[c]--;
-    drop(p, line, run->from, run->begin, end, now_s);
+    for (int c = run->begin; c < run->end; c++) takers_of(p, run->from, &p->grid.lines[run->line])[c]--;
+    drop(p, run->line, run->from, now_s);
 }
 
 static uint64_t room(const struct planner *p, int device)
@@ -305,17 +438,27 @@ static uint64_t room(const struct planner *p, int device)
     return p->in->devices[device].memory_bytes - p->used[device];
 }
 
-/* Adds the first cells of a run, up to `end`, to the plan, with the time at which they have come. */
-static void move_cells(struct planner *p, struct run *run, int end)
+/* Memory that a run takes when it comes: the first of a new part takes that of all of it. */
+static uint64_t memory_of(const struct planner *p, const struct run *run)
+{
+    bool opened = p->opened[(size_t)run->to * (size_t)p->grid.line_count + (size_t)run->line];
+    return opened ? 0 : needed_bytes(&p->grid, run->to, run->line);
+}
+
+/* Adds a run to the plan, with the time at which it has come. */
+static void move_run(struct planner *p, struct run *run)
 {
     const struct line *line = &p->grid.lines[run->line];
-    uint64_t bytes = run_bytes(&p->grid, line, run->begin, end);
+    uint64_t bytes = run_bytes(&p->grid, line, run->begin, run->end), memory = memory_of(p, run);
     int to = run->to;
     double now_s = 0;
     if (run->from != GW_FROM_RECOMPUTE) {
-        bool waits = p->arrived[to] + bytes > p->in->devices[to].memory_bytes; /* for something to be dropped */
+        bool waits = memory &&
+                     p->arrived[to] + memory > p->in->devices[to].memory_bytes; /* for something to be dropped */
         double start_s = waits ? p->freed_s[to] : 0;
-        if (run->from >= 0) {
+        if (run->from == to) {
+            now_s = start_s;
+        } else if (run->from >= 0) {
             start_s = later(start_s, later(p->out_s[run->from], p->in_s[to]));
             now_s = p->out_s[run->from] = p->in_s[to] = start_s + peer_s(p, run->from, to, bytes);
         } else {
@@ -323,59 +466,51 @@ static void move_cells(struct planner *p, struct run *run, int end)
         }
         p->end_s = later(p->end_s, now_s);
     }
-    add_move(p, line, run->begin, end, run->from, to);
-    for (int c = run->begin; c < end; c++) flags_of(p, to, line)[c] |= HELD;
-    p->used[to] += bytes;
-    p->arrived[to] += bytes;
+    add_move(p, line, run->begin, run->end, run->from, to);
+    for (int c = run->begin; c < run->end; c++) flags_of(p, to, line)[c] |= HERE;
+    p->opened[(size_t)to * (size_t)p->grid.line_count + (size_t)run->line] = true;
+    p->used[to] += memory;
+    p->arrived[to] += memory;
+    if (p->arrived[to] > p->in->devices[to].memory_bytes) p->moves->tight[to] = true;
     if (p->used[to] > p->moves->peak_bytes[to]) p->moves->peak_bytes[to] = p->used[to];
-    release(p, line, run, end, now_s);
-    run->begin = end;
-    run->done = end == run->end;
+    release(p, run, now_s);
+    run->done = true;
 }
 
-/* Adds the runs that fit, always the first one that does. Returns true when some are left, none of which fits as a whole. */
+/* Adds the runs that fit, always the first one that does. Returns true when some are left, none of which fits. */
 static bool move_what_fits(struct planner *p, int *first)
 {
     for (int i = *first; i < p->run_count; i++) {
         struct run *run = &p->runs[i];
         while (*first < p->run_count && p->runs[*first].done) (*first)++;
-        if (run->done || run_bytes(&p->grid, &p->grid.lines[run->line], run->begin, run->end) > room(p, run->to))
-            continue;
+        if (run->done || memory_of(p, run) > room(p, run->to)) continue;
         int drops = p->moves->count;
-        move_cells(p, run, run->end);
+        move_run(p, run);
         if (p->moves->count > drops + 1) i = *first - 1; /* something was dropped: an earlier one may fit now */
     }
     while (*first < p->run_count && p->runs[*first].done) (*first)++;
     return *first < p->run_count;
 }
 
-/* The first run of which some cells fit is cut there. */
-static bool move_part(struct planner *p, int first)
+/* The whole part comes from storage instead, and those who were to give some of it need not keep it. */
+static void load_instead(struct planner *p, int first, int line, int to)
 {
+    struct run *whole = NULL;
     for (int i = first; i < p->run_count; i++) {
         struct run *run = &p->runs[i];
-        const struct line *line = &p->grid.lines[run->line];
-        int end = run->begin;
-        while (!run->done && end < run->end && run_bytes(&p->grid, line, run->begin, end + 1) <= room(p, run->to))
-            end++;
-        if (end == run->begin) continue;
-        move_cells(p, run, end);
-        return true;
+        if (run->done || run->line != line || run->to != to) continue;
+        struct run was = *run;
+        if (!whole) whole = run;
+        run->done = run != whole;
+        run->from = GW_FROM_STORAGE;
+        release(p, &was, p->end_s);
     }
-    return false;
+    whole->begin = span_of(&p->grid, to, line)->needed;
+    whole->end = span_of(&p->grid, to, line)->needed_end;
 }
 
-/* Would its source let go of a part of it if nobody took it from there? */
-static bool is_burden(const struct planner *p, const struct run *run)
-{
-    const uint8_t *own = flags_of(p, run->from, &p->grid.lines[run->line]);
-    for (int c = run->begin; c < run->end; c++)
-        if (!(own[c] & NEEDED)) return true;
-    return false;
-}
-
-/* Nothing fits anywhere, so a device that waits for something also holds what others wait for. It lets go of it, and they take it from storage: the
- * last of its runs, weights rather than KV. Returns -1, or the inheritance whose KV has to be computed anew. */
+/* Nothing fits anywhere, so a device that waits for something also holds an old part that others, or its own new part, wait for. It lets go of
+ * it, and they take it from storage: the last of its runs, weights rather than KV. Returns -1, or the inheritance whose KV has to be computed anew. */
 static int give_up_source(struct planner *p, int first)
 {
     for (int kv = 0; kv < 2; kv++)
@@ -384,11 +519,13 @@ static int give_up_source(struct planner *p, int first)
             for (int k = p->run_count - 1; k >= first; k--) {
                 struct run *run = &p->runs[k];
                 const struct line *line = &p->grid.lines[run->line];
-                if (run->done || run->from != p->runs[i].to || (line->kind == GW_MOVE_KV) != kv) continue;
-                if (!is_burden(p, run)) continue;
+                if (run->done || run->from != p->runs[i].to || (line->part == GW_PART_KV) != kv) continue;
+                if (!is_old(p, run->line, run->from)) continue;
                 if (kv && !p->in->inherits[line->inherit].checkpointed) return line->inherit;
-                release(p, line, &(struct run){.from = run->from, .begin = run->begin}, run->end, p->end_s);
+                struct run was = *run;
+                if (!kv) load_instead(p, first, run->line, run->to);
                 run->from = GW_FROM_STORAGE;
+                if (kv) release(p, &was, p->end_s);
                 return -1;
             }
         }
@@ -405,11 +542,13 @@ static void open_planner(struct planner *p, const struct gw_moves_in *in, struct
     open_grid(&p->grid, in);
     p->flags = gw_alloc(n * (size_t)p->grid.cells, sizeof *p->flags);
     p->takers = gw_alloc(n * (size_t)p->grid.cells, sizeof *p->takers);
+    p->opened = gw_alloc(n * (size_t)p->grid.line_count, sizeof *p->opened);
     p->used = gw_alloc(n, sizeof *p->used);
     p->arrived = gw_alloc(n, sizeof *p->arrived);
     p->out_s = gw_alloc(n, sizeof(double));
     p->in_s = gw_alloc(n, sizeof(double));
     p->freed_s = gw_alloc(n, sizeof(double));
+    p->saved_s = gw_alloc(n, sizeof(double));
 }
 
 static void close_planner(struct planner *p)
@@ -417,11 +556,13 @@ static void close_planner(struct planner *p)
     close_grid(&p->grid);
     free(p->flags);
     free(p->takers);
+    free(p->opened);
     free(p->used);
     free(p->arrived);
     free(p->out_s);
     free(p->in_s);
     free(p->freed_s);
+    free(p->saved_s);
     free(p->runs);
 }
 
@@ -430,31 +571,12 @@ static void find_lost(struct planner *p)
 {
     for (int i = 0; i < p->grid.line_count; i++) {
         const struct line *line = &p->grid.lines[i];
-        if (line->kind != GW_MOVE_KV || !line->bytes || p->in->inherits[line->inherit].checkpointed) continue;
+        if (line->part != GW_PART_KV || !line->bytes) continue;
+        if (p->in->inherits[line->inherit].checkpointed || p->in->inherits[line->inherit].to < 0) continue;
         for (int c = 0; c < line->count; c++) {
             bool found = false;
             for (int d = 0; d < p->in->device_count; d++) found |= flags_of(p, d, line)[c] & HELD;
             if (!found) p->moves->recomputed[line->inherit] = true;
-        }
-    }
-}
-
-/* What cannot be kept: lets go of the KV that is computed anew, and of everything that nobody needs. */
-static void drop_first(struct planner *p)
-{
-    for (int i = 0; i < p->grid.line_count; i++) {
-        const struct line *line = &p->grid.lines[i];
-        bool anew = line->kind == GW_MOVE_KV && p->moves->recomputed[line->inherit];
-        for (int d = 0; d < p->in->device_count; d++) {
-            uint8_t *own = flags_of(p, d, line);
-            for (int at = 0, stop; anew && at < line->count; at = stop) {
-                stop = at + 1;
-                if (!(own[at] & HELD)) continue;
-                while (stop < line->count && (own[stop] & HELD)) stop++;
-                for (int c = at; c < stop; c++) own[c] &= (uint8_t)~HELD;
-                add_move(p, line, at, stop, d, GW_TO_NOWHERE);
-                p->used[d] -= run_bytes(&p->grid, line, at, stop);
-            }
         }
     }
 }
@@ -465,7 +587,7 @@ static void find_all_runs(struct planner *p)
         for (int d = 0; d < p->in->device_count; d++) find_runs(p, i, d);
     order_runs(p);
     for (int i = 0; i < p->grid.line_count; i++)
-        for (int d = 0; d < p->in->device_count; d++) drop(p, &p->grid.lines[i], d, 0, p->grid.lines[i].count, 0);
+        for (int d = 0; d < p->in->device_count; d++) drop(p, i, d, 0);
     size_t bytes = (size_t)p->in->device_count *
                    sizeof(double); /* the queues served the choice; now they tell the time */
     memset(p->out_s, 0, bytes);
@@ -476,11 +598,12 @@ static void find_all_runs(struct planner *p)
 static int try_plan(struct planner *p, const uint64_t *used)
 {
     int first = 0, lost = -1;
-    for (int d = 0; d < p->in->device_count; d++) p->used[d] = p->arrived[d] = p->moves->peak_bytes[d] = used[d];
-    drop_first(p);
+    for (int d = 0; d < p->in->device_count; d++) {
+        p->used[d] = p->arrived[d] = p->moves->peak_bytes[d] = used[d];
+        p->moves->tight[d] = false;
+    }
     find_all_runs(p);
-    while (lost < 0 && move_what_fits(p, &first))
-        if (!move_part(p, first)) lost = give_up_source(p, first);
+    while (lost < 0 && move_what_fits(p, &first)) lost = give_up_source(p, first);
     return lost;
 }
 
@@ -490,23 +613,20 @@ static void sum_up(const struct planner *p)
     double *anew_s = gw_alloc((size_t)p->in->layout.data + 1, sizeof *anew_s);
     for (int i = 0; i < m->count; i++) {
         const struct gw_move *move = &m->moves[i];
-        bool kv = move->kind == GW_MOVE_KV;
+        bool kv = move->part == GW_PART_KV;
         if (move->to == GW_TO_NOWHERE) continue;
-        if (move->from == GW_FROM_RECOMPUTE) m->recomputed_bytes += move->bytes;
+        if (move->from == move->to) *(kv ? &m->kept_kv_bytes : &m->kept_weight_bytes) += move->bytes;
+        else if (move->from == GW_FROM_RECOMPUTE) m->recomputed_bytes += move->bytes;
         else if (move->from == GW_FROM_STORAGE) *(kv ? &m->restored_bytes : &m->loaded_bytes) += move->bytes;
         else *(kv ? &m->moved_kv_bytes : &m->moved_weight_bytes) += move->bytes;
     }
     for (int i = 0; i < p->grid.line_count; i++) {
         const struct line *line = &p->grid.lines[i];
-        bool kv = line->kind == GW_MOVE_KV;
+        bool kv = line->part == GW_PART_KV;
         if (kv && m->recomputed[line->inherit]) continue;
-        for (int d = 0; d < p->in->device_count; d++) {
-            int held, held_end, needed, needed_end;
-            held_cells(&p->grid, d, line, &held, &held_end);
-            needed_cells(&p->grid, d, line, &needed, &needed_end);
-            int begin = held > needed ? held : needed, end = held_end < needed_end ? held_end : needed_end;
-            if (begin < end) *(kv ? &m->kept_kv_bytes : &m->kept_weight_bytes) += run_bytes(&p->grid, line, begin, end);
-        }
+        for (int d = 0; d < p->in->device_count; d++)
+            if (span_of(&p->grid, d, i)->same)
+                *(kv ? &m->kept_kv_bytes : &m->kept_weight_bytes) += held_bytes(&p->grid, d, i);
     }
     for (int i = 0; i < p->in->inherit_count; i++) {
         const struct gw_inherit *inherit = &p->in->inherits[i];
@@ -537,13 +657,14 @@ gw_err gw_moves_plan(const struct gw_moves_in *in, struct gw_moves *moves)
     size_t n = (size_t)in->device_count + 1;
     uint64_t *used = gw_alloc(n, sizeof *used), *wanted = gw_alloc(n, sizeof *wanted);
     *moves = (struct gw_moves){.peak_bytes = gw_alloc(n, sizeof *moves->peak_bytes),
+                               .tight = gw_alloc(n, sizeof *moves->tight),
                                .recomputed = gw_alloc((size_t)in->inherit_count + 1, sizeof *moves->recomputed)};
     do { /* each try gives up one inheritance more, so they end */
         struct planner p;
         open_planner(&p, in, moves);
         memset(used, 0, n * sizeof *used);
         memset(wanted, 0, n * sizeof *wanted);
-        set_flags(&p.grid, p.flags, used, wanted);
+        set_flags(&p.grid, p.flags, p.opened, used, wanted);
         rc = check_memory(in, used, wanted);
         free(moves->moves);
         moves->moves = NULL;
@@ -566,6 +687,7 @@ void gw_moves_free(struct gw_moves *moves)
 {
     free(moves->moves);
     free(moves->peak_bytes);
+    free(moves->tight);
     free(moves->recomputed);
     *moves = (struct gw_moves){0};
 }
@@ -575,6 +697,7 @@ void gw_moves_free(struct gw_moves *moves)
 struct replay {
     struct grid grid;
     uint8_t *flags;
+    bool *opened;
     uint64_t *used, *wanted;
 };
 
@@ -583,9 +706,9 @@ static const struct line *named_cells(const struct grid *g, const struct gw_move
 {
     for (int i = 0; i < g->line_count; i++) {
         const struct line *line = &g->lines[i];
-        if (line->kind != move->kind || line->layer != move->layer || line->inherit != move->inherit) continue;
+        if (line->part != move->part || line->layer != move->layer || line->inherit != move->inherit) continue;
         *begin = move->begin, *end = move->end;
-        if (line->kind == GW_MOVE_OUTPUT) {
+        if (line->part == GW_PART_OUTPUT) {
             if (move->begin % GW_SUM_CHUNK || (move->end % GW_SUM_CHUNK && move->end != g->in->dims->vocab))
                 return NULL;
             *begin = move->begin / GW_SUM_CHUNK;
@@ -596,54 +719,83 @@ static const struct line *named_cells(const struct grid *g, const struct gw_move
     return NULL;
 }
 
-/* KV of sequences that are computed anew must be gone before. */
+/* KV of sequences that are computed anew must not be used any more. */
 static void mark_stale(struct replay *r, const struct gw_moves *moves)
 {
     for (int d = 0; d < r->grid.in->device_count; d++)
         for (int i = 0; i < r->grid.line_count; i++) {
             const struct line *line = &r->grid.lines[i];
             uint8_t *own = &r->flags[(size_t)d * (size_t)r->grid.cells + line->first];
-            if (line->kind != GW_MOVE_KV || !moves->recomputed[line->inherit]) continue;
+            if (line->part != GW_PART_KV || !moves->recomputed[line->inherit]) continue;
             for (int c = 0; c < line->count; c++)
                 if (own[c] & HELD) own[c] |= STALE;
         }
 }
 
+/* A device drops an old part: all of it. */
+static const char *replay_drop(struct replay *r, const struct line *line, const struct gw_move *move, int begin,
+                               int end)
+{
+    const struct span *span = span_of(&r->grid, move->from, (int)(line - r->grid.lines));
+    uint8_t *own = &r->flags[(size_t)move->from * (size_t)r->grid.cells + line->first];
+    if (begin != span->held || end != span->held_end || span->same) return "drops what is no old part";
+    for (int c = begin; c < end; c++) {
+        if (!(own[c] & HELD)) return "drops what is dropped already";
+        own[c] &= (uint8_t) ~(HELD | STALE);
+    }
+    r->used[move->from] -= move->bytes;
+    return NULL;
+}
+
+/* One cell comes. */
+static const char *replay_cell(const uint8_t *source, uint8_t *target, bool anew)
+{
+    if (source && !(*source & HELD)) return "takes what its source does not hold";
+    if (source && *source & STALE) return "is of sequences that are computed anew";
+    if (*target & HERE && !(anew && *target & STALE)) return "brings what is there already";
+    if (!(*target & NEEDED)) return "brings what is not needed";
+    if (*target & HERE) *target &= (uint8_t)~STALE;
+    *target |= HERE;
+    return NULL;
+}
+
 /* NULL, or what is wrong. */
 static const char *replay_move(struct replay *r, const struct gw_move *move, const struct gw_moves *moves)
 {
-    int begin, end, count = r->grid.in->device_count;
+    int begin, end, count = r->grid.in->device_count, to = move->to;
     const struct line *line = named_cells(&r->grid, move, &begin, &end);
     if (!line || move->bytes != run_bytes(&r->grid, line, begin, end)) return "names no part of the model";
-    if (move->from >= count || move->from < GW_FROM_RECOMPUTE || move->to >= count || move->to < GW_TO_NOWHERE ||
-        move->from == move->to)
+    if (move->from >= count || move->from < GW_FROM_RECOMPUTE || to >= count || to < GW_TO_NOWHERE)
         return "names no such devices";
-    bool kv = line->kind == GW_MOVE_KV;
+    bool kv = line->part == GW_PART_KV;
+    int number = (int)(line - r->grid.lines);
     if (move->from == GW_FROM_RECOMPUTE && !(kv && moves->recomputed[line->inherit])) return "cannot be computed anew";
+    if (to == GW_TO_NOWHERE) return move->from < 0 ? "is nothing at all" : replay_drop(r, line, move, begin, end);
+    const struct span *span = span_of(&r->grid, to, number);
     if (move->from == GW_FROM_STORAGE && kv && !r->grid.in->inherits[line->inherit].checkpointed)
         return "is in no checkpoint";
+    if (move->from == GW_FROM_STORAGE && !kv && (begin != span->needed || end != span->needed_end))
+        return "loads less than a part";
     for (int c = begin; c < end; c++) {
-        uint8_t *source = move->from < 0 ? NULL
-                                         : &r->flags[(size_t)move->from * (size_t)r->grid.cells + line->first + c];
-        if (source && !(*source & HELD)) return "takes what its source does not hold";
-        if (move->to == GW_TO_NOWHERE) {
-            if (!source) return "is nothing at all";
-            *source &= NEEDED;
-            continue;
-        }
-        if (source && *source & STALE) return "is of sequences that are computed anew";
-        uint8_t *target = &r->flags[(size_t)move->to * (size_t)r->grid.cells + line->first + c];
-        if (*target & HELD) return "brings what is there already";
-        if (!(*target & NEEDED)) return "brings what is not needed";
-        *target |= HELD;
+        size_t at = (size_t)line->first + (size_t)c, cells = (size_t)r->grid.cells;
+        const uint8_t *source = move->from < 0 ? NULL : &r->flags[(size_t)move->from * cells + at];
+        const char *wrong = replay_cell(source, &r->flags[(size_t)to * cells + at], move->from == GW_FROM_RECOMPUTE);
+        if (wrong) return wrong;
     }
-    if (move->to == GW_TO_NOWHERE) {
-        r->used[move->from] -= move->bytes;
-        return NULL;
-    }
-    r->used[move->to] += move->bytes;
-    if (r->used[move->to] > r->grid.in->devices[move->to].memory_bytes) return "does not fit";
-    if (r->used[move->to] > moves->peak_bytes[move->to]) return "is above the peak that was told";
+    bool *opened = &r->opened[(size_t)to * (size_t)r->grid.line_count + (size_t)number];
+    r->used[to] += *opened ? 0 : needed_bytes(&r->grid, to, number);
+    *opened = true;
+    if (r->used[to] > r->grid.in->devices[to].memory_bytes) return "does not fit";
+    if (r->used[to] > moves->peak_bytes[to]) return "is above the peak that was told";
+    return NULL;
+}
+
+/* What is wrong with a device's part in the end. */
+static const char *replay_end(uint8_t flags, bool same)
+{
+    if (flags & STALE) return "still has what is computed anew of";
+    if (flags & HELD && !same) return "still holds";
+    if (flags & NEEDED && !(flags & HERE)) return "did not get";
     return NULL;
 }
 
@@ -654,29 +806,32 @@ gw_err gw_moves_check(const struct gw_moves_in *in, const struct gw_moves *moves
     size_t n = (size_t)in->device_count + 1;
     open_grid(&r.grid, in);
     r.flags = gw_alloc(n * (size_t)r.grid.cells, sizeof *r.flags);
+    r.opened = gw_alloc(n * (size_t)r.grid.line_count, sizeof *r.opened);
     r.used = gw_alloc(n, sizeof *r.used);
     r.wanted = gw_alloc(n, sizeof *r.wanted);
-    set_flags(&r.grid, r.flags, r.used, r.wanted);
+    set_flags(&r.grid, r.flags, r.opened, r.used, r.wanted);
     TRY(check_memory(in, r.used, r.wanted));
     mark_stale(&r, moves);
     for (int i = 0; i < moves->count; i++) {
         const struct gw_move *move = &moves->moves[i];
         const char *wrong = replay_move(&r, move, moves);
         if (wrong)
-            FAIL(GW_ERR_VERIFY, "move %d (kind %d, layer %d, %d to %d, device %d to %d) %s", i, move->kind, move->layer,
+            FAIL(GW_ERR_VERIFY, "move %d (part %d, layer %d, %d to %d, device %d to %d) %s", i, move->part, move->layer,
                  move->begin, move->end, move->from, move->to, wrong);
     }
     for (int d = 0; d < in->device_count; d++)
         for (int i = 0; i < r.grid.line_count; i++)
             for (int c = 0; c < r.grid.lines[i].count; c++) {
                 uint8_t flags = r.flags[(size_t)d * (size_t)r.grid.cells + r.grid.lines[i].first + c];
-                if (flags && flags != (HELD | NEEDED))
-                    FAIL(GW_ERR_VERIFY, "device %d %s part %d of layer %d, kind %d", d,
-                         flags == HELD ? "still holds" : "did not get", c, r.grid.lines[i].layer, r.grid.lines[i].kind);
+                const char *wrong = replay_end(flags, span_of(&r.grid, d, i)->same);
+                if (wrong)
+                    FAIL(GW_ERR_VERIFY, "device %d %s cell %d of layer %d, part %d", d, wrong, c, r.grid.lines[i].layer,
+                         r.grid.lines[i].part);
             }
 out:
     close_grid(&r.grid);
     free(r.flags);
+    free(r.opened);
     free(r.used);
     free(r.wanted);
     return rc;

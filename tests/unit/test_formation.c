@@ -294,15 +294,26 @@ static bool has_range(const bool *have, int begin, int end)
     return true;
 }
 
-static bool holds_slice(const struct gw_dims *dims, const struct gw_shard *s, const struct gw_weight_slice *slice)
+/* Does the shard hold the range of a move? */
+static bool holds_range(const struct gw_shard *s, const struct gw_move *move)
 {
-    if (slice->layer == dims->layers)
-        return s->last && slice->vocab_begin >= s->vocab_begin && slice->vocab_end <= s->vocab_end;
-    if (slice->layer < s->layer_begin || slice->layer >= s->layer_end) return false;
-    bool heads = slice->kv_begin == slice->kv_end || (slice->kv_begin >= s->kv_begin && slice->kv_end <= s->kv_end);
-    bool atoms = slice->ffn_begin == slice->ffn_end ||
-                 (slice->ffn_begin >= s->ffn_begin && slice->ffn_end <= s->ffn_end);
-    return heads && atoms;
+    int begin = move->part == GW_PART_ATOMS ? s->ffn_begin : s->kv_begin;
+    int end = move->part == GW_PART_ATOMS ? s->ffn_end : s->kv_end;
+    if (move->part == GW_PART_OUTPUT) return s->last && move->begin >= s->vocab_begin && move->end <= s->vocab_end;
+    return move->layer >= s->layer_begin && move->layer < s->layer_end && move->begin >= begin && move->end <= end;
+}
+
+static const char *check_move(const struct world *w, const struct gw_plan *plan, const struct gw_move *move)
+{
+    const struct gw_dims *dims = &w->planning.dims;
+    struct gw_place to = gw_layout_place(plan->layout, plan->peers[move->to].slot);
+    struct gw_shard now = gw_layout_shard(dims, plan->layout, to.shard, to.stage);
+    if (!holds_range(&now, move)) return "what is not wanted";
+    if (move->from < 0) return NULL;
+    if (!plan->peers[move->from].placed) return "from one who has nothing";
+    struct gw_place from = plan->peers[move->from].before;
+    struct gw_shard source = gw_layout_shard(dims, plan->before, from.shard, from.stage);
+    return holds_range(&source, move) ? NULL : "from one who lacks it";
 }
 
 /* A layer with moves is not loaded: so they and what the rank has alike must bring all of it, nothing twice. */
@@ -316,18 +327,12 @@ static const char *check_layer_moves(const struct world *w, const struct gw_plan
     int moves = 0;
     memset(&n, 0, sizeof n);
     for (int m = 0; m < plan->move_count; m++) {
-        const struct gw_weight_move *move = &plan->moves[m];
-        const struct gw_weight_slice *s = &move->slice;
-        if (move->to != rank || s->layer != layer) continue;
+        const struct gw_move *move = &plan->moves[m];
+        if (move->to != rank || move->part == GW_PART_KV) continue;
+        if ((move->part == GW_PART_OUTPUT ? dims->layers : move->layer) != layer) continue;
+        bool *have = move->part == GW_PART_HEADS ? n.heads : move->part == GW_PART_ATOMS ? n.atoms : n.rows;
         moves++;
-        if (move->from == rank || !plan->peers[move->from].placed) return "weights from one who has none";
-        struct gw_place from = plan->peers[move->from].before;
-        struct gw_shard source = gw_layout_shard(dims, plan->before, from.shard, from.stage);
-        if (!holds_slice(dims, &source, s)) return "weights from one who lacks them";
-        if (!holds_slice(dims, &now, s)) return "weights that are not wanted";
-        if (!add_range(n.heads, s->kv_begin, s->kv_end) || !add_range(n.atoms, s->ffn_begin, s->ffn_end) ||
-            !add_range(n.rows, s->vocab_begin, s->vocab_end))
-            return "weights twice";
+        if (!add_range(have, move->begin, move->end)) return "weights twice";
     }
     if (!moves) return NULL;
     if (peer->placed) before = gw_layout_shard(dims, plan->before, peer->before.shard, peer->before.stage);
@@ -339,20 +344,57 @@ static const char *check_layer_moves(const struct world *w, const struct gw_plan
     return atoms || has_range(n.atoms, now.ffn_begin, now.ffn_end) ? NULL : "atoms are missing";
 }
 
+/* All KV that an adoption brings to a rank: what the rank has of it, and moves. */
+static const char *check_kv_moves(const struct world *w, const struct gw_plan *plan, int a, int rank, int layer)
+{
+    const struct gw_dims *dims = &w->planning.dims;
+    const struct gw_peer *peer = &plan->peers[rank];
+    struct gw_place place = gw_layout_place(plan->layout, peer->slot);
+    struct gw_shard now = gw_layout_shard(dims, plan->layout, place.shard, place.stage);
+    bool heads[64] = {0};
+    int moves = 0;
+    for (int m = 0; m < plan->move_count; m++) {
+        const struct gw_move *move = &plan->moves[m];
+        if (move->to != rank || move->part != GW_PART_KV || move->inherit != a || move->layer != layer) continue;
+        if (plan->peers[move->from].before.replica != plan->adoptions[a].from) return "KV of another replica";
+        if (!add_range(heads, move->begin, move->end)) return "KV twice";
+        moves++;
+    }
+    bool pages = false;
+    for (int h = 0; h < plan->adoptions[a].held_count; h++) pages |= plan->adoptions[a].held[h].page_count > 0;
+    if (!pages || layer < now.layer_begin || layer >= now.layer_end) return moves ? "KV that is not wanted" : NULL;
+    if (!moves && peer->placed && peer->before.replica == plan->adoptions[a].from) {
+        struct gw_shard had = gw_layout_shard(dims, plan->before, peer->before.shard, peer->before.stage);
+        if (layer >= had.layer_begin && layer < had.layer_end && had.kv_begin == now.kv_begin &&
+            had.kv_end == now.kv_end)
+            return NULL; /* it stays */
+    }
+    return has_range(heads, now.kv_begin, now.kv_end) ? NULL : "KV is missing";
+}
+
 static const char *check_moves(const struct world *w, const struct gw_plan *plan)
 {
     for (int m = 0; m < plan->move_count; m++) {
-        int to = plan->moves[m].to;
-        if (to < 0 || to >= plan->peer_count || plan->peers[to].slot < 0) return "weights for one without a place";
-        if (plan->kept[gw_layout_place(plan->layout, plan->peers[to].slot).replica] >= 0)
+        const struct gw_move *move = &plan->moves[m];
+        bool kv = move->part == GW_PART_KV;
+        if (move->to == GW_TO_NOWHERE && move->from < 0) return "nobody drops something";
+        if (move->to == GW_TO_NOWHERE) continue;
+        if (plan->peers[move->to].slot < 0) return "something for one without a place";
+        if (!kv && plan->kept[gw_layout_place(plan->layout, plan->peers[move->to].slot).replica] >= 0)
             return "weights for a replica that is kept";
+        if (!kv && move->from >= 0 && w->options.weights == GW_WEIGHTS_STORAGE) return "weights move";
+        const char *error = check_move(w, plan, move);
+        if (error) return error;
     }
     for (int r = 0; r < plan->peer_count; r++)
         for (int layer = 0; plan->peers[r].slot >= 0 && layer <= w->planning.dims.layers; layer++) {
             const char *error = check_layer_moves(w, plan, r, layer);
+            int replica = gw_layout_place(plan->layout, plan->peers[r].slot).replica;
+            for (int a = 0; !error && a < plan->adoption_count && layer < w->planning.dims.layers; a++)
+                if (plan->adoptions[a].to == replica) error = check_kv_moves(w, plan, a, r, layer);
             if (error) return error;
         }
-    return w->options.weights == GW_WEIGHTS_STORAGE && plan->move_count ? "weights move though they shall not" : NULL;
+    return NULL;
 }
 
 /* Ranks of one node have numbers of their own, from 0. */
@@ -430,7 +472,12 @@ static void use_plan(const struct gw_plan *plan)
         found += (int)strlen(peer->host);
     }
     for (int a = 0; a < plan->adoption_count; a++) found += plan->kept[plan->adoptions[a].to];
-    for (int m = 0; m < plan->move_count; m++) found += plan->peers[plan->moves[m].from].slot;
+    for (int m = 0; m < plan->move_count; m++) {
+        const struct gw_move *move = &plan->moves[m];
+        if (move->from >= 0) found += plan->peers[move->from].slot;
+        if (move->to >= 0) found += plan->peers[move->to].slot;
+        if (move->part == GW_PART_KV && move->to >= 0) found += plan->adoptions[move->inherit].from;
+    }
     CU_ASSERT(found >= -1000000);
 }
 
@@ -564,8 +611,8 @@ static void test_random_worlds(void)
         close_world(&w);
         if (error) return;
     }
-    printf("(%ld plans, %ld worlds too small, %ld replicas kept, %ld sequences adopted, %ld weight moves) ", made,
-           refused, kept, adopted, moves);
+    printf("(%ld plans, %ld worlds too small, %ld replicas kept, %ld sequences adopted, %ld moves) ", made, refused,
+           kept, adopted, moves);
     CU_ASSERT(made > 4000 && refused > 200 && kept > 500 && adopted > 5000 && moves > 5000 && survived > 100);
 }
 

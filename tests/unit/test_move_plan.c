@@ -191,6 +191,7 @@ static bool is_whole(const struct scene *s, int replica)
 static void test_ample(void)
 {
     double kept = 0, naive = 0;
+    int all_stays = 0;
     for (int round = 0; round < 2000; round++) {
         struct scene s;
         struct gw_moves m;
@@ -203,7 +204,12 @@ static void test_ample(void)
             CU_ASSERT_EQUAL(m.recomputed[i], !s.inherits[i].checkpointed && !is_whole(&s, s.inherits[i].from));
             not_needed += s.inherits[i].checkpointed && !is_whole(&s, s.inherits[i].from);
         }
-        if (!not_needed) CU_ASSERT_EQUAL(m.kept_weight_bytes + m.kept_kv_bytes, s.mapped_kept);
+        uint64_t stays = m.kept_weight_bytes + m.kept_kv_bytes;
+        CU_ASSERT(not_needed || stays <= s.mapped_kept); /* a part that is loaded is loaded as a whole */
+        if (!not_needed && m.loaded_bytes == 0) {
+            CU_ASSERT_EQUAL(stays, s.mapped_kept);
+            all_stays++;
+        }
         CU_ASSERT((m.recompute_s > 0) == (m.recomputed_bytes > 0) && m.seconds >= m.recompute_s);
         for (int slot = 0, d = 0; slot < gw_layout_ranks(s.layout); slot++, d++) {
             while (s.devices[d].leaving && d < s.in.device_count) d++;
@@ -217,7 +223,7 @@ static void test_ample(void)
         gw_moves_free(&m);
     }
     printf("(%.2f times the bytes of the naive mapping stay) ", kept / naive);
-    CU_ASSERT(kept > 1.5 * naive);
+    CU_ASSERT(kept > 1.5 * naive && all_stays > 300);
 }
 
 /* Memory that is exactly what a device holds or shall hold, or a little more; and any mapping, the worst included. */
