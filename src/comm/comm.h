@@ -59,8 +59,9 @@ struct gw_msg {
     void *memory;
 };
 
-/* Starts MPI (collective over the launch, or over the ranks that gw_comm_grow() has started and their parents).
- * `peer_timeout_s` bounds every wait for a peer. `member_base`: this launch's first member number (0, or what gw_comm_grow() passed on). */
+/* Starts MPI (collective over the launch, or over the ranks that gw_comm_spawn() has started and the world that takes them in).
+ * `peer_timeout_s` bounds every wait for a peer. `member_base`: this launch's first member number (0, or what gw_comm_spawn() passed on).
+ * A rank that was spawned and is not taken in ends its process. */
 GW_CHECK gw_err gw_comm_create(double peer_timeout_s, int member_base, struct gw_comm **comm);
 /* Waits for outstanding sends, then ends MPI: collective, and only for a world that never changed. */
 GW_CHECK gw_err gw_comm_destroy(struct gw_comm *comm);
@@ -85,11 +86,15 @@ void gw_comm_linger(struct gw_comm *comm);
 /* Collective over the survivors: a new world without the dead. Everything under way in the old one is dropped. Whoever cannot do it
  * within the peer timeout ends its process (exit code 9), so that the supervisor can start the launch anew. */
 GW_CHECK gw_err gw_comm_repair(struct gw_comm *comm);
-/* Collective: starts `count` more ranks with `command` (argv without argv[0]) and takes them into the world, at its end. Their member
- * numbers start at `member_base`. GW_ERR_LOST: the world is as before, or needs a repair. The same deadline. `started` (may be NULL) is
- * called when they run, before they are taken in. */
-GW_CHECK gw_err gw_comm_grow(struct gw_comm *comm, int count, int member_base, char *const *command,
-                             void (*started)(void *context), void *context);
+/* Local: starts `count` more ranks with `command` (argv without argv[0]) on a thread of its own, while this rank goes on. Their member numbers start
+ * at `member_base`. They wait until gw_comm_grow() takes them in, and end by themselves when this rank dies. One at a time. */
+void gw_comm_spawn(struct gw_comm *comm, int count, int member_base, char *const *command);
+enum gw_spawn { GW_SPAWN_NONE, GW_SPAWN_STARTING, GW_SPAWN_FAILED, GW_SPAWN_WAITING };
+/* How far that is; FAILED is said once. */
+enum gw_spawn gw_comm_spawned(struct gw_comm *comm);
+/* Collective: takes the ranks that wait with rank 0 into the world, at its end. GW_ERR_LOST: the world is as before, or needs a repair. The
+ * same deadline as for a repair. */
+GW_CHECK gw_err gw_comm_grow(struct gw_comm *comm);
 
 /* The epoch that this rank is in; starts at 0 with every new world. */
 void gw_comm_set_epoch(struct gw_comm *comm, uint64_t epoch);

@@ -16,6 +16,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+enum { JOIN_TAG = 77 };
 static const double LOOK_EVERY_S = 0.001, BEATS_PER_TIMEOUT = 8, FINALIZE_S = 3, REPAIR_S = 5, GROW_S = 10,
                     LINGER_S = 1;
 
@@ -66,6 +67,8 @@ static void arm(double seconds)
     arm_with(seconds, give_up);
 }
 
+static gw_err join(MPI_Comm local, MPI_Comm joint, int remote, int high, MPI_Comm *world);
+
 /* ---- start and end --------------------------------------------------------------------------------------------- */
 
 static gw_err settle(struct gw_comm *comm)
@@ -90,13 +93,13 @@ gw_err gw_comm_create(double peer_timeout_s, int member_base, struct gw_comm **o
 {
     gw_err rc = GW_OK;
     int provided = 0, own = 0;
-    MPI_Comm parents = MPI_COMM_NULL;
+    MPI_Comm parents = MPI_COMM_NULL, joint = MPI_COMM_NULL;
     struct gw_comm *comm = gw_alloc(1, sizeof *comm);
     comm->world = MPI_COMM_NULL;
     comm->peer_timeout_s = peer_timeout_s;
     supervised = getenv(GW_SUPERVISED) != NULL;
-    arm(4 * peer_timeout_s);
-    MPI_TRY(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided));
+    arm_with(4 * peer_timeout_s, member_base > 0 ? just_go : give_up); /* a spawned rank goes without a word */
+    MPI_TRY(MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided));
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN);
     MPI_TRY(MPI_Comm_rank(MPI_COMM_WORLD, &own));
@@ -104,7 +107,9 @@ gw_err gw_comm_create(double peer_timeout_s, int member_base, struct gw_comm **o
     MPI_TRY(MPI_Comm_get_parent(&parents));
     if (parents != MPI_COMM_NULL) {
         MPI_Comm_set_errhandler(parents, MPI_ERRORS_RETURN);
-        MPI_TRY(MPI_Intercomm_merge(parents, 1, &comm->world));
+        MPI_TRY(MPI_Intercomm_merge(parents, 1, &joint));
+        MPI_Comm_set_errhandler(joint, MPI_ERRORS_RETURN);
+        TRY(join(MPI_COMM_WORLD, joint, 0, 1, &comm->world));
         comm->changed = true;
     } else {
         MPI_TRY(MPI_Comm_dup(MPI_COMM_WORLD, &comm->world));
@@ -113,6 +118,7 @@ gw_err gw_comm_create(double peer_timeout_s, int member_base, struct gw_comm **o
     *out = comm;
     comm = NULL;
 out:
+    if (rc != GW_OK && parents != MPI_COMM_NULL) _exit(0); /* whoever wanted this rank is gone, or does without it */
     arm(0);
     free(comm);
     return rc;
@@ -227,41 +233,94 @@ out:
     return rc;
 }
 
-gw_err gw_comm_grow(struct gw_comm *comm, int count, int member_base, char *const *command,
-                    void (*started)(void *context), void *context)
+/* ---- growth ---------------------------------------------------------------------------------------------------- */
+
+static gw_err start_ranks(struct gw_comm *comm, char **argv, const char *self)
 {
     gw_err rc = GW_OK;
-    char self[4096], base[16], number[32];
-    int *codes = gw_alloc((size_t)count, sizeof(int)), words = 0;
-    MPI_Comm children = MPI_COMM_NULL, next = MPI_COMM_NULL;
+    MPI_Comm children = MPI_COMM_NULL;
     MPI_Info info = MPI_INFO_NULL;
-    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
-    while (command[words]) words++;
-    char **argv = gw_alloc((size_t)words + 3, sizeof *argv);
-    memcpy(argv, command, (size_t)words * sizeof *argv);
-    snprintf(base, sizeof base, "--member");
-    snprintf(number, sizeof number, "%d", member_base);
-    argv[words] = base;
-    argv[words + 1] = number;
-    if (length < 0) FAIL(GW_ERR_IO, "cannot find this program");
-    self[length] = 0;
-    arm(comm->peer_timeout_s < GROW_S ? comm->peer_timeout_s : GROW_S);
-    gw_comm_drop_messages(comm);
+    int *codes = gw_alloc((size_t)comm->spawn.count, sizeof(int));
     MPI_TRY(MPI_Info_create(&info));
     MPI_TRY(MPI_Info_set(info, "map_by", ":OVERSUBSCRIBE"));
     MPI_TRY(MPI_Info_set(info, "bind_to", "none"));
-    MPI_TRY(MPI_Comm_spawn(self, argv, count, info, 0, comm->world, &children, codes));
+    MPI_TRY(MPI_Comm_spawn(self, argv, comm->spawn.count, info, 0, MPI_COMM_SELF, &children, codes));
     MPI_Comm_set_errhandler(children, MPI_ERRORS_RETURN);
-    if (started) started(context);
-    MPI_TRY(MPI_Intercomm_merge(children, 0, &next));
-    comm->world = next;
+    MPI_TRY(MPI_Intercomm_merge(children, 0, &comm->spawn.joint));
+    MPI_Comm_set_errhandler(comm->spawn.joint, MPI_ERRORS_RETURN);
+out:
+    if (info != MPI_INFO_NULL) MPI_Info_free(&info);
+    free(codes);
+    return rc;
+}
+
+/* The thread that starts ranks: MPI takes a tenth of a second for it, which nobody else need wait for. */
+static void *run_spawn(void *arg)
+{
+    struct gw_comm *comm = arg;
+    char self[4096], base[] = "--member", number[32];
+    int words = 0;
+    while (comm->spawn.command[words]) words++;
+    char **argv = gw_alloc((size_t)words + 3, sizeof *argv);
+    memcpy(argv, comm->spawn.command, (size_t)words * sizeof *argv);
+    snprintf(number, sizeof number, "%d", comm->spawn.member_base);
+    argv[words] = base;
+    argv[words + 1] = number;
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (length > 0) self[length] = 0;
+    bool started = length > 0 && start_ranks(comm, argv, self) == GW_OK;
+    if (!started) gw_warn("more ranks could not be started: %s", length > 0 ? gw_error_detail() : "no program file");
+    free(argv);
+    atomic_store(&comm->spawn.state, started ? GW_SPAWN_WAITING : GW_SPAWN_FAILED);
+    return NULL;
+}
+
+void gw_comm_spawn(struct gw_comm *comm, int count, int member_base, char *const *command)
+{
+    if (atomic_load(&comm->spawn.state) != GW_SPAWN_NONE) return;
+    comm->spawn.count = count;
+    comm->spawn.member_base = member_base;
+    comm->spawn.command = command;
+    comm->changed = true; /* they are in the way of an orderly end */
+    atomic_store(&comm->spawn.state, GW_SPAWN_STARTING);
+    if (pthread_create(&comm->spawn.thread, NULL, run_spawn, comm)) atomic_store(&comm->spawn.state, GW_SPAWN_FAILED);
+    else pthread_detach(comm->spawn.thread);
+}
+
+enum gw_spawn gw_comm_spawned(struct gw_comm *comm)
+{
+    int state = atomic_load(&comm->spawn.state);
+    if (state == GW_SPAWN_FAILED) atomic_store(&comm->spawn.state, GW_SPAWN_NONE);
+    return (enum gw_spawn)state;
+}
+
+/* Both sides: `local` is the world, or the new ranks; its rank 0 and rank `remote` of `joint`, the other's rank 0, know each other. */
+static gw_err join(MPI_Comm local, MPI_Comm joint, int remote, int high, MPI_Comm *world)
+{
+    gw_err rc = GW_OK;
+    MPI_Comm between = MPI_COMM_NULL;
+    MPI_TRY(MPI_Intercomm_create(local, 0, joint, remote, JOIN_TAG, &between));
+    MPI_Comm_set_errhandler(between, MPI_ERRORS_RETURN);
+    MPI_TRY(MPI_Intercomm_merge(between, high, world));
+out:
+    return rc;
+}
+
+gw_err gw_comm_grow(struct gw_comm *comm)
+{
+    gw_err rc = GW_OK;
+    MPI_Comm next = MPI_COMM_NULL;
+    arm(comm->peer_timeout_s < GROW_S ? comm->peer_timeout_s : GROW_S);
+    gw_comm_drop_messages(comm);
     comm->changed = true;
+    rc = join(comm->world, comm->spawn.joint, 1, 0, &next);
+    if (comm->rank == 0)
+        atomic_store(&comm->spawn.state, GW_SPAWN_NONE); /* a second attempt would not find them as they were */
+    TRY(rc);
+    comm->world = next;
     TRY(settle(comm));
 out:
     arm(0);
-    if (info != MPI_INFO_NULL) MPI_Info_free(&info);
-    free(argv);
-    free(codes);
     return rc;
 }
 

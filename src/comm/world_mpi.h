@@ -5,6 +5,8 @@
 #include "comm/comm.h"
 
 #include <mpi.h>
+#include <pthread.h>
+#include <stdatomic.h>
 
 struct send {
     MPI_Request request;
@@ -15,6 +17,15 @@ struct send {
 struct early {
     uint64_t epoch;
     struct gw_msg msg;
+};
+
+/* Ranks that a thread of this one is starting. */
+struct spawn {
+    pthread_t thread;
+    atomic_int state; /* enum gw_spawn */
+    int count, member_base;
+    char *const *command;
+    MPI_Comm joint; /* this rank and, after it, the new ones */
 };
 
 struct gw_comm {
@@ -32,6 +43,7 @@ struct gw_comm {
     bool changed; /* repaired or grown since the launch */
     bool *gone;   /* [size]: said goodbye; their death is no failure */
     int acked;    /* failures that ULFM was told to ignore */
+    struct spawn spawn;
     double looked_s, beaten_s;
     double *heard_s; /* [size]: last sign of life */
 };

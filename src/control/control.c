@@ -20,14 +20,17 @@ struct gw_control {
     uint64_t epoch;
     struct member *members;
     int count;
-    int more;      /* ranks asked for */
-    bool may_grow; /* the last attempt did not fail */
-    int growing;   /* by how many the FORM under way grows */
-    int replacing; /* how many of them replace lost ranks */
-    bool replan;   /* asked for, not made yet */
-    int lost;      /* since the last plan */
-    double deadline_s;
-    double *replaced_s; /* [replaced_capacity] times, the oldest first */
+    int more;                     /* ranks asked for */
+    bool may_grow;                /* the last attempt did not fail */
+    int spawning;                 /* new ranks that are being started */
+    int arrived;                  /* new ranks that wait to be taken in */
+    int growing;                  /* new ranks that the FORM under way takes in */
+    int replacing;                /* how many of these three replace lost ranks */
+    bool waiting;                 /* REFORM waits for the ranks that are being started */
+    bool replan;                  /* asked for, not made yet */
+    int lost;                     /* and not replaced */
+    double deadline_s, entered_s; /* of the state */
+    double *replaced_s;           /* [replaced_capacity] times, the oldest first */
     int replaced, replaced_capacity;
     int *leavers;
     struct member
@@ -103,6 +106,7 @@ static void enter(struct gw_control *control, enum gw_state state, double now_s)
     const struct gw_control_limits *l = &control->limits;
     double within_s = state == GW_STATE_DRAIN ? l->drain_s : state == GW_STATE_MIGRATE ? l->migrate_s : l->agree_s;
     control->state = state;
+    control->entered_s = now_s;
     control->deadline_s = now_s + within_s;
 }
 
@@ -147,6 +151,7 @@ static void take_world(struct gw_control *control, const struct gw_event *event)
     control->leavers = gw_realloc(control->leavers, (size_t)event->count + 1, sizeof *control->leavers);
     control->lost += active_before - stayed;
     control->epoch++;
+    control->waiting = false;
     if (control->growing) end_growth(control, event->grown, came, count_before - found);
     enter(control, GW_STATE_AGREE, event->now_s);
 }
@@ -188,26 +193,48 @@ static int may_replace(struct gw_control *control, double now_s)
     return missing > 0 ? missing : 0;
 }
 
-static int growth(struct gw_control *control, double now_s)
+/* Orders what growth is due, if none is under way. */
+static void order_growth(struct gw_control *control, double now_s, struct gw_update *update)
 {
-    if (!control->may_grow || all_leave(control)) return 0;
+    if (!control->may_grow || control->spawning || control->arrived || all_leave(control)) return;
     int replace = may_replace(control, now_s);
     if (control->replaced + replace > control->replaced_capacity) {
         control->replaced_capacity = control->replaced + replace;
         control->replaced_s = gw_realloc(control->replaced_s, (size_t)control->replaced_capacity, sizeof(double));
     }
     for (int i = 0; i < replace; i++) control->replaced_s[control->replaced++] = now_s;
-    int grow = replace + control->more;
+    control->spawning = replace + control->more;
     control->replacing = replace;
     control->limits.wanted += control->more;
     control->more = 0;
-    control->lost = 0;
-    return grow;
+    control->lost -= replace;
+    if (!control->spawning) return;
+    update->what |= GW_DO_SPAWN;
+    update->grow = control->spawning;
+}
+
+/* Too few for the layout, even with the spares. */
+static bool is_short(const struct gw_control *control)
+{
+    int active = 0;
+    for (int i = 0; i < control->count; i++) active += !control->members[i].leaving;
+    return active < control->limits.wanted - control->limits.spares;
+}
+
+static void spawned(struct gw_control *control, int count)
+{
+    if (!control->spawning) return;
+    control->spawning = 0;
+    control->arrived = count;
+    if (count > 0) return;
+    control->may_grow = false;
+    control->lost += control->replacing;
+    control->replacing = 0;
 }
 
 static bool change_due(const struct gw_control *control)
 {
-    return control->replan || (control->may_grow && control->more > 0);
+    return control->replan || control->arrived > 0;
 }
 
 /* ---- leaving --------------------------------------------------------------------------------------------------- */
@@ -282,6 +309,29 @@ static void ask_for_plan(struct gw_control *control, struct gw_update *update)
     for (int i = 0; i < control->count; i++) control->members[i].planned_out = control->members[i].leaving;
 }
 
+/* The members form again, with those who have arrived. */
+static void form(struct gw_control *control, struct gw_update *update)
+{
+    update->what |= GW_DO_FORM;
+    update->grow = control->growing = control->arrived;
+    control->arrived = 0;
+}
+
+/* All have said hello: a plan, unless it is better to wait for new ranks. */
+static void reform(struct gw_control *control, double now_s, struct gw_update *update)
+{
+    enter(control, GW_STATE_REFORM, now_s);
+    for (int i = 0; i < control->count; i++) control->members[i].hello = false;
+    if (control->arrived) {
+        form(control, update);
+        return;
+    }
+    bool few = is_short(control);
+    if (few) order_growth(control, now_s, update);
+    control->waiting = few && control->spawning > 0;
+    if (!control->waiting) ask_for_plan(control, update);
+}
+
 /* Transitions that follow from the state as it is now. */
 static void settle(struct gw_control *control, double now_s, struct gw_update *update)
 {
@@ -291,19 +341,14 @@ static void settle(struct gw_control *control, double now_s, struct gw_update *u
         if (all_leave(control)) {
             end_saving(control, now_s, update);
         } else if (control->count && all_hello(control)) {
-            enter(control, GW_STATE_REFORM, now_s);
-            update->grow = growth(control, now_s);
-            control->growing = update->grow;
-            if (control->growing) update->what |= GW_DO_FORM;
-            else ask_for_plan(control, update);
-            for (int i = 0; i < control->count; i++) control->members[i].hello = false;
+            reform(control, now_s, update);
         } else if (late) {
             update->what |= GW_DO_GIVE_UP;
         }
         break;
     case GW_STATE_MIGRATE:
         if (all_ready(control)) {
-            control->state = GW_STATE_RUN;
+            enter(control, GW_STATE_RUN, now_s);
             dismiss(control, update);
         } else if (late) {
             update->what |= GW_DO_GIVE_UP;
@@ -311,12 +356,25 @@ static void settle(struct gw_control *control, double now_s, struct gw_update *u
         break;
     case GW_STATE_RUN: {
         double at_s = gw_control_drain_at(control);
-        if (!(at_s > 0 && now_s >= at_s) && !change_due(control)) break;
+        if (!(at_s > 0 && now_s >= at_s) && !change_due(control)) {
+            if (now_s - control->entered_s >= control->limits.calm_s) order_growth(control, now_s, update);
+            break;
+        }
         enter(control, GW_STATE_DRAIN, now_s);
         update->what |= GW_DO_DRAIN;
         break;
     }
     case GW_STATE_REFORM:
+        if (control->waiting && !control->spawning) {
+            enter(control, GW_STATE_REFORM, now_s);
+            control->waiting = false;
+            if (control->arrived) form(control, update);
+            else if (all_leave(control)) end_saving(control, now_s, update);
+            else ask_for_plan(control, update);
+        } else if (late) {
+            update->what |= GW_DO_GIVE_UP;
+        }
+        break;
     case GW_STATE_DRAIN:
         if (late) update->what |= GW_DO_GIVE_UP;
         break;
@@ -332,9 +390,7 @@ static void drained(struct gw_control *control, double now_s, struct gw_update *
         return;
     }
     enter(control, GW_STATE_REFORM, now_s);
-    update->grow = growth(control, now_s);
-    control->growing = update->grow;
-    update->what |= GW_DO_FORM;
+    form(control, update);
 }
 
 void gw_control_step(struct gw_control *control, const struct gw_event *event, struct gw_update *update)
@@ -348,9 +404,8 @@ void gw_control_step(struct gw_control *control, const struct gw_event *event, s
         if (member && control->state == GW_STATE_AGREE) member->hello = true;
         break;
     case GW_EVENT_PLANNED:
-        if (control->state != GW_STATE_REFORM) break;
+        if (control->state != GW_STATE_REFORM || control->waiting) break;
         enter(control, GW_STATE_MIGRATE, event->now_s);
-        control->lost = 0;
         for (int i = 0; i < control->count; i++) control->members[i].ready = false;
         break;
     case GW_EVENT_READY:
@@ -364,6 +419,7 @@ void gw_control_step(struct gw_control *control, const struct gw_event *event, s
         control->more += event->count;
         control->may_grow = true;
         break;
+    case GW_EVENT_SPAWNED: spawned(control, event->count); break;
     case GW_EVENT_REPLAN: control->replan = true; break;
     case GW_EVENT_STOP: control->state = GW_STATE_STOP; break;
     case GW_EVENT_TICK:

@@ -8,7 +8,9 @@
  *   DRAIN    a planned change: heads finish the steps in flight
  *   STOP     the job ends
  *
- * A loss in any state leads to AGREE with the next epoch, through GW_EVENT_WORLD. Who is given notice leaves by a plan that has no place for
+ * A loss in any state leads to AGREE with the next epoch, through GW_EVENT_WORLD. Lost ranks are replaced in the background: while there are ranks
+ * enough for the layout (spares stand in), the plan is made at once, and new ranks are started while the job runs; they are taken in by a planned
+ * change. Only when there are too few does REFORM wait for them. Who is given notice leaves by a plan that has no place for
  * it, made just in time: decoding goes on until what remains of the grace is what the move takes, with a margin (SpotServe, ASPLOS'24,
  * section 4). Notices that come meanwhile are merged into that plan; those that come once it is asked for wait for the next. Every state but RUN and STOP has a deadline.
  */
@@ -28,9 +30,10 @@ enum gw_event_kind {
     GW_EVENT_DRAINED, /* no step is in flight anywhere */
     GW_EVENT_NOTICE,  /* `member` (-1: every one) goes in `seconds` */
     GW_EVENT_MORE,    /* `count` more ranks are wanted */
-    GW_EVENT_REPLAN,  /* another plan is wanted for the same members */
-    GW_EVENT_STOP,    /* the batch is done, or someone asked for an end */
-    GW_EVENT_TICK,    /* time passes */
+    GW_EVENT_SPAWNED, /* what GW_DO_SPAWN asked for: `count` new ranks wait to be taken in; 0: they could not be started */
+    GW_EVENT_REPLAN, /* another plan is wanted for the same members */
+    GW_EVENT_STOP,   /* the batch is done, or someone asked for an end */
+    GW_EVENT_TICK,   /* time passes */
     GW_EVENT_KINDS
 };
 
@@ -48,11 +51,12 @@ struct gw_event {
 /* What the caller does next; several may be set. */
 enum {
     GW_DO_PLAN = 1,     /* make a plan for those who are active now and send it, then tell GW_EVENT_PLANNED */
-    GW_DO_FORM = 2,     /* tell all members to form again, after growing by update.grow */
+    GW_DO_FORM = 2,     /* tell all members to form again, after taking in the update.grow new ranks that wait */
     GW_DO_DRAIN = 4,    /* tell the heads to drain */
     GW_DO_LEAVE = 8,    /* update.leavers may go */
     GW_DO_SAVE = 16,    /* all go: keep what can be kept in what remains of the grace, then end */
     GW_DO_GIVE_UP = 32, /* a deadline has passed: the launch must be made anew */
+    GW_DO_SPAWN = 64,   /* start update.grow new ranks beside the job, then tell GW_EVENT_SPAWNED */
 };
 
 struct gw_update {
@@ -67,9 +71,11 @@ struct gw_control_limits {
     double agree_s, migrate_s, drain_s; /* deadlines of the states */
     double move_s;                      /* what a move takes, from measurements; the caller keeps it current */
     double margin_s;                    /* kept beside it */
-    int wanted;                         /* ranks the job should have; lost ones are replaced up to that */
-    int replacements;                   /* at most, within `window_s`; 0: lost ranks are not replaced */
+    int wanted;       /* ranks the job should have, spares included; lost ones are replaced up to that */
+    int spares;       /* of them, so many can be missing without a wait for new ones */
+    int replacements; /* at most, within `window_s`; 0: lost ranks are not replaced */
     double window_s;
+    double calm_s; /* it has run for so long before new ranks are started beside it: first of all it goes on */
 };
 
 struct gw_control; /* opaque */

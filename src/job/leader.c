@@ -21,7 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const double SYNC_EVERY_S = 1.0, STATUS_EVERY_S = 0.5, COMMIT_EVERY_S = 0.005, SAVE_MARGIN_S = 0.1;
+static const double SYNC_EVERY_S = 1.0, STATUS_EVERY_S = 0.5, COMMIT_EVERY_S = 0.005, SAVE_MARGIN_S = 0.1, SPAWN_S = 15;
 
 struct head_state {
     int rank;
@@ -37,8 +37,8 @@ struct gw_leader {
     double saving_until_s; /* the grace of all ends */
     struct gw_control *control;
     struct gw_cost cost;
-    double grow_s; /* when growth was ordered; 0: none is under way */
-    int grow_count;
+    double spawn_s; /* when new ranks were ordered that have not started yet; 0: none were */
+    int spawn_count;
     struct gw_hello *hellos; /* [hello_count] by rank, while a world forms */
     bool *heard;
     int hello_count;
@@ -75,14 +75,17 @@ struct gw_leader {
 static struct gw_control_limits limits_of(const struct gw_job_options *o, int ranks)
 {
     double timeout_s = o->peer_timeout_s;
+    int wanted = o->ranks + o->spares > ranks ? o->ranks + o->spares : ranks;
     return (struct gw_control_limits){.agree_s = 3 * timeout_s,
                                       .migrate_s = 60 * timeout_s, /* silent ranks are found long before */
                                       .drain_s = 10 * timeout_s,
                                       .move_s = 0.2,
                                       .margin_s = 0.3,
-                                      .wanted = o->ranks > ranks ? o->ranks : ranks,
-                                      .replacements = o->replace ? 4 * (o->ranks > ranks ? o->ranks : ranks) : 0,
-                                      .window_s = 60};
+                                      .wanted = wanted,
+                                      .spares = o->ranks ? o->spares : 0,
+                                      .replacements = o->replace ? 4 * wanted : 0,
+                                      .window_s = 60,
+                                      .calm_s = 1};
 }
 
 /* Seeds the controller with the members that the plan in force had, so that it knows who is missing. */
@@ -385,11 +388,8 @@ static gw_err note_hellos(struct gw_leader *leader)
     }
     if (gw_requests_all_answered(leader->requests))
         gw_control_limits(leader->control)->replacements = 0; /* for nothing but the end nobody need be started */
-    if (leader->grow_s > 0 && count >= gw_control_members(leader->control) + leader->grow_count)
-        gw_cost_observe(&leader->cost, GW_COST_SPAWN, leader->grow_count, gw_clock_now_s() - leader->grow_s);
-    else if (leader->grow_s == 0 && leader->lost_wall_s > 0)
+    if (leader->lost_wall_s > 0)
         gw_cost_observe(&leader->cost, GW_COST_REPAIR, 1, gw_clock_wall_s() - leader->lost_wall_s);
-    leader->grow_s = 0;
     int before = gw_control_members(leader->control);
     int stayed = 0;
     for (int r = 0; r < count; r++) stayed += gw_control_has(leader->control, members[r]);
@@ -505,6 +505,21 @@ static void seat_heads(struct gw_leader *leader)
         leader->heads[r] = (struct head_state){.rank = gw_plan_rank(plan, r * size)};
 }
 
+/* Ranks beyond those that the job is to have wait, to stand in for others: at first those who have no place. */
+static void bench_spares(const struct gw_leader *leader, bool *active)
+{
+    const struct gw_control_limits *limits = gw_control_limits(leader->control);
+    int target = limits->wanted - limits->spares, count = 0;
+    if (leader->wanted.data && gw_layout_ranks(leader->wanted) > target) target = gw_layout_ranks(leader->wanted);
+    for (int r = 0; r < leader->hello_count; r++) count += active[r];
+    for (int placed = 0; placed <= 1; placed++)
+        for (int r = leader->hello_count - 1; r > 0 && count > target; r--) {
+            if (!active[r] || leader->hellos[r].peer.placed != placed) continue;
+            active[r] = false;
+            count--;
+        }
+}
+
 static gw_err make_plan(struct gw_leader *leader)
 {
     gw_err rc = GW_OK;
@@ -523,6 +538,7 @@ static gw_err make_plan(struct gw_leader *leader)
         if (leader->hellos[r].plan >= planning.number) planning.number = leader->hellos[r].plan + 1;
     for (int r = 0; r < leader->hello_count; r++)
         active[r] = gw_control_active(leader->control, leader->hellos[r].peer.member);
+    bench_spares(leader, active);
     planning.active = active;
     TRY(take_tokens(leader, &busy)); /* what heads sent before their hellos */
     TRY(take_results(leader, &busy));
@@ -602,13 +618,17 @@ static gw_err act(struct gw_leader *leader, const struct gw_update *update)
         TRY(tell_heads(leader, GW_MSG_DRAIN));
     }
     if (update->what & GW_DO_FORM) {
-        struct gw_form_order order = {.grow = update->grow, .member_base = leader->next_member};
-        leader->next_member += update->grow;
-        leader->grow_s = update->grow ? gw_clock_now_s() : 0;
-        leader->grow_count = update->grow;
+        struct gw_form_order order = {.grow = update->grow};
         if (update->grow)
             gw_record_event(leader->config.options->out_dir, "grow", json_pack("{s:i}", "ranks", update->grow));
         TRY(tell_all(leader, GW_MSG_FORM, &order, sizeof order));
+    }
+    if (update->what & GW_DO_SPAWN) {
+        gw_record_event(leader->config.options->out_dir, "spawn", json_pack("{s:i}", "ranks", update->grow));
+        leader->spawn_s = gw_clock_now_s();
+        leader->spawn_count = update->grow;
+        gw_comm_spawn(leader->config.comm, update->grow, leader->next_member, leader->config.options->argv);
+        leader->next_member += update->grow;
     }
     if (update->what & GW_DO_LEAVE) TRY(let_leave(leader, update));
     if (update->what & GW_DO_SAVE) {
@@ -886,6 +906,26 @@ static gw_err check_end(struct gw_leader *leader, bool stop)
     return tell_heads(leader, GW_MSG_STOP);
 }
 
+/* New ranks start beside the job. What MPI never ends with, ends the launch. */
+static gw_err watch_spawn(struct gw_leader *leader)
+{
+    gw_err rc = GW_OK;
+    if (leader->spawn_s == 0) return GW_OK;
+    double took_s = gw_clock_now_s() - leader->spawn_s;
+    enum gw_spawn spawn = gw_comm_spawned(leader->config.comm);
+    if (spawn == GW_SPAWN_STARTING) {
+        if (took_s > SPAWN_S) FAIL(GW_ERR_TIMEOUT, "new ranks have not started within %.0f s", SPAWN_S);
+        return GW_OK;
+    }
+    leader->spawn_s = 0;
+    bool waiting = spawn == GW_SPAWN_WAITING;
+    if (waiting) gw_cost_observe(&leader->cost, GW_COST_SPAWN, leader->spawn_count, took_s);
+    TRY(step(leader,
+             &(struct gw_event){.kind = GW_EVENT_SPAWNED, .member = -1, .count = waiting ? leader->spawn_count : 0}));
+out:
+    return rc;
+}
+
 gw_err gw_leader_poll(struct gw_leader *leader, bool stop, bool *busy, bool *finished)
 {
     gw_err rc = GW_OK;
@@ -899,6 +939,7 @@ gw_err gw_leader_poll(struct gw_leader *leader, bool stop, bool *busy, bool *fin
     TRY(take_signals(leader, busy));
     TRY(take_saved(leader, busy));
     TRY(check_drained(leader));
+    TRY(watch_spawn(leader));
     if (gw_control_state(leader->control) == GW_STATE_RUN && !leader->told &&
         gw_checkpoints_due(leader->checkpoints, gw_clock_now_s()))
         TRY(begin_checkpoint(leader));

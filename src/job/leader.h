@@ -30,7 +30,7 @@ struct gw_leader_config {
 
 /* GW_MSG_FORM. */
 struct gw_form_order {
-    int32_t grow, member_base;
+    int32_t grow; /* new ranks that wait to be taken in */
 };
 
 GW_CHECK gw_err gw_leader_create(const struct gw_leader_config *config, struct gw_leader **leader);

@@ -36,6 +36,7 @@ enum option_id {
     OPT_IGNORE_EOS,
     OPT_CHECKPOINT,
     OPT_WEIGHTS,
+    OPT_SPARES,
     OPT_NO_REPLACE,
     OPT_NO_STORE,
     OPT_NOTICE,
@@ -70,6 +71,7 @@ static const struct {
     {OPT_CHECKPOINT, "checkpoint", "SECONDS",
      "between checkpoints of KV pages: a time, off, or auto by what they cost (default)"},
     {OPT_WEIGHTS, "weights", "FROM", "where a rank gets weights it lacks: storage, peers, or auto (default)"},
+    {OPT_SPARES, "spares", "N", "more ranks that wait to stand in for a lost one (default 1, with -n 1 none)"},
     {OPT_NO_REPLACE, "no-replace", NULL, "do not start ranks anew that were lost"},
     {OPT_NO_STORE, "no-store", NULL, "do not keep weights and KV in memory that outlives a rank"},
     {OPT_NOTICE, "notice", "SOURCE",
@@ -246,6 +248,7 @@ static gw_err set_option(struct gw_job_options *o, int id, const char *text, con
     case OPT_NO_REPLACE: o->replace = false; return GW_OK;
     case OPT_NOTICE: return add_notice(text, &o->notice);
     case OPT_GRACE: return gw_parse_real(text, name, &o->grace_s);
+    case OPT_SPARES: return int_to_int(text, name, 0, 1024, &o->spares);
     case OPT_NO_STORE: o->store = false; return GW_OK;
     case OPT_CHAOS: o->chaos = text; return GW_OK;
     case OPT_MEMBER: return int_to_int(text, name, 0, INT32_MAX, &o->member_base);
@@ -268,6 +271,7 @@ static gw_err complete(struct gw_job_options *o)
     if (o->layout_set && gw_layout_ranks(o->layout) != o->ranks)
         return gw_fail(GW_ERR_USAGE, "--layout %dx%dx%d needs %d ranks but -n says %d", o->layout.data,
                        o->layout.tensor, o->layout.pipeline, gw_layout_ranks(o->layout), o->ranks);
+    if (o->spares < 0) o->spares = o->ranks > 1 && o->replace;
     if (o->step_rows < o->max_seqs) o->step_rows = o->max_seqs; /* a decode step has a row per sequence */
     if (!o->model_name) {
         static char name[256];
@@ -293,6 +297,7 @@ gw_err gw_job_options_parse(int argc, char **argv, struct gw_job_options *o, boo
                                  .checkpoint_s = -1,
                                  .replace = true,
                                  .store = true,
+                                 .spares = -1,
                                  .grace_s = 30};
     o->argv = argv;
     o->defaults.sampling = gw_sampling_default();

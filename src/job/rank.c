@@ -35,7 +35,7 @@
 #include <unistd.h>
 
 enum { LEADER = 0 };
-static const double STAND_BY_S = 120;
+static const double STAND_BY_S = 120, STAND_IN_S = 0.02;
 
 /* A place in a plan, and what executes steps there. */
 struct post {
@@ -226,13 +226,6 @@ out:
 static gw_err leader_at_point(void *rank, enum gw_chaos_point point)
 {
     return provoke(rank, point);
-}
-
-/* New ranks run and are about to be taken in. */
-static void at_merge(void *context)
-{
-    struct rank *rank = context;
-    if (provoke(rank, GW_CHAOS_AT_MERGE) != GW_OK) gw_debug("%s", gw_error_detail());
 }
 
 /* This rank's own notice, and on the leader's the file that is watched. */
@@ -523,9 +516,10 @@ static gw_err form_again(struct rank *rank, const struct gw_form_order *order)
     gw_err rc = GW_OK;
     if (order->grow > 0) {
         TRY(provoke(rank, GW_CHAOS_AT_SPAWN));
-        rc = gw_comm_grow(rank->comm, order->grow, order->member_base, rank->options->argv, at_merge, rank);
+        TRY(provoke(rank, GW_CHAOS_AT_MERGE));
+        rc = gw_comm_grow(rank->comm);
         if (rc != GW_OK && rc != GW_ERR_LOST) { /* the job goes on with whom it has */
-            if (rank->leader) gw_warn("more ranks could not be started: %s", gw_error_detail());
+            if (rank->leader) gw_warn("new ranks could not be taken in: %s", gw_error_detail());
             rc = GW_ERR_LOST;
         }
         TRY(rc);
@@ -645,6 +639,7 @@ static gw_err turn(struct rank *rank, bool *ended)
     }
     *ended |= rank->leave;
     gw_comm_idle(rank->comm, busy);
+    if (!rank->post && !rank->leader && !rank->forming && !busy) usleep(1000); /* a spare is in nobody's way */
 out:
     return rc;
 }
@@ -659,31 +654,6 @@ static bool may_go(struct rank *rank)
         if (gw_comm_poll(rank->comm, LEADER, GW_MSG_LEAVE, &msg, &got) != GW_OK) got = false;
     gw_msg_free(&msg);
     return got;
-}
-
-/* Unwound from wherever the loss showed: meets the survivors and begins again with a hello. */
-static gw_err recover(struct rank *rank)
-{
-    gw_err rc = GW_OK;
-    rank->lost_wall_s = gw_clock_wall_s();
-    TRY(provoke(rank, GW_CHAOS_AT_REPAIR));
-    TRY(gw_comm_repair(rank->comm));
-    TRY(say_hello(rank));
-out:
-    return rc;
-}
-
-static gw_err live(struct rank *rank)
-{
-    gw_err rc = say_hello(rank);
-    bool ended = false;
-    while (!ended) {
-        if (rc == GW_OK) rc = turn(rank, &ended);
-        if (rc == GW_ERR_LOST && may_go(rank)) return GW_OK;
-        if (rc == GW_ERR_LOST) rc = recover(rank);
-        else if (rc != GW_OK) break;
-    }
-    return rc;
 }
 
 /* ---- the context of a rank that is gone ------------------------------------------------------------------------ */
@@ -717,6 +687,9 @@ static gw_err take_predecessors_post(struct rank *rank)
 {
     gw_err rc = GW_OK;
     const struct gw_hello *before = &rank->before;
+    gw_hello_free(&rank->before);
+    gw_buf_clear(&rank->tokens_before);
+    if (!gw_snapshot_read(rank->snapshot, &rank->before, &rank->tokens_before)) return GW_OK;
     if (!before->peer.placed || gw_layout_check(&rank->dims, before->layout) != GW_OK) return GW_OK;
     rank->post = new_post(before->layout);
     rank->post->team.place = before->peer.before;
@@ -729,6 +702,13 @@ out:
     return rc;
 }
 
+static gw_err open_snapshot(struct rank *rank)
+{
+    size_t pages = (size_t)rank->context / GW_PAGE_TOKENS + 2;
+    size_t bytes = 65536 + (size_t)rank->options->max_seqs * (4096 + sizeof(int32_t) * pages);
+    return gw_snapshot_open(rank->store, bytes, &rank->snapshot);
+}
+
 /* Joins the node's context store, if it has one, and takes over what a rank that is gone has left there. Nothing in it can end the job. */
 static gw_err join_store(struct rank *rank)
 {
@@ -736,15 +716,12 @@ static gw_err join_store(struct rank *rank)
     const struct gw_job_options *o = rank->options;
     bool taken = false;
     uint64_t held = 0;
-    size_t pages = (size_t)rank->context / GW_PAGE_TOKENS + 2;
     if (!o->store) return GW_OK;
     rank->model_key = model_key(o->model_path);
     rc = gw_store_connect(o->out_dir, &rank->store);
     if (rc == GW_OK) rc = gw_store_usage(rank->store, &held);
     if (rc == GW_OK) rc = gw_store_take(rank->store, &taken);
-    if (rc == GW_OK)
-        rc = gw_snapshot_open(rank->store, 65536 + (size_t)o->max_seqs * (4096 + sizeof(int32_t) * pages),
-                              &rank->snapshot);
+    if (rc == GW_OK) rc = open_snapshot(rank);
     if (rc != GW_OK) {
         gw_debug("no context store: %s", gw_error_detail());
         gw_store_close(rank->store);
@@ -752,9 +729,54 @@ static gw_err join_store(struct rank *rank)
         return GW_OK;
     }
     rank->self.memory += held; /* it is there for this job */
-    if (!taken || !gw_snapshot_read(rank->snapshot, &rank->before, &rank->tokens_before)) return GW_OK;
-    TRY(take_predecessors_post(rank));
+    if (taken) TRY(take_predecessors_post(rank));
 out:
+    return rc;
+}
+
+/* A spare stands in for a rank of its node that died: the store hears of a death about when MPI does. */
+static gw_err stand_in(struct rank *rank)
+{
+    gw_err rc = GW_OK;
+    bool taken = false;
+    if (rank->post || rank->post_before || !rank->store) return GW_OK;
+    gw_snapshot_close(rank->snapshot);
+    rank->snapshot = NULL;
+    for (double until_s = gw_clock_now_s() + STAND_IN_S; rc == GW_OK && !taken && gw_clock_now_s() < until_s;)
+        rc = gw_store_take(rank->store, &taken);
+    if (rc == GW_OK) rc = open_snapshot(rank);
+    if (rc != GW_OK) {
+        gw_debug("%s", gw_error_detail());
+        return GW_OK;
+    }
+    if (taken) TRY(take_predecessors_post(rank));
+out:
+    return rc;
+}
+
+/* Unwound from wherever the loss showed: meets the survivors and begins again with a hello. */
+static gw_err recover(struct rank *rank)
+{
+    gw_err rc = GW_OK;
+    rank->lost_wall_s = gw_clock_wall_s();
+    TRY(provoke(rank, GW_CHAOS_AT_REPAIR));
+    TRY(gw_comm_repair(rank->comm));
+    TRY(stand_in(rank));
+    TRY(say_hello(rank));
+out:
+    return rc;
+}
+
+static gw_err live(struct rank *rank)
+{
+    gw_err rc = say_hello(rank);
+    bool ended = false;
+    while (!ended) {
+        if (rc == GW_OK) rc = turn(rank, &ended);
+        if (rc == GW_ERR_LOST && may_go(rank)) return GW_OK;
+        if (rc == GW_ERR_LOST) rc = recover(rank);
+        else if (rc != GW_OK) break;
+    }
     return rc;
 }
 

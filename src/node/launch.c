@@ -125,12 +125,18 @@ static void add_setting(struct words *words, const char *option, const char *nam
     add(words, value);
 }
 
+/* Spares stand in for ranks of their own node, so they are for launches on one; where there are several, new ranks are started instead. */
+static int spares(const struct gw_launch_config *config)
+{
+    return config->hosts || config->ranks < 2 ? 0 : config->options->spares;
+}
+
 static void add_launcher(struct words *words, const struct gw_launch_config *config)
 {
     static const char *const fixed[] = {"--with-ft", "ulfm", "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none"};
     add(words, launcher());
     for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++) add(words, fixed[i]);
-    add_number(words, "-n", "%.0f", config->ranks);
+    add_number(words, "-n", "%.0f", config->ranks + spares(config));
     if (!config->hosts) return;
     add(words, "--host");
     add(words, config->hosts);
@@ -153,6 +159,7 @@ static struct words launch_command(const struct gw_launch_config *config, const 
     add(&words, "rank");
     for (int i = 1; i < config->argc; i++) add(&words, config->argv[i]);
     add_number(&words, "-n", "%.0f", config->ranks);
+    add_number(&words, "--spares", "%.0f", spares(config));
     add_number(&words, "--launch", "%.0f", config->number);
     add_number(&words, "--launched", "%.3f", gw_clock_wall_s());
     if (config->fence) add(&words, "--fence");

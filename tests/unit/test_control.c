@@ -47,9 +47,9 @@ struct sim {
     struct member members[MOST];
     int count;
     bool world_due, plan_due, drain_due; /* what the runtime will tell sooner or later */
-    int born, lost_unplanned, more;
-    bool may_grow, growing, replan;
-    int grow, replacing;
+    int born, lost, more;
+    bool may_grow, growing, replan, waiting;
+    int grow, replacing, spawning, arrived;
     int wanted;
     double replaced_s[HISTORY]; /* of every replacement that was ordered */
     int replaced;
@@ -113,21 +113,48 @@ static void depart(struct sim *s, const struct member *m, bool dismissed)
 
 /* ---- what must hold after every event --------------------------------------------------------------------------- */
 
-static void check_growth(struct sim *s, int grow)
+/* Lost ranks that may be replaced now. */
+static int missing_now(const struct sim *s)
 {
     int missing = s->wanted - active_members(s), recent = 0;
     for (int i = 0; i < s->replaced; i++) recent += s->now_s - s->replaced_s[i] <= s->limits.window_s;
-    if (missing > s->lost_unplanned) missing = s->lost_unplanned;
+    if (missing > s->lost) missing = s->lost;
     if (missing > s->limits.replacements - recent) missing = s->limits.replacements - recent;
-    if (missing < 0 || !s->may_grow) missing = 0;
-    int more = s->may_grow ? s->more : 0;
-    if (grow != missing + more) wrong(s, grow > missing + more ? "it grows by too many" : "it grows by too few");
+    return missing > 0 ? missing : 0;
+}
+
+/* New ranks that should be started now. */
+static int growth_due(const struct sim *s)
+{
+    if (!s->may_grow || s->spawning || s->arrived || active_members(s) == 0) return 0;
+    return missing_now(s) + s->more;
+}
+
+static void check_growth(struct sim *s, const struct gw_update *u)
+{
+    int due = growth_due(s), missing = missing_now(s), ordered = u->what & GW_DO_SPAWN ? u->grow : 0;
+    if (ordered != due) wrong(s, ordered > due ? "it grows by too many" : "it grows by too few");
+    if (!ordered) return;
     for (int i = 0; i < missing && s->replaced < HISTORY; i++) s->replaced_s[s->replaced++] = s->now_s;
     totals.replaced += missing;
-    if (!s->may_grow) return;
     s->replacing = missing;
-    s->wanted += more;
-    s->more = s->lost_unplanned = 0;
+    s->spawning = ordered;
+    s->wanted += s->more;
+    s->more = 0;
+    s->lost -= missing;
+}
+
+/* New ranks are started while the job runs, or when there are too few to make a plan. */
+static void check_spawn(struct sim *s, enum gw_state before, const struct gw_update *u)
+{
+    bool few = active_members(s) < s->wanted - s->limits.spares;
+    bool agreed = before == GW_STATE_AGREE && s->state == GW_STATE_REFORM;
+    bool calm = before == GW_STATE_RUN && s->state == GW_STATE_RUN && s->now_s - s->entered_s >= s->limits.calm_s;
+    if (calm || (agreed && few && !(u->what & GW_DO_FORM))) check_growth(s, u);
+    else if (u->what & GW_DO_SPAWN) wrong(s, "new ranks are started at a moment that is not theirs");
+    if (agreed) s->waiting = few && s->spawning && !(u->what & GW_DO_FORM);
+    if (agreed && !s->waiting && !(u->what & (GW_DO_PLAN | GW_DO_FORM))) wrong(s, "it forms and does nothing");
+    if (s->waiting && (u->what & GW_DO_PLAN) && s->spawning) wrong(s, "it plans for too few");
 }
 
 static void check_plan(struct sim *s)
@@ -139,14 +166,15 @@ static void check_plan(struct sim *s)
         if (!s->members[i].hello) wrong(s, "a plan is asked for before all have said hello");
         s->members[i].planned_out = s->members[i].leaving;
     }
-    s->replan = false;
+    s->replan = s->waiting = false;
     s->plan_due = true;
 }
 
 static void check_form(struct sim *s, enum gw_state before, const struct gw_event *event, const struct gw_update *u)
 {
     if (s->state != GW_STATE_REFORM) wrong(s, "a world forms in another state than REFORM");
-    if (before == GW_STATE_AGREE) {
+    if (u->grow != s->arrived) wrong(s, "not all who have come are taken in");
+    if (before == GW_STATE_AGREE || (before == GW_STATE_REFORM && s->waiting)) {
         if (u->grow <= 0) wrong(s, "a world forms again without need");
         for (int i = 0; i < s->count; i++)
             if (!s->members[i].hello) wrong(s, "a world grows before all have said hello");
@@ -156,6 +184,8 @@ static void check_form(struct sim *s, enum gw_state before, const struct gw_even
     s->world_due = true;
     s->growing = u->grow > 0;
     s->grow = u->grow;
+    s->arrived = 0;
+    s->waiting = false;
     totals.growths += s->growing;
 }
 
@@ -187,7 +217,8 @@ static void check_save(struct sim *s, enum gw_state before, const struct gw_even
     for (int i = 0; i < s->count; i++)
         if (s->members[i].leave_by_s - s->now_s < least_s) least_s = s->members[i].leave_by_s - s->now_s;
     if (s->state != GW_STATE_STOP || active_members(s) > 0 || !s->count) wrong(s, "it ends though somebody stays");
-    if (event->kind != GW_EVENT_WORLD && before != GW_STATE_AGREE && before != GW_STATE_DRAIN)
+    if (event->kind != GW_EVENT_WORLD && before != GW_STATE_AGREE && before != GW_STATE_DRAIN &&
+        event->kind != GW_EVENT_SPAWNED)
         wrong(s, "it ends in the middle of a step");
     if (u->grace_s != (least_s > 0 ? least_s : 0)) wrong(s, "what is left of the grace");
     s->saved = true;
@@ -197,7 +228,7 @@ static void check_save(struct sim *s, enum gw_state before, const struct gw_even
 static void check_transition(struct sim *s, enum gw_state before, const struct gw_event *event,
                              const struct gw_update *u)
 {
-    bool more_due = (s->may_grow && s->more > 0) || s->replan;
+    bool more_due = s->arrived > 0 || s->replan;
     if (s->state == GW_STATE_RUN && before == GW_STATE_MIGRATE) {
         for (int i = 0; i < s->count; i++)
             if (!s->members[i].ready) wrong(s, "it runs before all are ready");
@@ -214,7 +245,7 @@ static void check_transition(struct sim *s, enum gw_state before, const struct g
         if (more_due) wrong(s, "it does not begin the change it was asked for");
     }
     if (before == s->state && event->kind != GW_EVENT_WORLD && s->state != GW_STATE_RUN && s->state != GW_STATE_STOP) {
-        bool late = s->now_s > s->entered_s + limit_s(s, s->state);
+        bool late = s->now_s > s->entered_s + limit_s(s, s->state) && !(u->what & (GW_DO_FORM | GW_DO_PLAN));
         if (late != !!(u->what & GW_DO_GIVE_UP))
             wrong(s, late ? "it waits past its deadline" : "it gives up before its deadline");
     } else if (u->what & GW_DO_GIVE_UP) {
@@ -258,14 +289,22 @@ static void apply(struct sim *s, const struct gw_event *event, enum gw_state bef
         if (m && before == GW_STATE_MIGRATE) m->ready = true;
         break;
     case GW_EVENT_PLANNED:
-        if (before != GW_STATE_REFORM) break;
-        s->lost_unplanned = 0;
+        if (before != GW_STATE_REFORM || s->waiting) break;
         for (int i = 0; i < s->count; i++) s->members[i].owes_ready = s->members[i].alive, s->members[i].ready = false;
         break;
     case GW_EVENT_NOTICE: apply_notice(s, event); break;
     case GW_EVENT_MORE:
         s->more += event->count;
         s->may_grow = true;
+        break;
+    case GW_EVENT_SPAWNED:
+        if (!s->spawning) break;
+        s->spawning = 0;
+        s->arrived = event->count;
+        if (event->count) break;
+        s->may_grow = false;
+        s->lost += s->replacing;
+        s->replacing = 0;
         break;
     case GW_EVENT_REPLAN: s->replan = true; break;
     default: break;
@@ -293,9 +332,8 @@ static void tell(struct sim *s, struct gw_event event)
     if (event.kind == GW_EVENT_WORLD && s->state != GW_STATE_AGREE && !(u.what & GW_DO_SAVE))
         wrong(s, "a new world is not agreed on");
     check_transition(s, before, &event, &u);
-    bool reformed = before != GW_STATE_REFORM && s->state == GW_STATE_REFORM;
-    if (reformed) check_growth(s, u.grow);
-    if (reformed && !(u.what & (GW_DO_PLAN | GW_DO_FORM))) wrong(s, "it forms and does nothing");
+    check_spawn(s, before, &u);
+    bool decided = before == GW_STATE_REFORM && (u.what & (GW_DO_PLAN | GW_DO_FORM));
     if (u.what & GW_DO_PLAN) check_plan(s);
     if (u.what & GW_DO_FORM) check_form(s, before, &event, &u);
     if (u.what & GW_DO_LEAVE) check_leave(s, before, &u);
@@ -304,7 +342,7 @@ static void tell(struct sim *s, struct gw_event event)
             if (s->members[i].planned_out) wrong(s, "one without a place may not go");
     if (u.what & GW_DO_SAVE) check_save(s, before, &event, &u);
     else if (s->state == GW_STATE_STOP && event.kind != GW_EVENT_STOP) wrong(s, "it stops by itself");
-    if (before != s->state || event.kind == GW_EVENT_WORLD) s->entered_s = s->now_s;
+    if (before != s->state || event.kind == GW_EVENT_WORLD || decided) s->entered_s = s->now_s;
     if (u.what & GW_DO_GIVE_UP) s->given_up = true;
     check_members(s);
 }
@@ -327,7 +365,7 @@ static void tell_world(struct sim *s)
             s->members[kept++] = s->members[i];
             continue;
         }
-        s->lost_unplanned += !s->members[i].leaving;
+        s->lost += !s->members[i].leaving;
         died++;
         depart(s, &s->members[i], false);
     }
@@ -348,9 +386,9 @@ static void tell_world(struct sim *s)
     if (was_growing) { /* what was disturbed by a loss may be tried again */
         s->may_grow = grown || died;
         int short_of = s->grow - came;
-        if (short_of > 0) s->lost_unplanned += short_of < s->replacing ? short_of : s->replacing;
+        if (short_of > 0) s->lost += short_of < s->replacing ? short_of : s->replacing;
     }
-    s->growing = s->world_due = s->plan_due = s->drain_due = false;
+    s->growing = s->world_due = s->plan_due = s->drain_due = s->waiting = false;
     totals.worlds++;
     for (int i = 0; i < s->count; i++) {
         struct member *m = &s->members[i];
@@ -365,11 +403,17 @@ static void tell_world(struct sim *s)
 /* One message that is on its way arrives; false if there is none. */
 static bool deliver(struct sim *s)
 {
-    int choices = s->world_due + s->plan_due + s->drain_due;
+    int choices = s->world_due + s->plan_due + s->drain_due + (s->spawning > 0);
     for (int i = 0; i < s->count; i++) choices += s->members[i].owes_hello + s->members[i].owes_ready;
     if (!choices) return false;
     int pick = next_int(choices);
     if (s->world_due && pick-- == 0) return tell_world(s), true;
+    if (s->spawning > 0 && pick-- == 0) {
+        int count = !s->quiet && next_int(8) == 0 ? 0 : s->spawning;
+        totals.failed_growths += count == 0;
+        if (s->state == GW_STATE_STOP) s->spawning = 0;
+        return tell(s, (struct gw_event){.kind = GW_EVENT_SPAWNED, .member = -1, .count = count}), true;
+    }
     if (s->plan_due && pick-- == 0) {
         s->plan_due = false;
         return tell(s, (struct gw_event){.kind = GW_EVENT_PLANNED, .member = -1}), true;
@@ -411,7 +455,10 @@ static void tell_stale(struct sim *s)
 {
     int gone = s->gone_count ? s->gone[next_int(s->gone_count)] : 1 << 20;
     if (find(s, gone)) gone = 1 << 20;
-    switch (next_int(5)) {
+    switch (next_int(6)) {
+    case 5:
+        if (!s->spawning) tell(s, (struct gw_event){.kind = GW_EVENT_SPAWNED, .member = -1, .count = next_int(3)});
+        break;
     case 0: tell(s, (struct gw_event){.kind = GW_EVENT_HELLO, .member = gone}); break;
     case 1: tell(s, (struct gw_event){.kind = GW_EVENT_READY, .member = gone}); break;
     case 2: tell(s, (struct gw_event){.kind = GW_EVENT_NOTICE, .member = gone, .seconds = 1}); break;
@@ -454,7 +501,7 @@ static void calm_down(struct sim *s)
         if (deliver(s)) continue;
         if (s->state == GW_STATE_STOP) return;
         bool leaving = active_members(s) < s->count;
-        if (s->state == GW_STATE_RUN && !leaving && !s->replan && !(s->may_grow && s->more)) return;
+        if (s->state == GW_STATE_RUN && !leaving && !s->replan && !s->arrived && !growth_due(s)) return;
         s->now_s += 0.05 + (s->state == GW_STATE_RUN ? 1 : 0);
         tell(s, (struct gw_event){.kind = GW_EVENT_TICK, .member = -1});
     }
@@ -471,8 +518,10 @@ static void run_episode(struct sim *s)
                                            .move_s = next_real() * 3,
                                            .margin_s = next_real(),
                                            .wanted = ranks,
+                                           .spares = next_int(ranks),
                                            .replacements = next_int(6),
-                                           .window_s = 5 + next_int(60)};
+                                           .window_s = 5 + next_int(60),
+                                           .calm_s = next_int(3) * 0.4};
     s->control = gw_control_create(&s->limits);
     for (int i = next_int(3); i > 0; i--) happen(s, 0);
     if (!s->epoch) s->world_due = true;
@@ -491,8 +540,8 @@ static void run_episode(struct sim *s)
 
 static void print_totals(void)
 {
-    static const char *const kinds[] = {"world",  "hello", "planned", "ready", "drained",
-                                        "notice", "more",  "replan",  "stop",  "tick"};
+    static const char *const kinds[] = {"world", "hello",   "planned", "ready", "drained", "notice",
+                                        "more",  "spawned", "replan",  "stop",  "tick"};
     printf("\n    %ld episodes: %ld worlds, %ld plans, %ld lost, %ld replaced, %ld growths (%ld failed), %ld notices, "
            "%ld drains, %ld dismissed, %ld saved, %ld given up\n    %-8s",
            totals.episodes, totals.worlds, totals.plans, totals.losses, totals.replaced, totals.growths,
@@ -555,6 +604,11 @@ static unsigned world(struct gw_control *c, double now_s, const int *members, in
     for (int i = 0; i < count; i++)
         what |= step(c, (struct gw_event){.kind = GW_EVENT_HELLO, .now_s = now_s, .member = members[i]}, u);
     return what;
+}
+
+static unsigned spawned(struct gw_control *c, double now_s, int count, struct gw_update *u)
+{
+    return step(c, (struct gw_event){.kind = GW_EVENT_SPAWNED, .now_s = now_s, .member = -1, .count = count}, u);
 }
 
 static unsigned plan_and_ready(struct gw_control *c, double now_s, const int *members, int count, struct gw_update *u)
@@ -632,13 +686,17 @@ static void test_replacement(void)
     struct gw_update u;
     (void)world(c, 0, members, 3, true, &u);
     (void)plan_and_ready(c, 1, members, 3, &u);
-    CU_ASSERT_EQUAL(world(c, 2, members, 1, true, &u), GW_DO_FORM);
+    CU_ASSERT_EQUAL(world(c, 2, members, 1, true, &u), GW_DO_SPAWN);
+    CU_ASSERT_EQUAL(u.grow, 2);
+    CU_ASSERT_EQUAL(spawned(c, 2.5, 2, &u), GW_DO_FORM);
     CU_ASSERT_EQUAL(u.grow, 2);
     CU_ASSERT_EQUAL(world(c, 3, (const int[]){0, 3, 4}, 3, true, &u), GW_DO_PLAN);
     CU_ASSERT_EQUAL(world(c, 4, members, 1, true, &u), GW_DO_PLAN); /* the budget is used up */
     (void)plan_and_ready(c, 5, members, 1, &u);
     CU_ASSERT_EQUAL(step(c, (struct gw_event){.kind = GW_EVENT_MORE, .now_s = 6, .member = -1, .count = 2}, &u),
-                    GW_DO_DRAIN);
+                    GW_DO_SPAWN);
+    CU_ASSERT_EQUAL(u.grow, 2);
+    CU_ASSERT_EQUAL(spawned(c, 6, 2, &u), GW_DO_DRAIN);
     CU_ASSERT_EQUAL(step(c, (struct gw_event){.kind = GW_EVENT_DRAINED, .now_s = 6, .member = -1}, &u), GW_DO_FORM);
     CU_ASSERT_EQUAL(u.grow, 2);
     CU_ASSERT_EQUAL(world(c, 100, (const int[]){0, 5}, 2, false, &u), GW_DO_PLAN);
@@ -655,10 +713,35 @@ static void test_disturbed_replacement(void)
     gw_control_limits(c)->replacements = 5;
     (void)world(c, 0, (const int[]){0, 1, 2}, 3, true, &u);
     (void)plan_and_ready(c, 1, (const int[]){0, 1, 2}, 3, &u);
-    CU_ASSERT(world(c, 2, (const int[]){0, 1}, 2, true, &u) == GW_DO_FORM && u.grow == 1);
-    CU_ASSERT(world(c, 3, (const int[]){0}, 1, false, &u) == GW_DO_FORM && u.grow == 2);
-    CU_ASSERT(world(c, 4, (const int[]){0, 4}, 2, true, &u) == GW_DO_FORM && u.grow == 1); /* one of two came */
-    CU_ASSERT_EQUAL(world(c, 5, (const int[]){0, 4}, 2, false, &u), GW_DO_PLAN);           /* nobody did */
+    CU_ASSERT(world(c, 2, (const int[]){0, 1}, 2, true, &u) == GW_DO_SPAWN && u.grow == 1);
+    CU_ASSERT_EQUAL(world(c, 3, (const int[]){0}, 1, false, &u), 0); /* it waits for the first */
+    CU_ASSERT(spawned(c, 3, 1, &u) == GW_DO_FORM && u.grow == 1);
+    CU_ASSERT(world(c, 4, (const int[]){0, 4}, 2, true, &u) == GW_DO_SPAWN && u.grow == 1);
+    CU_ASSERT(spawned(c, 4, 1, &u) == GW_DO_FORM && u.grow == 1);
+    CU_ASSERT_EQUAL(world(c, 5, (const int[]){0, 4}, 2, false, &u), GW_DO_PLAN); /* it did not come */
+    gw_control_destroy(c);
+}
+
+/* A spare stands in: the plan is made at once, and its successor is started while the job runs. */
+static void test_spare(void)
+{
+    static const int four[] = {0, 1, 2, 3}, three[] = {0, 2, 3};
+    struct gw_control *c = gw_control_create(&plain);
+    struct gw_update u;
+    gw_control_limits(c)->wanted = 4;
+    gw_control_limits(c)->spares = 1;
+    (void)world(c, 0, four, 4, true, &u);
+    (void)plan_and_ready(c, 1, four, 4, &u);
+    CU_ASSERT_EQUAL(world(c, 2, three, 3, true, &u), GW_DO_PLAN);
+    CU_ASSERT_EQUAL(plan_and_ready(c, 2, three, 3, &u), 0);
+    CU_ASSERT_EQUAL(step(c, (struct gw_event){.kind = GW_EVENT_TICK, .now_s = 2, .member = -1}, &u), GW_DO_SPAWN);
+    CU_ASSERT(u.grow == 1 && gw_control_state(c) == GW_STATE_RUN);
+    CU_ASSERT_EQUAL(step(c, (struct gw_event){.kind = GW_EVENT_TICK, .now_s = 2, .member = -1}, &u), 0);
+    CU_ASSERT_EQUAL(spawned(c, 3, 0, &u), 0); /* it could not be started, and is not tried again */
+    CU_ASSERT_EQUAL(step(c, (struct gw_event){.kind = GW_EVENT_TICK, .now_s = 4, .member = -1}, &u), 0);
+    CU_ASSERT_EQUAL(step(c, (struct gw_event){.kind = GW_EVENT_MORE, .now_s = 5, .member = -1, .count = 1}, &u),
+                    GW_DO_SPAWN);
+    CU_ASSERT_EQUAL(u.grow, 2);
     gw_control_destroy(c);
 }
 
@@ -685,6 +768,7 @@ int main(void)
     CU_add_test(suite, "dismissed and there again", test_dismissed_again);
     CU_add_test(suite, "replacement", test_replacement);
     CU_add_test(suite, "disturbed replacement", test_disturbed_replacement);
+    CU_add_test(suite, "spare", test_spare);
     CU_add_test(suite, "deadline", test_deadline);
     CU_add_test(suite, "a million events", test_sweep);
     CU_basic_set_mode(CU_BRM_VERBOSE);
