@@ -39,7 +39,7 @@ static void drop_every_second(struct gw_history *h)
 {
     int kept = 0;
     for (int i = 0; i < h->count; i++)
-        if (i % 2 == 0 || i == h->count - 1) h->samples[kept++] = h->samples[i];
+        if (i % 2 == 0) h->samples[kept++] = h->samples[i];
     h->count = kept;
     h->interval_s *= 2;
     h->whole = false;

@@ -226,12 +226,13 @@ static const struct {
     const char *event;
     enum gw_story_kind kind;
 } kinds[] = {
-    {"start", GW_STORY_LAUNCH},    {"loss", GW_STORY_LOSS},       {"notice", GW_STORY_NOTICE},
-    {"drain", GW_STORY_PLAN},      {"plan", GW_STORY_PLAN},       {"ready", GW_STORY_PLAN},
-    {"recovered", GW_STORY_PLAN},  {"layout", GW_STORY_NOTICE},   {"more", GW_STORY_GROW},
-    {"grow", GW_STORY_GROW},       {"leave", GW_STORY_GROW},      {"checkpoint", GW_STORY_CHECKPOINT},
-    {"save", GW_STORY_CHECKPOINT}, {"leader", GW_STORY_PLAN},     {"done", GW_STORY_END},
-    {"stopped", GW_STORY_END},     {"interrupted", GW_STORY_END},
+    {"start", GW_STORY_LAUNCH},      {"loss", GW_STORY_LOSS},      {"notice", GW_STORY_NOTICE},
+    {"drain", GW_STORY_PLAN},        {"plan", GW_STORY_PLAN},      {"ready", GW_STORY_PLAN},
+    {"recovered", GW_STORY_PLAN},    {"layout", GW_STORY_NOTICE},  {"more", GW_STORY_GROW},
+    {"grow", GW_STORY_GROW},         {"leave", GW_STORY_GROW},     {"checkpoint", GW_STORY_CHECKPOINT},
+    {"save", GW_STORY_CHECKPOINT},   {"leader", GW_STORY_PLAN},    {"launch", GW_STORY_LAUNCH},
+    {"supervisor", GW_STORY_LAUNCH}, {"node-lost", GW_STORY_LOSS}, {"nodes", GW_STORY_GROW},
+    {"done", GW_STORY_END},          {"stopped", GW_STORY_END},    {"interrupted", GW_STORY_END},
 };
 
 static enum gw_story_kind kind_of(const char *name)
@@ -243,8 +244,8 @@ static enum gw_story_kind kind_of(const char *name)
 
 const char *gw_story_kind_name(enum gw_story_kind kind)
 {
-    static const char *const names[GW_STORY_KINDS] = {"launch", "loss",       "notice", "plan",
-                                                      "ranks",  "checkpoint", "end",    "other"};
+    static const char *const names[GW_STORY_KINDS] = {"launch",       "loss",       "notice", "plan",
+                                                      "nodes, ranks", "checkpoint", "end",    "other"};
     return names[kind];
 }
 
@@ -284,6 +285,12 @@ static void add_fields(struct gw_buf *out, const json_t *event)
         else if (json_is_boolean(value)) gw_text_addf(out, "%s", json_is_true(value) ? "yes" : "no");
         else gw_text_addf(out, "%.6g", json_number_value(value));
     }
+}
+
+static const char *string_of(const json_t *event, const char *key)
+{
+    const char *value = json_string_value(json_object_get(event, key));
+    return value ? value : "?";
 }
 
 static void add_plan(struct gw_buf *out, const json_t *event)
@@ -338,6 +345,17 @@ static void add_text(struct gw_buf *out, const json_t *event, const char *name)
     else if (!strcmp(name, "drain")) gw_text_addf(out, "decoding pauses for a new plan");
     else if (!strcmp(name, "leader"))
         gw_text_addf(out, "another leader takes over %.0f ranks", number_of(event, "ranks"));
+    else if (!strcmp(name, "node-lost")) gw_text_addf(out, "node %.80s is lost", string_of(event, "name"));
+    else if (!strcmp(name, "nodes"))
+        gw_text_addf(out, "nodes change: %.0f more, %.0f leaving; going over to a new launch", number_of(event, "more"),
+                     number_of(event, "leaving"));
+    else if (!strcmp(name, "launch"))
+        gw_text_addf(out, "launch %.0f is started%s: %.0f ranks on %.200s", number_of(event, "launch") + 1,
+                     json_is_true(json_object_get(event, "standby")) ? " and stands by" : "", number_of(event, "ranks"),
+                     string_of(event, "hosts"));
+    else if (!strcmp(name, "supervisor"))
+        gw_text_addf(out, "node %.80s supervises the job (term %.0f)", string_of(event, "node"),
+                     number_of(event, "term"));
     else if (kind_of(name) == GW_STORY_END)
         gw_text_addf(out, "%s: %.0f answered, %.0f failed", name, number_of(event, "answered"),
                      number_of(event, "failed"));

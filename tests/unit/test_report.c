@@ -72,6 +72,7 @@ static void test_pauses(void)
     CU_ASSERT_TRUE(gw_pauses_begin(&p, GW_PAUSE_REPAIR, 12, &closed)); /* the stronger one takes over */
     CU_ASSERT_EQUAL(closed.cause, GW_PAUSE_CHANGE);
     CU_ASSERT_FALSE(gw_pauses_begin(&p, GW_PAUSE_CHANGE, 13, &closed)); /* the weaker one does not count */
+    CU_ASSERT_FALSE(gw_pauses_begin(&p, GW_PAUSE_REPAIR, 14, &closed)); /* it goes on */
     CU_ASSERT_TRUE(gw_pauses_end(&p, 15, &closed));
     CU_ASSERT_EQUAL(closed.cause, GW_PAUSE_REPAIR);
     CU_ASSERT_EQUAL(p.sum_s[GW_PAUSE_CHANGE], 2);
