@@ -45,6 +45,12 @@ static int small_integer(const json_t *value, int otherwise)
     return json_is_integer(value) && number >= 0 && number < 1 << 30 ? (int)number : otherwise;
 }
 
+static void note_time(struct gw_story *s, double time_s)
+{
+    if (s->begin_s == 0 || time_s < s->begin_s) s->begin_s = time_s;
+    if (time_s > s->end_s) s->end_s = time_s;
+}
+
 static void add_mark(struct gw_story *s, double time_s, enum gw_story_kind kind, char *text)
 {
     ROOM(s->marks, s->mark_count);
@@ -138,7 +144,7 @@ static void on_start(struct gw_story *s, const json_t *event, double time_s)
     double silent_s = number_of(event, "silent_since"), launched_s = number_of(event, "launched_at");
     bool first = s->launches == 0, taken_over = s->asked && number_of(event, "launch") > 0;
     if (launched_s <= 0 || launched_s > time_s) launched_s = time_s;
-    if (silent_s < s->end_s) silent_s = s->end_s;
+    if (silent_s < s->worked_s) silent_s = s->worked_s;
     if (silent_s > time_s) silent_s = time_s;
     if (!first && launched_s < silent_s) launched_s = silent_s; /* it stood by */
     if (!first && s->running) {
@@ -154,7 +160,7 @@ static void on_start(struct gw_story *s, const json_t *event, double time_s)
         end_pause(s, launched_s);
     }
     begin_pause(s, taken_over ? GW_PAUSE_CHANGE : first || s->asked ? GW_PAUSE_START : GW_PAUSE_RELAUNCH, launched_s);
-    gw_story_alive(s, launched_s);
+    note_time(s, launched_s);
     s->launches++;
     s->asked = false;
     s->running = true;
@@ -405,8 +411,8 @@ char *gw_story_text(const char *line, size_t bytes, double *time_s, enum gw_stor
 
 void gw_story_alive(struct gw_story *s, double time_s)
 {
-    if (s->begin_s == 0 || time_s < s->begin_s) s->begin_s = time_s;
-    if (time_s > s->end_s) s->end_s = time_s;
+    note_time(s, time_s);
+    if (time_s > s->worked_s) s->worked_s = time_s;
 }
 
 void gw_story_line(struct gw_story *s, const char *line, size_t bytes)
@@ -430,7 +436,8 @@ void gw_story_line(struct gw_story *s, const char *line, size_t bytes)
         s->checkpoints++;
         s->checkpoint_bytes += (int64_t)number_of(event, "bytes");
     } else if (kind_of(name) == GW_STORY_END) on_end(s, name, time_s);
-    gw_story_alive(s, time_s);
+    if (json_object_get(event, "node")) note_time(s, time_s);
+    else gw_story_alive(s, time_s);
     add_mark(s, loss ? lost_s : time_s, kind_of(name), text_of(event, name));
     json_decref(event);
 }

@@ -55,6 +55,7 @@ struct gw_story {
     int host_count, tenant_count, span_count, layout_count, pause_count, mark_count;
     struct gw_pauses sums;
     double begin_s, end_s; /* first and last sign of life; 0: none */
+    double worked_s;       /* the last one of a launch: node agents live on without */
     int64_t lost_ranks, losses, notices, launches, plans, checkpoints, checkpoint_bytes, bad_lines;
     /* while reading: spans that are open, by member */
     int *open_spans, open_count;

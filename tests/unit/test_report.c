@@ -107,6 +107,9 @@ static void test_story(void)
     tell(&s, "{\"time\":124,\"event\":\"ready\"}");
     tell(&s, "{\"time\":124,\"event\":\"leave\",\"ranks\":1,\"members\":[0]}");
     gw_story_alive(&s, 130);
+    tell(
+        &s,
+        "{\"time\":138,\"event\":\"node-lost\",\"name\":\"b\",\"node\":\"a\"}"); /* an agent lives on: no work meanwhile */
     tell(&s, "{\"time\":141,\"event\":\"start\",\"launch\":1,\"launched_at\":140,\"silent_since\":131}");
     tell(&s, "{\"time\":142,\"event\":\"plan\",\"plan\":1,\"ranks\":1,\"layout\":[1,1,1],\"lost_at\":140,\"seats\":[{"
              "\"member\":0,\"host\":\"a\","
