@@ -160,7 +160,7 @@ static bool may_relaunch(const struct gw_supervisor *s, int exit_code, const str
 {
     if (s->stops || !strcmp(status->state, "done")) return false;
     if (!strcmp(status->state, "stopped")) return s->handing_over;
-    if (exit_code == 0 || exit_code >= 128) return true;
+    if (exit_code <= 1 || exit_code >= 128) return true; /* 1: the launcher's own, when it has lost a daemon */
     return exit_code == gw_err_exit_code(GW_ERR_PEER);
 }
 

@@ -182,6 +182,17 @@ job_field() { timeout 10 scontrol show job -o "$1" 2>/dev/null | tr ' ' '\n' | s
 job_state_is() { [[ " $2 " == *" $(job_field "$1" JobState) "* ]]; }
 # take_nodes NODES SECONDS: a job of the prio partition that needs that many nodes; prints its number
 take_nodes() { submit -p prio -N "$1" --exclusive -t 5 -o "$slurm_dir/prio.%j.log" -J prio --wrap "sleep $2"; }
+# kill_node NAME: what a power cut does: its slurmd and every process that a job has there are gone at once
+kill_node() {
+    local pids
+    kill -9 "$(pid_of_daemon "slurmd.$1")"
+    # those with SLURMD_NODENAME, and slurmd's own children, whose environment is slurmd's, by their command line
+    pids=$(comm -12 <(slurm_processes | sort) \
+        <({ grep -slaF "SLURMD_NODENAME=$1" /proc/[0-9]*/environ; grep -slaF "spool.$1" /proc/[0-9]*/cmdline; } 2>/dev/null | cut -d/ -f3 | sort -u))
+    # shellcheck disable=SC2086 # one word each
+    [ -z "$pids" ] || kill -9 $pids 2>/dev/null || true
+}
+node_is_down() { timeout 10 sinfo -h -n "$1" -p spot -o %t | grep -q '^down'; }
 # tokens_committed OUT: how far the batch has come, at least
 tokens_committed() { status_of "$1" generated_tokens 2>/dev/null; }
 has_tokens() { [ "$(tokens_committed "$1" | cut -d. -f1)" -ge "$2" ]; }
@@ -228,3 +239,7 @@ expect_said() {
         line=$((line + at))
     done
 }
+# has_launch OUT NODES: agents have made a launch on so many nodes
+has_launch() { grep '"event":"launch"' "$1/events.jsonl" | grep -qE "\"ranks\":$2[,}]"; }
+batch_is_done() { grep -qs '"state": *"done"' "$1/status.json"; }
+tasks_gone() { [ -z "$(timeout 10 squeue -h -j "$array" -o %i 2>/dev/null)" ]; }

@@ -9,7 +9,7 @@ need_slurm
 make_slurm_batch 500
 
 for settings in SlurmctldParameters=preempt_send_user_signal ""; do
-    slurm_start 3 10 ${settings:+"$settings"}
+    slurm_start 3 12 ${settings:+"$settings"}
     export OUTPUT=$GW_TMP/${settings:+signal}.out
     job=$(submit -p spot -N 3 -o "$OUTPUT.log" "$GW_SRCDIR/slurm/requeue.sbatch" "${slow[@]}")
     await 60 "the job's first tokens" has_tokens "$OUTPUT" 2000 || give_up "$job" "$OUTPUT"
