@@ -2,6 +2,7 @@
  * and a word on how it ended. `godwit rank`: one of the ranks that a launch starts.
  */
 #include "app/commands.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "job/notice.h"
 #include "job/options.h"
@@ -9,6 +10,7 @@
 #include "node/progress.h"
 #include "node/supervisor.h"
 #include "notice/source.h"
+#include "report/status.h"
 #include "store/store.h"
 
 #include <signal.h>
@@ -38,23 +40,44 @@ gw_err gw_cmd_rank(int argc, char **argv)
                                 : rc; /* the supervisor learns it from status.json; the launcher would cry failure */
 }
 
-/* What the sources say becomes the job's own notice: all its ranks go, since what started them goes. */
+/* What this node has been told, and the job with it. */
+struct leaving {
+    double at_s;  /* wall clock; 0: nothing */
+    int64_t plan; /* in force when the job was told last */
+    double looked_s;
+};
+
+static int64_t plan_in_force(const struct gw_job_options *options)
+{
+    struct gw_status status;
+    return gw_status_read(options->out_dir, &status) == GW_OK ? status.plan : 0;
+}
+
+/* All ranks go, since what started them goes. They are told again when there is another plan: ranks that came meanwhile, or a new leader, may not know. */
+static void tell_job(struct leaving *leaving, const struct gw_job_options *options, struct gw_supervisor *supervisor)
+{
+    leaving->plan = plan_in_force(options);
+    if (gw_notice_post(options->out_dir, leaving->at_s) == GW_OK) return;
+    gw_warn("%s; the job is stopped at once instead", gw_error_detail());
+    leaving->at_s = 0;
+    gw_supervisor_stop(supervisor);
+}
+
 static void pass_on_notices(struct gw_notice_source *source, const struct gw_job_options *options,
-                            struct gw_supervisor *supervisor, double *leave_at_s)
+                            struct gw_supervisor *supervisor, struct leaving *leaving)
 {
     struct gw_notice_event event;
-    while (source && gw_notice_source_take(source, &event)) {
+    while (gw_notice_source_take(source, &event)) {
         gw_progress_clear();
         gw_info("%s", event.text);
-        if (event.kind == GW_NOTICE_EARLY || (*leave_at_s > 0 && event.at_s >= *leave_at_s)) continue;
+        if (event.kind == GW_NOTICE_EARLY || (leaving->at_s > 0 && event.at_s >= leaving->at_s)) continue;
         gw_supervisor_leave(supervisor, event.text);
-        if (gw_notice_post(options->out_dir, event.at_s) == GW_OK) {
-            *leave_at_s = event.at_s;
-        } else {
-            gw_warn("%s; the job is stopped at once instead", gw_error_detail());
-            gw_supervisor_stop(supervisor);
-        }
+        leaving->at_s = event.at_s;
+        tell_job(leaving, options, supervisor);
     }
+    if (leaving->at_s == 0 || gw_clock_now_s() - leaving->looked_s < 0.5) return;
+    leaving->looked_s = gw_clock_now_s();
+    if (plan_in_force(options) != leaving->plan) tell_job(leaving, options, supervisor);
 }
 
 /* Under a launcher of one's own there is no supervisor that could ask anybody. */
@@ -74,7 +97,7 @@ gw_err gw_cmd_run(int argc, char **argv)
     struct gw_supervisor *supervisor = NULL;
     struct gw_store_server *store = NULL;
     struct gw_notice_source *notices = NULL;
-    double leave_at_s = 0;
+    struct leaving leaving = {0};
     bool help = false;
     int passed = 0;
     TRY(gw_job_options_parse(argc, argv, &options, &help));
@@ -98,11 +121,11 @@ gw_err gw_cmd_run(int argc, char **argv)
         TRY(gw_supervisor_poll(supervisor, &over));
         if (!over) gw_supervisor_wait(supervisor, 100);
         for (; passed < interrupts; passed++) gw_supervisor_stop(supervisor);
-        if (!over) pass_on_notices(notices, &options, supervisor, &leave_at_s);
+        if (!over && notices) pass_on_notices(notices, &options, supervisor, &leaving);
     }
 out:
     gw_supervisor_destroy(supervisor);
-    if (notices && leave_at_s > 0) {
+    if (notices && leaving.at_s > 0) {
         gw_notice_forget(options.out_dir);
         gw_notice_source_acknowledge(notices);
     }

@@ -216,16 +216,17 @@ gw_err gw_comm_poll(struct gw_comm *comm, int from, enum gw_msg_kind kind, struc
         MPI_TRY(MPI_Mrecv(memory, received, MPI_BYTE, &message, &status));
         struct header header;
         memcpy(&header, memory, sizeof header);
-        *msg = (struct gw_msg){.source = status.MPI_SOURCE,
-                               .kind = kind,
-                               .step = header.step,
-                               .data = memory + HEADER_ROOM,
-                               .bytes = received > HEADER_ROOM ? (size_t)received - HEADER_ROOM : 0,
-                               .memory = memory};
-        TRY(check_header(comm, &header, msg, received));
-        *got = header.epoch == comm->epoch;
-        if (header.epoch > comm->epoch) keep_early(comm, header.epoch, msg);
-        else if (!*got) free(memory); /* of a plan that is gone */
+        struct gw_msg in = {.source = status.MPI_SOURCE,
+                            .kind = kind,
+                            .step = header.step,
+                            .data = memory + HEADER_ROOM,
+                            .bytes = received > HEADER_ROOM ? (size_t)received - HEADER_ROOM : 0,
+                            .memory = memory};
+        TRY(check_header(comm, &header, &in, received));
+        *got = header.epoch == comm->epoch || kind == GW_MSG_NOTICE; /* which tells of members, not of a plan */
+        if (*got) *msg = in; /* and nothing otherwise: the caller owns what it gets */
+        else if (header.epoch > comm->epoch) keep_early(comm, header.epoch, &in);
+        else free(memory); /* of a plan that is gone */
         memory = NULL;
     }
     TRY(reap_sends(comm));

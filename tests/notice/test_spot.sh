@@ -67,6 +67,16 @@ echo 600 >"$cloud/action"
 out=$GW_TMP/early
 expect_equal "digest with a notice far away" "$(run_job "$out" -t 1 --notice "aws=$server")" "$wanted"
 
+# one that is there before the job has begun: the job hears of it when it can
+quiet
+echo 6 >"$cloud/action"
+out=$GW_TMP/before
+begin_job "$out.log" "$GODWIT" run -m "$MODEL" -i "$BATCH" -o "$out" -q -n 2 -t 1 "${short[@]}" --notice "aws=$server" --chaos "slow:all,x100@step=1"
+await_job 120
+cat "$out.log"
+expect_equal "exit code with a notice at the start" "$job_rc" 75
+expect_equal "digest after a notice at the start" "$(run_job "$out" -t 1)" "$wanted"
+
 # the time limit of a Slurm job, beside a file that is watched
 fake_scontrol
 slurm_says RUNNING 6
