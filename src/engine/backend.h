@@ -94,6 +94,8 @@ struct gw_backend_ops {
     gw_err (*part_load)(struct gw_backend *backend, int layer, enum gw_part part);
     /* Lets go of a part, which is not used any more; a backend made from this one keeps what it shares with it. */
     void (*part_release)(struct gw_backend *backend, int layer, enum gw_part part);
+    /* Gives the memory of this layer's KV pages back but for those that are `wanted`[kv_pages]; what was in them is lost. Returns the bytes. */
+    uint64_t (*kv_trim)(struct gw_backend *backend, int layer, const bool *wanted);
     /* Bytes that a part takes: 0 when it is released, shared with `other` (or NULL), or awaited and nothing of it has come. KV: all pages. */
     uint64_t (*part_bytes)(struct gw_backend *backend, int layer, enum gw_part part, struct gw_backend *other);
 

@@ -464,6 +464,7 @@ static const struct gw_backend_ops cpu_ops = {
     .part_load = gw_cpu_part_load,
     .part_release = gw_cpu_part_release,
     .part_bytes = gw_cpu_part_bytes,
+    .kv_trim = gw_cpu_kv_trim,
     .weights_export = gw_cpu_weights_export,
     .weights_import = gw_cpu_weights_import,
     .weights_made = cpu_weights_made,

@@ -104,6 +104,7 @@ gw_err gw_cpu_kv_import(struct gw_backend *backend, int layer, int page, int kv_
 bool gw_cpu_kv_inherited(struct gw_backend *backend, int layer);
 gw_err gw_cpu_part_load(struct gw_backend *backend, int layer, enum gw_part part);
 void gw_cpu_part_release(struct gw_backend *backend, int layer, enum gw_part part);
+uint64_t gw_cpu_kv_trim(struct gw_backend *backend, int layer, const bool *wanted);
 uint64_t gw_cpu_part_bytes(struct gw_backend *backend, int layer, enum gw_part part, struct gw_backend *other);
 gw_err gw_cpu_weights_export(struct gw_backend *backend, const struct gw_weight_slice *slice, struct gw_buf *out);
 gw_err gw_cpu_weights_import(struct gw_backend *backend, const struct gw_weight_slice *slice, const uint8_t *data,

@@ -4,6 +4,9 @@
  */
 #include "engine/cpu.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 /* The matrices of a part: where a layer has them, and what else belongs to it. */
 struct place {
     struct gw_packed *packed;  /* [count] */
@@ -125,6 +128,34 @@ uint64_t gw_cpu_part_bytes(struct gw_backend *backend, int layer, enum gw_part p
         bool same = theirs.memory && theirs.memory[i] && theirs.memory[i] == place.memory[i];
         if (place.memory[i] && !same)
             bytes += place.packed ? gw_packed_bytes(&place.packed[i]) : place.memory[i]->bytes;
+    }
+    return bytes;
+}
+
+/* Whole pages of the system within [begin, end) of shared memory. */
+static void give_back(struct gw_shared *memory, size_t begin, size_t end)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    begin = (begin + page - 1) / page * page;
+    end = end / page * page;
+    if (begin >= end) return;
+    uint8_t *at = (uint8_t *)memory->data + begin;
+    if (madvise(at, end - begin, MADV_REMOVE)) madvise(at, end - begin, MADV_DONTNEED); /* in the store; or private */
+}
+
+uint64_t gw_cpu_kv_trim(struct gw_backend *backend, int layer, const bool *wanted)
+{
+    struct cpu *cpu = of(backend);
+    struct layer *at = layer_of(cpu, layer);
+    size_t each = (size_t)cpu->kv_heads * gw_page_halves(cpu->head_dim) * sizeof(uint16_t);
+    uint64_t bytes = 0;
+    if (!at || !at->kv) return 0;
+    for (int begin = 0, end; begin < at->kv_pages; begin = end) {
+        end = begin + 1;
+        if (begin < cpu->config.kv_pages && wanted[begin]) continue;
+        while (end < at->kv_pages && !(end < cpu->config.kv_pages && wanted[end])) end++;
+        give_back(at->kv, (size_t)begin * each, (size_t)end * each);
+        bytes += (size_t)(end - begin) * each;
     }
     return bytes;
 }

@@ -47,7 +47,8 @@ struct gw_mover {
     bool finished;                 /* nothing is awaited any more */
     struct gw_buf message;
     uint16_t *page;    /* [all kv heads' halves] */
-    uint64_t imported; /* bytes of KV that came into new memory */
+    uint64_t imported; /* bytes of KV that came */
+    uint64_t trimmed;  /* bytes of KV pages that nobody wants any more, in memory that stays */
     struct gw_mover_stats stats;
 };
 
@@ -153,7 +154,7 @@ static uint64_t held_bytes(struct gw_mover *mover)
     static const enum gw_part parts[] = {GW_PART_HEADS, GW_PART_ATOMS, GW_PART_OUTPUT, GW_PART_KV};
     struct gw_backend *before = backend_of(mover->config.before), *now = backend_of(mover->config.now);
     int layers = mover->config.dims.layers;
-    uint64_t bytes = mover->imported;
+    uint64_t bytes = mover->imported - mover->trimmed;
     for (int p = 0; p < 4; p++)
         for (int layer = 0; layer <= layers; layer++) {
             enum gw_part part = parts[p];
@@ -216,6 +217,20 @@ out:
     return rc;
 }
 
+/* Nothing but the pages that stay is left of a layer. */
+static void trim(struct gw_mover *mover, int layer)
+{
+    struct gw_backend *now = backend_of(mover->config.now);
+    bool *wanted = gw_alloc((size_t)mover->config.plan->kv_pages + 1, sizeof *wanted);
+    for (int a = 0; a < mover->config.plan->adoption_count; a++) {
+        const struct adoption *adoption = &mover->adoptions[a];
+        for (int i = 0; adoption->from_here && adoption->to_here && i < adoption->count; i++)
+            wanted[adoption->to[i]] = true;
+    }
+    mover->trimmed += now->ops->kv_trim(now, layer, wanted);
+    free(wanted);
+}
+
 /* May KV come into this layer? */
 static gw_err settle(struct gw_mover *mover, int layer, bool *settled)
 {
@@ -228,6 +243,7 @@ static gw_err settle(struct gw_mover *mover, int layer, bool *settled)
         mover->hurry = mover->given < mover->last_give[layer];
         if (mover->hurry) return GW_OK;
         TRY(renumber(mover, layer));
+        if (mover->drops && mover->config.before != mover->config.now) trim(mover, layer);
     }
     *settled = mover->settled[layer] = true;
 out:
@@ -359,7 +375,7 @@ static gw_err take_kv(struct gw_mover *mover, const struct gw_move *move, const 
                                     mover->page));
     }
     mover->stats.kv_bytes_in += bytes;
-    if (!stays_in_place(mover, move->layer)) mover->imported += bytes;
+    mover->imported += bytes;
 out:
     return rc;
 }
@@ -427,17 +443,16 @@ static gw_err get(struct gw_mover *mover, bool *busy, bool *done)
     const struct gw_move *move = move_of(mover, number);
     struct gw_backend *before = backend_of(mover->config.before), *now = backend_of(mover->config.now);
     bool kv = move->part == GW_PART_KV, settled = true;
+    bool drop = move->to == GW_TO_NOWHERE, in_place = kv && stays_in_place(mover, move->layer);
     *done = false;
-    if (move->to == GW_TO_NOWHERE) {
-        if (mover->given < mover->give_count && mover->gives[mover->given] < number) return GW_OK;
-        if (!kv || !stays_in_place(mover, move->layer))
-            before->ops->part_release(before, layer_of(mover, move), move->part);
-        *done = true;
-        return GW_OK;
-    }
-    if (kv) TRY(settle(mover, move->layer, &settled));
+    if (drop && mover->given < mover->give_count && mover->gives[mover->given] < number) return GW_OK;
+    if (kv && (!drop || in_place)) TRY(settle(mover, move->layer, &settled));
     if (!settled) return GW_OK;
     *done = true;
+    if (drop) {
+        if (!in_place) before->ops->part_release(before, layer_of(mover, move), move->part);
+        return GW_OK;
+    }
     if (kv && mover->adoptions[move->inherit].count == 0) goto out;
     if (move->from == GW_FROM_STORAGE) TRY(now->ops->part_load(now, layer_of(mover, move), move->part));
     else if (move->from == mover->own) TRY(copy_own(mover, move));

@@ -106,10 +106,20 @@ static const struct span *span_of(const struct grid *g, int device, int line)
     return &g->spans[(size_t)device * (size_t)g->line_count + (size_t)line];
 }
 
+/* Bytes of atoms [0, end): an atom has a block more or less than another. */
+static uint64_t atom_bytes(const struct grid *g, int end)
+{
+    const struct gw_dims *m = g->in->dims;
+    uint64_t blocks = (uint64_t)gw_ffn_atom_block(m->ffn, m->ffn_atoms, m->ffn_atoms);
+    uint64_t all = g->unit.atom * (uint64_t)m->ffn_atoms;
+    return all * (uint64_t)gw_ffn_atom_block(m->ffn, m->ffn_atoms, end) / (blocks ? blocks : 1);
+}
+
 /* The last rows of the vocabulary may be less than a chunk. */
 static uint64_t run_bytes(const struct grid *g, const struct line *line, int begin, int end)
 {
     uint64_t bytes = (uint64_t)(end - begin) * line->bytes;
+    if (line->part == GW_PART_ATOMS) return atom_bytes(g, end) - atom_bytes(g, begin);
     if (line->part == GW_PART_OUTPUT && end == line->count && end > begin)
         bytes -= (uint64_t)(line->count * GW_SUM_CHUNK - g->in->dims->vocab) * g->unit.row;
     return bytes;
