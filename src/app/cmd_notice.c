@@ -36,7 +36,8 @@ static void print_help(void)
 static void print_event(const struct gw_notice_event *event)
 {
     static const char *const names[] = {"leave", "limit", "early"};
-    printf("%s %.1f %s\n", names[event->kind], event->left_s, event->text);
+    double until_s = event->at_s - gw_clock_wall_s();
+    printf("%s %.1f %s\n", names[event->kind], until_s > 0 ? until_s : 0.0, event->text);
     fflush(stdout);
 }
 

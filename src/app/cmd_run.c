@@ -70,9 +70,10 @@ static void pass_on_notices(struct gw_notice_source *source, const struct gw_job
     while (gw_notice_source_take(source, &event)) {
         gw_progress_clear();
         gw_info("%s", event.text);
-        if (event.kind == GW_NOTICE_EARLY || (leaving->at_s > 0 && event.at_s >= leaving->at_s)) continue;
+        double at_s = gw_clock_wall_s() + event.left_s;
+        if (event.kind == GW_NOTICE_EARLY || (leaving->at_s > 0 && at_s >= leaving->at_s)) continue;
         gw_supervisor_leave(supervisor, event.text);
-        leaving->at_s = event.at_s;
+        leaving->at_s = at_s;
         tell_job(leaving, options, supervisor);
     }
     if (leaving->at_s == 0 || gw_clock_now_s() - leaving->looked_s < 0.5) return;

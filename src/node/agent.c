@@ -12,6 +12,7 @@
 #include "node/self.h"
 #include "node/server.h"
 #include "node/supervisor.h"
+#include "notice/source.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -52,8 +53,10 @@ struct agent {
     double ending_s;
     gw_err result;
     /* leaving */
-    double leave_s; /* when it must be gone; 0: it is not leaving */
-    int leaves;     /* requests seen */
+    struct gw_notice_source *notices; /* of this node; or NULL */
+    bool noticed;                     /* one of them wants it to go */
+    double leave_s;                   /* when it must be gone; 0: it is not leaving */
+    int leaves;                       /* requests seen */
 };
 
 /* ---- begin ----------------------------------------------------------------------------------------------------- */
@@ -145,6 +148,8 @@ static gw_err begin(struct agent *agent)
     agent->written_s = agent->begun_s = gw_clock_now_s();
     TRY(gw_term_read(agent->folder, &agent->term));
     if (agent->term.state == GW_TERM_ENDED) agent->old_term = agent->term.number;
+    const char *notice = config->options->notice;
+    if (notice && gw_notice_spec_polled(notice)) TRY(gw_notice_source_open(notice, &agent->notices));
     setenv(GW_NODES_FOLDER, agent->folder, 1);
     prctl(PR_SET_CHILD_SUBREAPER, 1); /* what a killed launcher leaves falls to this process */
     gw_info("node %s listens on %s port %d (%d slots, %.1f Gop/s)", agent->lease.name, agent->lease.address,
@@ -455,6 +460,13 @@ static void begin_to_leave(struct agent *agent, double seconds)
 static void take_requests(struct agent *agent, int asked)
 {
     double seconds;
+    struct gw_notice_event event;
+    while (agent->notices && gw_notice_source_take(agent->notices, &event)) {
+        gw_info("%s", event.text);
+        if (event.kind == GW_NOTICE_EARLY) continue;
+        agent->noticed = true;
+        begin_to_leave(agent, event.left_s);
+    }
     if (gw_server_drained(agent->server, &seconds)) begin_to_leave(agent, seconds);
     for (; agent->leaves < asked; agent->leaves++) begin_to_leave(agent, agent->leaves ? 0 : agent->config->grace_s);
 }
@@ -525,6 +537,8 @@ static void end(struct agent *agent)
     step_down(agent);
     gw_server_destroy(agent->server);
     gw_link_destroy(agent->probe);
+    if (agent->noticed) gw_notice_source_acknowledge(agent->notices);
+    gw_notice_source_close(agent->notices);
     gw_process_end_descendants();
     if (agent->claimed) gw_lease_remove(agent->folder, agent->lease.name);
     gw_self_remove_scratch(agent->scratch, agent->scratch_lock);
@@ -548,5 +562,8 @@ gw_err gw_agent_run(const struct gw_agent_config *config, const volatile sig_ato
     }
 out:
     end(&agent);
+    if (rc == GW_ERR_STOPPED && agent.noticed)
+        rc = gw_fail(GW_ERR_NOTICE, "node %s has left the job, since it is taken away; the same command carries on",
+                     agent.lease.name);
     return rc;
 }

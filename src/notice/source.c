@@ -19,7 +19,7 @@
 #include <time.h>
 
 enum { SEEN = 32, QUEUE = 32, LINKS = 8, QUIET_FAILURES = 1 };
-static const double FORGET_S = 600, FIRST_PAUSE_S = 1, ACKNOWLEDGE_S = 6;
+static const double FORGET_S = 600, FIRST_PAUSE_S = 1, ACKNOWLEDGE_S = 6, MOST_MARGIN_S = 5;
 static const struct gw_notice_kind_ops *const kinds[] = {&gw_notice_aws, &gw_notice_azure, &gw_notice_gcp,
                                                          &gw_notice_slurm};
 enum { KINDS = sizeof kinds / sizeof *kinds };
@@ -212,7 +212,8 @@ bool gw_notice_source_take(struct gw_notice_source *source, struct gw_notice_eve
     pthread_mutex_unlock(&source->lock);
     if (!any) return false;
     double left_s = event->at_s - gw_clock_wall_s();
-    event->left_s = left_s > 0 ? left_s : 0;
+    double margin_s = left_s / 10 < MOST_MARGIN_S ? left_s / 10 : MOST_MARGIN_S;
+    event->left_s = left_s > 0 ? left_s - margin_s : 0;
     return true;
 }
 
