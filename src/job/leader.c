@@ -363,6 +363,7 @@ static void note_lost(struct gw_leader *leader, const int *members, int count, i
     double lost_s = leader->lost_wall_s > 0 ? leader->lost_wall_s : gw_clock_wall_s();
     leader->before.lost_ranks += lost;
     if (lost <= 0) return;
+    leader->status_s = 0; /* written at once: the next leader counts on from there */
     gw_record_event(leader->config.options->out_dir, "loss",
                     json_pack("{s:f,s:i,s:o}", "lost_at", lost_s, "ranks", lost, "members",
                               gw_record_missing(leader->config.options->out_dir, is_missing, &here)));
@@ -665,6 +666,7 @@ static gw_err take_notice(struct gw_leader *leader, const struct gw_notice *noti
         gw_record_event(out_dir, "more", json_pack("{s:i}", "ranks", notice->more));
     } else {
         leader->before.notices++;
+        leader->status_s = 0;
         gw_record_event(out_dir, "notice",
                         json_pack("{s:i,s:f}", "member", notice->member, "grace_s", notice->seconds));
     }
