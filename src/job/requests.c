@@ -141,9 +141,12 @@ gw_err gw_requests_open(const struct gw_job_options *o, const struct gw_model *m
     TRY(gw_ledger_open(o->input_path, &o->defaults, &requests->ledger));
     TRY(gw_make_dir(o->out_dir));
     TRY(open_manifest(requests, model, context, &job_id));
-    TRY(gw_output_open(o->out_dir, &requests->output));
+    /* Where another leader may live, the journal is taken first: what that leader commits from then on fails, so that whatever it has told anybody
+     * of is in the files when they are copied. Else the lock of the output comes first: a second command on one OUTDIR must change nothing. */
+    if (o->fence) TRY(open_journal(requests, job_id));
+    TRY((o->fence ? gw_output_open_fenced : gw_output_open)(o->out_dir, &requests->output));
     TRY(gw_output_recover(requests->output, note_found, requests));
-    TRY(open_journal(requests, job_id));
+    if (!o->fence) TRY(open_journal(requests, job_id));
     requests->counts.answered_before = requests->counts.done + requests->counts.failed;
     TRY(count_lines(o->input_path, &requests->counts.total));
     *out = requests;

@@ -13,6 +13,7 @@
 #include "node/server.h"
 #include "node/supervisor.h"
 #include "notice/source.h"
+#include "store/store.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -35,6 +36,7 @@ struct agent {
     bool claimed;
     double begun_s, beat_s, written_s; /* written_s: when the lease was last counted up */
     struct gw_server *server;
+    struct gw_store_server *store; /* the node's context store: it outlives the ranks; or NULL */
     /* the supervisor, as a follower sees it */
     struct gw_term term;
     struct gw_watch watch;
@@ -55,8 +57,8 @@ struct agent {
     /* leaving */
     struct gw_notice_source *notices; /* of this node; or NULL */
     bool noticed;                     /* one of them wants it to go */
-    double leave_s;                   /* when it must be gone; 0: it is not leaving */
-    int leaves;                       /* requests seen */
+    double leave_s; /* when it must be gone; 0: it is not leaving */
+    int leaves;     /* requests seen */
 };
 
 /* ---- begin ----------------------------------------------------------------------------------------------------- */
@@ -148,6 +150,8 @@ static gw_err begin(struct agent *agent)
     agent->written_s = agent->begun_s = gw_clock_now_s();
     TRY(gw_term_read(agent->folder, &agent->term));
     if (agent->term.state == GW_TERM_ENDED) agent->old_term = agent->term.number;
+    if (config->options->store && gw_store_serve(config->options->out_dir, &agent->store) != GW_OK)
+        gw_warn("%s; what ranks of this node hold is lost with them", gw_error_detail());
     const char *notice = config->options->notice;
     if (notice && gw_notice_spec_polled(notice)) TRY(gw_notice_source_open(notice, &agent->notices));
     setenv(GW_NODES_FOLDER, agent->folder, 1);
@@ -540,6 +544,7 @@ static void end(struct agent *agent)
     if (agent->noticed) gw_notice_source_acknowledge(agent->notices);
     gw_notice_source_close(agent->notices);
     gw_process_end_descendants();
+    gw_store_end(agent->store);
     if (agent->claimed) gw_lease_remove(agent->folder, agent->lease.name);
     gw_self_remove_scratch(agent->scratch, agent->scratch_lock);
     memset(agent->secret, 0, sizeof agent->secret);

@@ -19,6 +19,7 @@
 #define LOWEST_LOGPROB -9999.0f
 
 enum { ANSWERS, ERRORS, FILES };
+enum { LOCK_TRIES = 100 };
 
 struct stream {
     char *path;
@@ -286,7 +287,71 @@ static gw_err sync_dir(const char *dir)
     return rc;
 }
 
-gw_err gw_output_open(const char *dir, struct gw_output **out)
+/* Copies what is in `from` to the new file `to`, within the file system where it can (a shared one may not move a byte). */
+static gw_err copy_contents(int from, int to, const char *path)
+{
+    char block[1 << 16];
+    off_t at = 0;
+    for (;;) {
+        ssize_t copied = copy_file_range(from, &at, to, NULL, (size_t)1 << 30, 0);
+        if (copied == 0) return GW_OK;
+        if (copied < 0 && errno != EINTR) break; /* not on this file system */
+    }
+    for (;;) {
+        ssize_t got = pread(from, block, sizeof block, at);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return gw_fail(GW_ERR_IO, "cannot read %s: %s", path, strerror(errno));
+        if (got == 0) return GW_OK;
+        gw_err rc = gw_write_all(to, path, block, (size_t)got);
+        if (rc != GW_OK) return rc;
+        at += got;
+    }
+}
+
+/* Puts a new file with the old one's contents in its place. */
+static gw_err replace_file(const char *path)
+{
+    gw_err rc = GW_OK;
+    struct stat st;
+    char *fresh = gw_asprintf("%s.fenced", path);
+    int to = -1, from = open(path, O_RDONLY | O_CLOEXEC);
+    if (from < 0 && errno == ENOENT) goto out;
+    if (from < 0 || fstat(from, &st)) FAIL(GW_ERR_IO, "cannot open %s: %s", path, strerror(errno));
+    if (unlink(fresh) && errno != ENOENT) FAIL(GW_ERR_IO, "cannot remove %s: %s", fresh, strerror(errno));
+    to = open(fresh, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, st.st_mode & 0777);
+    if (to < 0) FAIL(GW_ERR_IO, "cannot create %s: %s", fresh, strerror(errno));
+    TRY(copy_contents(from, to, fresh));
+    if (fsync(to)) FAIL(GW_ERR_IO, "cannot sync %s: %s", fresh, strerror(errno));
+    if (rename(fresh, path)) FAIL(GW_ERR_IO, "cannot replace %s: %s", path, strerror(errno));
+out:
+    if (to >= 0) close(to);
+    if (from >= 0) close(from);
+    if (rc != GW_OK) unlink(fresh);
+    free(fresh);
+    return rc;
+}
+
+static gw_err open_stream(struct stream *stream, bool lock)
+{
+    gw_err rc = GW_OK;
+    stream->fd = open(stream->path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (stream->fd < 0) FAIL(GW_ERR_IO, "cannot open %s: %s", stream->path, strerror(errno));
+    /* Some parallel file systems have no locks: then the caller's own care must do. */
+    for (int tries = 0; lock && flock(stream->fd, LOCK_EX | LOCK_NB); tries++) {
+        if (errno == EINTR) continue;
+        if (errno != EWOULDBLOCK) break;
+        if (tries < LOCK_TRIES) { /* the last leader may be on its way out */
+            usleep(10000);
+            continue;
+        }
+        FAIL(GW_ERR_IO, "%s is being written by another godwit; wait for it to end, or stop it", stream->path);
+    }
+    TRY(cut_torn(stream));
+out:
+    return rc;
+}
+
+static gw_err open_all(const char *dir, bool fence, struct gw_output **out)
 {
     gw_err rc = GW_OK;
     static const char *const names[FILES] = {"output.jsonl", "errors.jsonl"};
@@ -294,14 +359,9 @@ gw_err gw_output_open(const char *dir, struct gw_output **out)
     *out = NULL;
     for (int i = 0; i < FILES; i++) output->streams[i].fd = -1;
     for (int i = 0; i < FILES; i++) {
-        struct stream *stream = &output->streams[i];
-        stream->path = gw_asprintf("%s/%s", dir, names[i]);
-        stream->fd = open(stream->path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-        if (stream->fd < 0) FAIL(GW_ERR_IO, "cannot open %s: %s", stream->path, strerror(errno));
-        /* Some parallel file systems have no locks: then the caller's own care must do. */
-        if (i == ANSWERS && flock(stream->fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
-            FAIL(GW_ERR_IO, "%s is being written by another godwit; wait for it to end, or stop it", stream->path);
-        TRY(cut_torn(stream));
+        output->streams[i].path = gw_asprintf("%s/%s", dir, names[i]);
+        if (fence) TRY(replace_file(output->streams[i].path));
+        TRY(open_stream(&output->streams[i], i == ANSWERS));
     }
     TRY(sync_dir(dir));
     *out = output;
@@ -315,6 +375,16 @@ out:
         free(output);
     }
     return rc;
+}
+
+gw_err gw_output_open(const char *dir, struct gw_output **output)
+{
+    return open_all(dir, false, output);
+}
+
+gw_err gw_output_open_fenced(const char *dir, struct gw_output **output)
+{
+    return open_all(dir, true, output);
 }
 
 static gw_err recover_stream(struct stream *stream, bool errors, gw_output_found found, void *context)

@@ -4,6 +4,11 @@
  * that read back as the same float32, ids derived from custom_id, `created` from the manifest. The files always end in
  * whole lines: a line is one write, a write that fails (disk full) is cut off again, and opening cuts what a crash left
  * torn. One process at a time: gw_output_open() holds a lock on output.jsonl. Lines may come in any order.
+ *
+ * Fencing. A leader that is thought to be dead may live on another node, with the files open. gw_output_open_fenced() copies what they hold to new
+ * files and renames these over the old ones. Whatever the old leader appends from then on goes to files without a name; what it
+ * appended before is in the copy, as far as the copy got, and is otherwise generated again, to the same bytes. Nothing is asked of the
+ * old leader, of clocks, or of locks across nodes.
  */
 #ifndef GW_BATCH_IO_OUTPUT_H
 #define GW_BATCH_IO_OUTPUT_H
@@ -51,6 +56,8 @@ struct gw_output; /* opaque */
 /* Opens (creates) both files in `dir`, takes the lock, cuts a torn last line. GW_ERR_IO also when another process has
  * the lock. */
 GW_CHECK gw_err gw_output_open(const char *dir, struct gw_output **output);
+/* The same where another leader may still have them open: on new files with the same contents. */
+GW_CHECK gw_err gw_output_open_fenced(const char *dir, struct gw_output **output);
 
 /* What the files hold already: custom_id and index -1 for a line of output.jsonl; custom_id or NULL and the line's
  * index (from 0) for one of errors.jsonl. An error from the callback ends the scan and is returned. */
