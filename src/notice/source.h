@@ -19,8 +19,9 @@ enum gw_notice_kind {
 
 struct gw_notice_event {
     enum gw_notice_kind kind;
-    double at_s;    /* wall clock, seconds since 1970 */
-    double left_s;  /* to act in, from the moment it is taken: a tenth, at most 5 s, less than until `at_s`, which is never exact; >= 0 */
+    double at_s; /* wall clock, seconds since 1970 */
+    double
+        left_s; /* to act in, from the moment it is taken: a tenth, at most 5 s, less than until `at_s`, which is never exact; >= 0 */
     char id[96];    /* equal for the same thing said again */
     char text[192]; /* for the log: who says so, and what; printable ASCII */
 };

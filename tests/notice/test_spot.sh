@@ -47,6 +47,7 @@ for ranks in 1 2; do
     [ ! -e "$out/notice" ] || fail "the notice is still there"
     expect_equal "left processes" "$(left_processes)" ''
     awk -v end="$(stat -c %.Y "$cloud/action")" -v saved="$(status_of "$out" updated_at)" 'BEGIN { printf "saved %.2f s before the end\n", end + 5 - saved }'
+    cat "$out/events.jsonl"
     committed=$(status_of "$out" generated_tokens)
     # the same command, where nobody gives notice
     quiet
