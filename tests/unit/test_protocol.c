@@ -156,7 +156,7 @@ static void test_defaults(void)
     CU_ASSERT_STRING_EQUAL(o.model_name, "m");
     CU_ASSERT(o.chat_template == NULL && o.ranks == 1 && !o.layout_set && o.threads == 0 && o.kv_bytes == 0);
     CU_ASSERT(o.context == 0 && o.max_seqs == 64 && o.step_rows == 512 && o.created == 0 && !o.quiet);
-    CU_ASSERT(o.peer_timeout_s == 60 && o.replace && o.grace_s == 30 && !o.notice_path && !o.chaos);
+    CU_ASSERT(o.peer_timeout_s == 60 && o.replace && o.grace_s == 30 && !o.notice && !o.chaos);
     struct gw_sampling s = gw_sampling_default(), *d = &o.defaults.sampling;
     CU_ASSERT(d->temperature == s.temperature && d->top_p == s.top_p && d->top_k == s.top_k && !d->seed_set);
     CU_ASSERT(d->max_tokens == 0 && !d->ignore_eos && d->logprobs == -1);
@@ -169,7 +169,8 @@ static void test_all_options(void)
         parse("--model x.gguf --layout 2x3x4 --threads 5 --kv-memory 1.5G --context 777 --max-seqs 9 --step-rows 33 "
               "--model-name N --chat-template plain --created 1700000000 --peer-timeout 1.5 -q "
               "--temperature 0.5 --top-p 0.25 --top-k -1 --min-p 0.125 --repetition-penalty 1.5 --seed -1 "
-              "--max-tokens 12 --ignore-eos --no-replace --notice n --grace 2.5 --chaos kill:0@step=1",
+              "--max-tokens 12 --ignore-eos --no-replace --notice ./n --notice slurm=60 --grace 2.5 --chaos "
+              "kill:0@step=1",
               false, &o),
         GW_OK);
     CU_ASSERT_STRING_EQUAL(o.model_path, "x.gguf");
@@ -183,8 +184,9 @@ static void test_all_options(void)
     CU_ASSERT(s->repetition_penalty == 1.5f && s->seed == UINT64_MAX && s->seed_set && s->max_tokens == 12 &&
               s->ignore_eos);
     CU_ASSERT(!o.replace && o.grace_s == 2.5);
-    CU_ASSERT_STRING_EQUAL(o.notice_path, "n");
+    CU_ASSERT_STRING_EQUAL(o.notice, "./n,slurm=60");
     CU_ASSERT_STRING_EQUAL(o.chaos, "kill:0@step=1");
+    CU_ASSERT_EQUAL(parse("--notice n", false, &o), GW_ERR_USAGE); /* no source, and a file has its folder */
     CU_ASSERT_EQUAL(parse("--max-seqs 100 --step-rows 20", false, &o), GW_OK);
     CU_ASSERT_EQUAL(o.step_rows, 100); /* a decoding step has a row per sequence */
     CU_ASSERT_EQUAL(parse("-n 6 --layout=1x6x1", false, &o), GW_OK);
