@@ -99,6 +99,10 @@ struct gw_act {
     int32_t *isum;  /* [row][k/32][2] */
 };
 
+/* Memory for the int8 form of rows x k (k a multiple of GW_BLOCK); x stays NULL. gw_act_free() also takes a zeroed struct. */
+void gw_act_init(struct gw_act *act, int rows, int k);
+void gw_act_free(struct gw_act *act);
+
 /* One atom of a GEMM's k range; see "Atoms" above. */
 struct gw_atom {
     int block_end; /* end of this atom in blocks of 32, exclusive (begin = previous atom's end, first 0) */
@@ -179,6 +183,12 @@ struct gw_kernels {
     /* Weights for sampling: w[i] = exp(x[i] * inv_t - max_scaled); chunk_sum[c] = lane sum of w over chunk c of 64.
      * n need not be a multiple of 64; w may be x. */
     void (*exp_chunks)(const float *x, int n, float inv_t, float max_scaled, float *w, float *chunk_sum);
+
+    /* For measuring (`godwit bench --kernels`): as many int8 dots in registers as the instruction set can do, `rounds` times; returns the
+     * multiplications and additions done. */
+    int64_t (*int8_dots)(int64_t rounds);
+    /* Reads memory (a multiple of 128 bytes) and returns something that depends on all of it. */
+    uint64_t (*read_bytes)(const void *memory, size_t bytes);
 };
 
 #define GW_SUM_CHUNK 64

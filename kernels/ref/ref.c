@@ -353,6 +353,31 @@ static void attention(const struct gw_attention *a)
             attend_heads(a, row, head, a->group - head < HEADS ? a->group - head : HEADS);
 }
 
+/* ---- measuring -------------------------------------------------------------------------------------------------- */
+
+static int64_t int8_dots(int64_t rounds)
+{
+    enum { PAIRS = 256 };
+    static const int8_t a[PAIRS] = {1, 2, 3}, b[PAIRS] = {4, 5, 6};
+    volatile int32_t sum = 0;
+    for (int64_t round = 0; round < rounds; round++) {
+        int32_t dot = 0;
+        for (int i = 0; i < PAIRS; i++) dot += a[i] * b[i];
+        sum += dot;
+    }
+    return rounds * PAIRS * 2;
+}
+
+static uint64_t read_bytes(const void *memory, size_t bytes)
+{
+    const uint64_t *word = memory;
+    uint64_t all[8] = {0};
+    for (size_t i = 0; i < bytes / 8; i += 8)
+        for (int j = 0; j < 8; j++) all[j] ^= word[i + (size_t)j];
+    for (int j = 1; j < 8; j++) all[0] ^= all[j];
+    return all[0];
+}
+
 #ifndef GW_REF_TABLE /* ref_fma.c names another */
 #define GW_REF_TABLE gw_kernels_ref
 #define GW_REF_NAME "ref"
@@ -370,4 +395,6 @@ const struct gw_kernels GW_REF_TABLE = {
     .add = add,
     .argmax = argmax,
     .exp_chunks = exp_chunks,
+    .int8_dots = int8_dots,
+    .read_bytes = read_bytes,
 };

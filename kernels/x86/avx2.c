@@ -231,6 +231,29 @@ static void gemm_u6(const struct gw_gemm *g, int panel_begin, int panel_end)
     gemm_panels(g, panel_begin, panel_end, tile_u6);
 }
 
+/* 8 chains of the byte multiply-add and the addition that must follow it. */
+static int64_t int8_dots(int64_t rounds)
+{
+    __m256i sum[8], one = _mm256_set1_epi8(1);
+    GW_UNROLL
+    for (int i = 0; i < 8; i++) {
+        sum[i] = _mm256_setzero_si256();
+        __asm__ volatile("" : "+x"(sum[i])); /* not known to be all the same, or one chain would do for all */
+    }
+    for (int64_t round = 0; round < rounds; round++) {
+        GW_UNROLL
+        for (int i = 0; i < 8; i++) {
+            __asm__ volatile("" : "+x"(one)); /* none is to be taken from another */
+            sum[i] = _mm256_add_epi16(sum[i], _mm256_maddubs_epi16(one, one));
+        }
+    }
+    GW_UNROLL
+    for (int i = 1; i < 8; i++) sum[0] = _mm256_add_epi16(sum[0], sum[i]);
+    volatile int32_t used = _mm256_extract_epi32(sum[0], 0);
+    (void)used;
+    return rounds * 8 * 32 * 2;
+}
+
 const struct gw_kernels gw_kernels_avx2 = {
     .name = "avx2",
     .quantize = quantize,
@@ -243,4 +266,6 @@ const struct gw_kernels gw_kernels_avx2 = {
     .add = add,
     .argmax = argmax,
     .exp_chunks = exp_chunks,
+    .int8_dots = int8_dots,
+    .read_bytes = read_bytes,
 };

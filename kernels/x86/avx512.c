@@ -172,6 +172,26 @@ static void gemm_u6(const struct gw_gemm *g, int panel_begin, int panel_end)
     gemm_panels(g, panel_begin, panel_end, tile_u6);
 }
 
+/* 16 chains, so that no instruction waits for the one before it. */
+static int64_t int8_dots(int64_t rounds)
+{
+    __m512i sum[16], one = _mm512_set1_epi8(1);
+    GW_UNROLL
+    for (int i = 0; i < 16; i++) {
+        sum[i] = _mm512_setzero_si512();
+        __asm__ volatile("" : "+v"(sum[i])); /* not known to be all the same, or one chain would do for all */
+    }
+    for (int64_t round = 0; round < rounds; round++) {
+        GW_UNROLL
+        for (int i = 0; i < 16; i++) sum[i] = _mm512_dpbusd_epi32(sum[i], one, one);
+    }
+    GW_UNROLL
+    for (int i = 1; i < 16; i++) sum[0] = _mm512_add_epi32(sum[0], sum[i]);
+    volatile int32_t used = _mm512_reduce_add_epi32(sum[0]);
+    (void)used;
+    return rounds * 16 * 64 * 2;
+}
+
 const struct gw_kernels gw_kernels_avx512 = {
     .name = "avx512",
     .quantize = quantize,
@@ -184,4 +204,6 @@ const struct gw_kernels gw_kernels_avx512 = {
     .add = add,
     .argmax = argmax,
     .exp_chunks = exp_chunks,
+    .int8_dots = int8_dots,
+    .read_bytes = read_bytes,
 };

@@ -359,6 +359,24 @@ static void exp_chunks(const float *x, int n, float inv_t, float max_scaled, flo
     }
 }
 
+/* ---- measuring -------------------------------------------------------------------------------------------------- */
+
+static uint64_t read_bytes(const void *memory, size_t bytes)
+{
+    const uint8_t *p = memory;
+    __m256i all[4];
+    GW_UNROLL
+    for (int i = 0; i < 4; i++) all[i] = _mm256_setzero_si256();
+    for (size_t at = 0; at < bytes; at += 128) {
+        GW_UNROLL
+        for (int i = 0; i < 4; i++)
+            all[i] = _mm256_xor_si256(all[i], _mm256_loadu_si256((const __m256i *)(p + at + 32 * (size_t)i)));
+    }
+    all[0] = _mm256_xor_si256(_mm256_xor_si256(all[0], all[1]), _mm256_xor_si256(all[2], all[3]));
+    return (uint64_t)_mm256_extract_epi64(all[0], 0) ^ (uint64_t)_mm256_extract_epi64(all[0], 1) ^
+           (uint64_t)_mm256_extract_epi64(all[0], 2) ^ (uint64_t)_mm256_extract_epi64(all[0], 3);
+}
+
 /* ---- attention -------------------------------------------------------------------------------------------------- */
 
 static void kv_store(uint16_t *page, int head_dim, int slot, const float *key, const float *value)

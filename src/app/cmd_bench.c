@@ -3,10 +3,12 @@
  * For each batch size B: B different prompts of `prompt` tokens are computed (prefill), then `gen` tokens of each are drawn greedily,
  * B rows a step (decode). The clock is around the steps alone. The same scheduler and executor as in a job.
  */
+#include "app/bench_kernels.h"
 #include "app/commands.h"
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/philox.h"
+#include "base/process.h"
 #include "batch/scheduler.h"
 #include "job/options.h"
 #include "job/solo.h"
@@ -22,7 +24,7 @@ struct arguments {
     const char *model;
     int64_t batches[MAX_BATCHES], prompt, gen, threads, step_rows;
     int batch_count;
-    bool json;
+    bool json, kernels;
 };
 
 struct figure {
@@ -116,14 +118,17 @@ static void print_figure(const struct arguments *a, int batch, const struct figu
 
 static void print_help(void)
 {
-    printf("Usage: godwit bench -m MODEL.gguf [--batch N[,N..]] [--prompt N] [--gen N] [--threads N] [--json]\n\n"
+    printf("Usage: godwit bench -m MODEL.gguf [--batch N[,N..]] [--prompt N] [--gen N] [--threads N] [--json]\n"
+           "       godwit bench --kernels [--threads N]\n\n"
            "  -m, --model FILE   model in GGUF form\n"
            "  -b, --batch N,..   sequences at once (default 1,8,64)\n"
            "  -p, --prompt N     tokens of each prompt (default 128)\n"
            "  -g, --gen N        tokens generated for each (default 128)\n"
            "  -t, --threads N    threads (default: one per CPU)\n"
            "      --step-rows N  most tokens of a step (default 512)\n"
-           "      --json         an object a batch size: prefill_tokens_per_s, decode_tokens_per_s\n");
+           "      --json         an object a batch size: prefill_tokens_per_s, decode_tokens_per_s\n"
+           "      --kernels      measure the kernels alone, without a model, and what share of the machine's peak they "
+           "reach\n");
 }
 
 static gw_err parse_batches(const char *text, struct arguments *a)
@@ -142,15 +147,12 @@ out:
 
 static gw_err parse(int argc, char **argv, struct arguments *a, bool *help)
 {
-    static const struct option options[] = {{"model", required_argument, NULL, 'm'},
-                                            {"batch", required_argument, NULL, 'b'},
-                                            {"prompt", required_argument, NULL, 'p'},
-                                            {"gen", required_argument, NULL, 'g'},
-                                            {"threads", required_argument, NULL, 't'},
-                                            {"step-rows", required_argument, NULL, 'r'},
-                                            {"json", no_argument, NULL, 'j'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {0}};
+    static const struct option options[] = {
+        {"model", required_argument, NULL, 'm'},   {"batch", required_argument, NULL, 'b'},
+        {"prompt", required_argument, NULL, 'p'},  {"gen", required_argument, NULL, 'g'},
+        {"threads", required_argument, NULL, 't'}, {"step-rows", required_argument, NULL, 'r'},
+        {"json", no_argument, NULL, 'j'},          {"kernels", no_argument, NULL, 'k'},
+        {"help", no_argument, NULL, 'h'},          {0}};
     gw_err rc = GW_OK;
     *a = (struct arguments){.batches = {1, 8, 64}, .batch_count = 3, .prompt = 128, .gen = 128, .step_rows = 512};
     optind = 1;
@@ -162,13 +164,15 @@ static gw_err parse(int argc, char **argv, struct arguments *a, bool *help)
         case 't': TRY(gw_parse_int(optarg, "threads", 1, 1024, &a->threads)); break;
         case 'r': TRY(gw_parse_int(optarg, "step-rows", 1, 65536, &a->step_rows)); break;
         case 'j': a->json = true; break;
+        case 'k': a->kernels = true; break;
         case 'h':
             print_help();
             *help = true;
             return GW_OK;
         default: FAIL(GW_ERR_USAGE, "see godwit bench --help");
         }
-    if (!a->model || optind < argc) FAIL(GW_ERR_USAGE, "give a model with -m; see godwit bench --help");
+    if ((!a->model && !a->kernels) || optind < argc)
+        FAIL(GW_ERR_USAGE, "give a model with -m; see godwit bench --help");
 out:
     return rc;
 }
@@ -183,6 +187,7 @@ gw_err gw_cmd_bench(int argc, char **argv)
     int64_t most = 0;
     TRY(parse(argc, argv, &a, &help));
     if (help) return GW_OK;
+    if (a.kernels) return gw_bench_kernels(a.threads ? (int)a.threads : gw_process_cpus());
     for (int i = 0; i < a.batch_count; i++) most = a.batches[i] > most ? a.batches[i] : most;
     int64_t tokens_per_seq = (tokens_of(&a, most) / GW_PAGE_TOKENS + 2) * GW_PAGE_TOKENS;
     int max_rows = (int)(a.step_rows > most ? a.step_rows : most);

@@ -17,25 +17,15 @@ enum {
 
 static void act_init(struct act *act, int rows, int k)
 {
-    size_t n = (size_t)rows * (size_t)k, blocks = n / GW_BLOCK;
-    act->x = gw_alloc(n, sizeof(float));
-    act->view = (struct gw_act){
-        .k = k,
-        .x = act->x,
-        .q = gw_alloc(n, 1),
-        .scale = gw_alloc(blocks, sizeof(float)),
-        .sum = gw_alloc(blocks, sizeof(float)),
-        .isum = gw_alloc(blocks * 2, sizeof(int32_t)),
-    };
+    gw_act_init(&act->view, rows, k);
+    act->x = gw_alloc((size_t)rows * (size_t)k, sizeof(float));
+    act->view.x = act->x;
 }
 
 static void act_close(struct act *act)
 {
     free(act->x);
-    free(act->view.q);
-    free(act->view.scale);
-    free(act->view.sum);
-    free(act->view.isum);
+    gw_act_free(&act->view);
 }
 
 static void partial_init(struct partial *partial, int atoms, int begin, int end, const int *block_ends)

@@ -164,13 +164,11 @@ gw_err gw_self_measure(struct gw_lease *lease)
     struct gw_packed weights = {0};
     struct gw_atom atom = {.block_end = INPUTS / GW_BLOCK, .merges = 0, .node = 0};
     float *x = gw_alloc((size_t)ROWS * INPUTS, sizeof *x), *y = gw_alloc((size_t)ROWS * OUTPUTS, sizeof *y);
-    struct gw_act act = {.k = INPUTS, .x = x};
+    struct gw_act act;
     struct bench bench = {0};
     void *data = NULL;
-    act.q = gw_alloc((size_t)ROWS * INPUTS, 1);
-    act.scale = gw_alloc((size_t)ROWS * INPUTS / GW_BLOCK, sizeof *act.scale);
-    act.sum = gw_alloc((size_t)ROWS * INPUTS / GW_BLOCK, sizeof *act.sum);
-    act.isum = gw_alloc((size_t)ROWS * INPUTS / GW_BLOCK * 2, sizeof *act.isum);
+    gw_act_init(&act, ROWS, INPUTS);
+    act.x = x;
     TRY(gw_kernels_get(&bench.kernels));
     TRY(gw_packed_init(&weights, GW_TYPE_Q8_0, OUTPUTS, INPUTS));
     TRY(gw_alloc_large(gw_packed_bytes(&weights), "a measurement", &data));
@@ -202,9 +200,6 @@ out:
     if (data) gw_free_large(data, gw_packed_bytes(&weights));
     free(x);
     free(y);
-    free(act.q);
-    free(act.scale);
-    free(act.sum);
-    free(act.isum);
+    gw_act_free(&act);
     return rc;
 }

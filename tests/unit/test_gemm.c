@@ -91,17 +91,10 @@ static void make_gemm(struct case_gemm *c, enum gw_type type, int rows, int n, i
     gw_pack_panels(&c->w, c->src, c->row_bytes, c->k_begin, 0, middle);
     gw_pack_panels(&c->w, c->src, c->row_bytes, c->k_begin, middle, c->w.panels);
 
-    size_t act_blocks = (size_t)rows * (size_t)(k / 32);
     c->x = random_floats((size_t)rows * (size_t)k, extreme);
-    c->act.k = k;
+    gw_act_init(&c->act, rows, k);
     c->act.x = c->x;
-    if (quantized) {
-        c->act.q = gw_alloc(act_blocks, 32);
-        c->act.scale = floats(act_blocks);
-        c->act.sum = floats(act_blocks);
-        c->act.isum = gw_alloc(act_blocks, 2 * sizeof(int32_t));
-        ref->quantize(&c->act, 0, rows);
-    }
+    if (quantized) ref->quantize(&c->act, 0, rows);
     draw_atoms(c, blocks, single);
     c->g.w = &c->w;
     c->g.act = &c->act;
@@ -116,10 +109,7 @@ static void free_gemm(struct case_gemm *c)
     free(c->src);
     free(c->w.data);
     free(c->x);
-    free(c->act.q);
-    free(c->act.scale);
-    free(c->act.sum);
-    free(c->act.isum);
+    gw_act_free(&c->act);
 }
 
 /* One atom of one output by the contract, from the file's blocks. */

@@ -7,20 +7,8 @@
 
 static void init_act(struct gw_act *act, const float *x, int rows, int k)
 {
-    size_t blocks = (size_t)rows * (size_t)k / 32;
-    *act = (struct gw_act){.k = k, .x = x};
-    act->q = gw_alloc(blocks, 32);
-    act->scale = floats(blocks);
-    act->sum = floats(blocks);
-    act->isum = gw_alloc(blocks, 2 * sizeof(int32_t));
-}
-
-static void free_act(struct gw_act *act)
-{
-    free(act->q);
-    free(act->scale);
-    free(act->sum);
-    free(act->isum);
+    gw_act_init(act, rows, k);
+    act->x = x;
 }
 
 static void check_quantized(const struct gw_act *act, size_t block)
@@ -62,9 +50,9 @@ static void test_quantize(void)
             same_floats("quantize scale", variants[v]->name, want.scale, got.scale, blocks);
             same_floats("quantize sum", variants[v]->name, want.sum, got.sum, blocks);
             CU_ASSERT_FATAL(memcmp(want.isum, got.isum, blocks * 8) == 0);
-            free_act(&got);
+            gw_act_free(&got);
         }
-        free_act(&want);
+        gw_act_free(&want);
         free(x);
     }
 }
@@ -83,7 +71,7 @@ static void test_quantize_not_finite(void)
         CU_ASSERT(isnan(act.scale[0]));
         CU_ASSERT(isinf(act.scale[1]));
         for (int i = 0; i < 64; i++) CU_ASSERT_EQUAL(act.q[i], 0);
-        free_act(&act);
+        gw_act_free(&act);
         free(x);
     }
 }

@@ -1,0 +1,367 @@
+/* `godwit bench --kernels`: each kernel alone, beside what the machine can do at most, measured in the same run.
+ *
+ * Every thread times its own share with its CPU clock and the slowest counts; the best of several repetitions is shown. So a figure
+ * says what the code costs on this machine, not how busy the machine is. The peaks are measured the same way: int8
+ * dot products that stay in registers, and a plain read of memory far larger than the caches.
+ * Weights are cycled through the same amount of memory, so few rows show the speed of memory and many rows that of the dots.
+ */
+#include "app/bench_kernels.h"
+
+#include "base/mem.h"
+#include "base/philox.h"
+#include "base/pool.h"
+#include "engine/sampler.h"
+#include "kernels/kernels.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum {
+    WIDTH = 2048, /* outputs and inputs of a product */
+    STREAM_BYTES = 96 << 20,
+    MAX_ROWS = 512,
+    REPEATS = 5,
+    HEAD_DIM = 64,
+    GROUP = 3,
+    CONTEXT = 256,
+    ATTENTION_ITEMS = 64,
+    VOCAB = 49152
+};
+static const double MEASURE_S = 0.02; /* of one repetition */
+
+struct work {
+    const struct gw_kernels *kernels;
+    const char *name;
+    /* one thread's share of pass `pass` */
+    void (*run)(struct work *work, int pass, int thread, int threads);
+    double ops, bytes; /* of one pass of all threads */
+    int rows;
+
+    struct gw_packed *weights; /* [copies] */
+    int copies;
+    struct gw_act act;
+    float *x, *y;
+    uint16_t *pages;
+    const uint8_t *stream;
+    struct gw_sampler *sampler; /* [threads] */
+    struct gw_sample_params params;
+
+    int passes;
+    double *thread_s;
+    uint64_t *sink; /* [threads]: so that no result is unused */
+};
+
+struct peaks {
+    double dots_per_s, bytes_per_s;
+};
+
+static double thread_clock_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void timed_share(void *arg, int thread, int threads)
+{
+    struct work *work = arg;
+    double begin_s = thread_clock_s();
+    for (int pass = 0; pass < work->passes; pass++) work->run(work, pass, thread, threads);
+    work->thread_s[thread] = thread_clock_s() - begin_s;
+}
+
+/* Seconds of one pass: the slowest thread of the best repetition. */
+static double pass_s(struct work *work, struct gw_pool *pool)
+{
+    int threads = gw_pool_threads(pool);
+    double best_s = 1e9;
+    work->thread_s = gw_alloc((size_t)threads, sizeof(double));
+    work->sink = gw_alloc((size_t)threads, sizeof(uint64_t));
+    work->passes = 1;
+    for (int repeat = 0; repeat < REPEATS;) {
+        gw_pool_run(pool, timed_share, work);
+        double slowest_s = 0;
+        for (int t = 0; t < threads; t++) slowest_s = work->thread_s[t] > slowest_s ? work->thread_s[t] : slowest_s;
+        if (slowest_s < MEASURE_S && work->passes < 1 << 24) { /* too short to trust: again, longer */
+            work->passes *= 2;
+            continue;
+        }
+        repeat++;
+        if (slowest_s / work->passes < best_s) best_s = slowest_s / work->passes;
+    }
+    free(work->thread_s);
+    free(work->sink);
+    return best_s;
+}
+
+/* ---- what the machine can do ------------------------------------------------------------------------------------ */
+
+static void run_dots(struct work *work, int pass, int thread, int threads)
+{
+    (void)pass, (void)threads;
+    work->sink[thread] += (uint64_t)work->kernels->int8_dots(10000);
+}
+
+static void run_stream(struct work *work, int pass, int thread, int threads)
+{
+    (void)pass;
+    int begin, end;
+    gw_split(STREAM_BYTES / 4096, threads, thread, &begin, &end);
+    work->sink[thread] += work->kernels->read_bytes(work->stream + (size_t)begin * 4096, (size_t)(end - begin) * 4096);
+}
+
+static gw_err measure_peaks(const struct gw_kernels *kernels, struct gw_pool *pool, struct peaks *peaks)
+{
+    gw_err rc = GW_OK;
+    void *stream = NULL;
+    TRY(gw_alloc_large(STREAM_BYTES, "a measurement", &stream));
+    memset(stream, 1, STREAM_BYTES);
+    struct work read = {.kernels = kernels, .run = run_stream, .stream = stream};
+    struct work dots = {.kernels = kernels, .run = run_dots};
+    peaks->bytes_per_s = STREAM_BYTES / pass_s(&read, pool);
+    peaks->dots_per_s = (double)kernels->int8_dots(10000) * gw_pool_threads(pool) / pass_s(&dots, pool);
+    printf("peak            int8 dots %8.1f GOP/s    memory read %6.1f GB/s\n\n", peaks->dots_per_s / 1e9,
+           peaks->bytes_per_s / 1e9);
+out:
+    if (stream) gw_free_large(stream, STREAM_BYTES);
+    return rc;
+}
+
+static void show(const struct work *work, const struct peaks *peaks, double seconds)
+{
+    printf("%-15s %5d %10.2f us", work->name, work->rows, seconds * 1e6);
+    if (work->ops > 0)
+        printf(" %8.1f GOP/s %5.1f %%", work->ops / seconds / 1e9, 100 * work->ops / seconds / peaks->dots_per_s);
+    if (work->bytes > 0)
+        printf(" %7.1f GB/s %6.1f %%", work->bytes / seconds / 1e9, 100 * work->bytes / seconds / peaks->bytes_per_s);
+    printf("\n");
+    fflush(stdout);
+}
+
+/* ---- products ---------------------------------------------------------------------------------------------------- */
+
+static void run_product(struct work *work, int pass, int thread, int threads)
+{
+    const struct gw_packed *w = &work->weights[pass % work->copies];
+    struct gw_atom atom = {.block_end = WIDTH / GW_BLOCK, .node = 0};
+    struct gw_gemm gemm = {.w = w,
+                           .act = &work->act,
+                           .rows = work->rows,
+                           .atoms = &atom,
+                           .atom_count = 1,
+                           .y = work->y,
+                           .y_row_stride = WIDTH,
+                           .y_node_stride = (size_t)work->rows * WIDTH};
+    int begin, end;
+    gw_split(w->panels, threads, thread, &begin, &end);
+    if (begin < end) work->kernels->gemm[w->pack](&gemm, begin, end);
+}
+
+static gw_err bench_products(const struct gw_kernels *kernels, struct gw_pool *pool, const struct peaks *peaks)
+{
+    static const enum gw_type types[] = {GW_TYPE_Q4_0, GW_TYPE_Q4_1, GW_TYPE_Q5_0, GW_TYPE_Q5_1,
+                                         GW_TYPE_Q8_0, GW_TYPE_Q6_K, GW_TYPE_BF16, GW_TYPE_F32};
+    static const int row_counts[] = {1, 2, 4, 8, 16, 64, MAX_ROWS};
+    gw_err rc = GW_OK;
+    struct work work = {.kernels = kernels, .run = run_product};
+    void *data = NULL;
+    work.x = gw_alloc((size_t)MAX_ROWS * WIDTH, sizeof(float));
+    work.y = gw_alloc((size_t)MAX_ROWS * WIDTH, sizeof(float));
+    work.weights = gw_alloc(STREAM_BYTES / WIDTH, sizeof *work.weights);
+    for (int i = 0; i < MAX_ROWS * WIDTH; i++) work.x[i] = (float)(i % 17) - 8;
+    gw_act_init(&work.act, MAX_ROWS, WIDTH);
+    work.act.x = work.x;
+    kernels->quantize(&work.act, 0, MAX_ROWS);
+    TRY(gw_alloc_large(STREAM_BYTES, "a measurement", &data));
+    memset(data, 0x3c, STREAM_BYTES); /* scales of 0.0115, codes and half floats as good as any */
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+        struct gw_packed w;
+        TRY(gw_packed_init(&w, types[t], WIDTH, WIDTH));
+        size_t bytes = gw_packed_bytes(&w);
+        work.copies = (int)(STREAM_BYTES / bytes);
+        for (int c = 0; c < work.copies; c++) {
+            work.weights[c] = w;
+            work.weights[c].data = (uint8_t *)data + (size_t)c * bytes;
+        }
+        work.name = gw_type_info((uint32_t)types[t])->name;
+        work.bytes = (double)bytes;
+        for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++) {
+            work.rows = row_counts[r];
+            work.ops = 2.0 * WIDTH * WIDTH * work.rows;
+            show(&work, peaks, pass_s(&work, pool));
+        }
+    }
+out:
+    if (data) gw_free_large(data, STREAM_BYTES);
+    gw_act_free(&work.act);
+    free(work.weights);
+    free(work.x);
+    free(work.y);
+    return rc;
+}
+
+/* ---- attention ---------------------------------------------------------------------------------------------------- */
+
+/* Items are sequences of their own: each reads its own pages. */
+static void run_attention(struct work *work, int pass, int thread, int threads)
+{
+    (void)pass;
+    int begin, end;
+    gw_split(ATTENTION_ITEMS, threads, thread, &begin, &end);
+    for (int item = begin; item < end; item++) {
+        const uint16_t *pages[CONTEXT / GW_PAGE_TOKENS];
+        for (int p = 0; p < CONTEXT / GW_PAGE_TOKENS; p++)
+            pages[p] = work->pages + (size_t)(item * (CONTEXT / GW_PAGE_TOKENS) + p) * gw_page_halves(HEAD_DIM);
+        size_t at = (size_t)item * (size_t)work->rows * GROUP * HEAD_DIM;
+        struct gw_attention attention = {.head_dim = HEAD_DIM,
+                                         .group = GROUP,
+                                         .rows = work->rows,
+                                         .pos0 = CONTEXT - work->rows,
+                                         .scale = 0.125f,
+                                         .pages = pages,
+                                         .q = work->x + at,
+                                         .q_stride = (size_t)GROUP * HEAD_DIM,
+                                         .out = work->y + at,
+                                         .out_stride = (size_t)GROUP * HEAD_DIM};
+        work->kernels->attention(&attention);
+    }
+}
+
+static void bench_attention(const struct gw_kernels *kernels, struct gw_pool *pool, const struct peaks *peaks)
+{
+    static const int row_counts[] = {1, 16};
+    size_t page_count = (size_t)ATTENTION_ITEMS * (CONTEXT / GW_PAGE_TOKENS);
+    struct work work = {.kernels = kernels, .run = run_attention, .name = "attention"};
+    work.pages = gw_alloc(page_count * gw_page_halves(HEAD_DIM), sizeof(uint16_t));
+    work.x = gw_alloc((size_t)ATTENTION_ITEMS * 16 * GROUP * HEAD_DIM, sizeof(float));
+    work.y = gw_alloc((size_t)ATTENTION_ITEMS * 16 * GROUP * HEAD_DIM, sizeof(float));
+    for (size_t i = 0; i < page_count * gw_page_halves(HEAD_DIM); i++) work.pages[i] = (uint16_t)(0x3000 + i % 1024);
+    for (size_t i = 0; i < (size_t)ATTENTION_ITEMS * 16 * GROUP * HEAD_DIM; i++) work.x[i] = (float)(i % 17) * 0.1f;
+    for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++) {
+        work.rows = row_counts[r];
+        work.ops = 4.0 * ATTENTION_ITEMS * work.rows * GROUP * HEAD_DIM * CONTEXT;
+        work.bytes = (double)(page_count * gw_page_halves(HEAD_DIM) * sizeof(uint16_t));
+        show(&work, peaks, pass_s(&work, pool));
+    }
+    free(work.pages);
+    free(work.x);
+    free(work.y);
+}
+
+/* ---- rows ---------------------------------------------------------------------------------------------------------- */
+
+static void run_norm(struct work *work, int pass, int thread, int threads)
+{
+    (void)pass;
+    int begin, end;
+    gw_split(work->rows, threads, thread, &begin, &end);
+    for (int row = begin; row < end; row++)
+        work->kernels->rmsnorm(work->y + (size_t)row * WIDTH, work->y, WIDTH, 1e-5f, work->x + (size_t)row * WIDTH);
+}
+
+static void run_quantize(struct work *work, int pass, int thread, int threads)
+{
+    (void)pass;
+    int begin, end;
+    gw_split(work->rows, threads, thread, &begin, &end);
+    if (begin < end) work->kernels->quantize(&work->act, begin, end);
+}
+
+static void run_swiglu(struct work *work, int pass, int thread, int threads)
+{
+    (void)pass;
+    int begin, end;
+    gw_split(work->rows, threads, thread, &begin, &end);
+    for (int row = begin; row < end; row++)
+        work->kernels->swiglu(work->y, work->y, WIDTH, work->x + (size_t)row * WIDTH);
+}
+
+static void bench_rows(const struct gw_kernels *kernels, struct gw_pool *pool, const struct peaks *peaks)
+{
+    static const struct {
+        const char *name;
+        void (*run)(struct work *work, int pass, int thread, int threads);
+    } kinds[] = {{"norm", run_norm}, {"quantize", run_quantize}, {"swiglu", run_swiglu}};
+    struct work work = {.kernels = kernels, .rows = 64};
+    work.x = gw_alloc((size_t)work.rows * WIDTH, sizeof(float));
+    work.y = gw_alloc((size_t)work.rows * WIDTH, sizeof(float));
+    for (int i = 0; i < work.rows * WIDTH; i++) work.y[i] = (float)(i % 17) - 8;
+    gw_act_init(&work.act, work.rows, WIDTH);
+    work.act.x = work.x;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        work.name = kinds[i].name;
+        work.run = kinds[i].run;
+        work.bytes = (double)work.rows * WIDTH * sizeof(float);
+        show(&work, peaks, pass_s(&work, pool));
+    }
+    gw_act_free(&work.act);
+    free(work.x);
+    free(work.y);
+}
+
+static void run_sample(struct work *work, int pass, int thread, int threads)
+{
+    int begin, end;
+    gw_split(work->rows, threads, thread, &begin, &end);
+    for (int row = begin; row < end; row++) {
+        struct gw_sample_result result;
+        gw_err rc = gw_sample(work->kernels, &work->sampler[thread], &work->params, work->x + (size_t)row * VOCAB,
+                              VOCAB, NULL, 0, (uint64_t)pass, -1, &result);
+        work->sink[thread] += (uint64_t)result.token + (uint64_t)rc;
+    }
+}
+
+static void bench_sampling(const struct gw_kernels *kernels, struct gw_pool *pool, const struct peaks *peaks)
+{
+    static const struct {
+        const char *name;
+        struct gw_sample_params params;
+    } kinds[] = {{"sample greedy", {.top_p = 1, .repetition_penalty = 1}},
+                 {"sample t=1", {.temperature = 1, .top_p = 1, .repetition_penalty = 1}},
+                 {"sample top-p", {.temperature = 1, .top_p = 0.9f, .repetition_penalty = 1}},
+                 {"sample top-k", {.temperature = 1, .top_p = 1, .top_k = 40, .repetition_penalty = 1}}};
+    int threads = gw_pool_threads(pool);
+    struct work work = {.kernels = kernels, .run = run_sample, .rows = 16};
+    work.sampler = gw_alloc((size_t)threads, sizeof *work.sampler);
+    for (int t = 0; t < threads; t++) gw_sampler_init(&work.sampler[t], VOCAB);
+    work.x = gw_alloc((size_t)work.rows * VOCAB, sizeof(float));
+    for (int i = 0; i < work.rows * VOCAB; i++) { /* about as peaked as a model's: -20 .. 0, few near the top */
+        float u = (float)gw_philox_uniform(1, 2, (uint64_t)i);
+        work.x[i] = -20 * (1 - u * u * u * u);
+    }
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        work.name = kinds[i].name;
+        work.params = kinds[i].params;
+        work.bytes = (double)work.rows * VOCAB * sizeof(float);
+        show(&work, peaks, pass_s(&work, pool));
+    }
+    for (int t = 0; t < threads; t++) gw_sampler_close(&work.sampler[t]);
+    free(work.sampler);
+    free(work.x);
+}
+
+gw_err gw_bench_kernels(int threads)
+{
+    gw_err rc = GW_OK;
+    struct gw_pool *pool = NULL;
+    const struct gw_kernels *kernels;
+    struct peaks peaks;
+    int cpus[1024];
+    TRY(gw_kernels_get(&kernels));
+    int pinned = gw_pool_cpus(0, 1, threads, cpus, 1024);
+    TRY(gw_pool_create(threads, pinned ? cpus : NULL, &pool));
+    printf("kernels %s, %d threads; products %d x %d; attention: %d sequences, 1 KV head of %d, %d query heads, "
+           "context %d\n"
+           "name             rows    one pass    arithmetic  of peak     memory    of peak\n",
+           kernels->name, threads, WIDTH, WIDTH, ATTENTION_ITEMS, HEAD_DIM, GROUP, CONTEXT);
+    TRY(measure_peaks(kernels, pool, &peaks));
+    TRY(bench_products(kernels, pool, &peaks));
+    bench_attention(kernels, pool, &peaks);
+    bench_rows(kernels, pool, &peaks);
+    bench_sampling(kernels, pool, &peaks);
+out:
+    gw_pool_destroy(pool);
+    return rc;
+}
