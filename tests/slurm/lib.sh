@@ -14,6 +14,7 @@
 
 slurm_dir=$GW_TMP/slurm
 slurm_pids=() # "name pid"
+preempt_mode=REQUEUE # of the spot partition
 
 # need_slurm: skips the test where a Slurm of its own cannot be started
 need_slurm() {
@@ -81,7 +82,7 @@ CONF
         for ((i = 1; i <= nodes; i++)); do
             echo "NodeName=n$i NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=$(free_port) CPUs=$cpus RealMemory=$memory_mb"
         done
-        echo "PartitionName=spot Nodes=n[1-$nodes] Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=$grace_s MaxTime=INFINITE"
+        echo "PartitionName=spot Nodes=n[1-$nodes] Default=YES PriorityTier=1 PreemptMode=$preempt_mode GraceTime=$grace_s MaxTime=INFINITE"
         echo "PartitionName=prio Nodes=n[1-$nodes] PriorityTier=10 PreemptMode=OFF MaxTime=INFINITE"
     } >"$slurm_dir/slurm.conf"
 }
@@ -104,7 +105,7 @@ slurm_start() {
     # what a launcher that is killed leaves goes with the test
     mkdir -p "$GW_TMP/session"
     export TMPDIR=$GW_TMP/session
-    trap 'slurm_stop; gw_test_end' EXIT
+    trap slurm_end EXIT
     (umask 077; head -c 1024 /dev/urandom >"$slurm_dir/munge.key")
     # --force: the socket lies below a temporary folder
     start_daemon munged munged --foreground --force --key-file="$slurm_dir/munge.key" --socket="$slurm_dir/munge.socket" \
@@ -146,6 +147,14 @@ slurm_processes() {
         grep -vxF -e $$ -e "$BASHPID" -f <(printf '%s\n' "${slurm_pids[@]#* }") || true
 }
 
+slurm_end() {
+    local rc=$?
+    set +e
+    slurm_stop
+    (exit $rc)
+    gw_test_end
+}
+
 # slurm_stop: jobs first, in order; then the daemons; then whatever is left
 slurm_stop() {
     local entry pid tries
@@ -170,6 +179,7 @@ slurm_stop() {
             sleep 0.2
         done
     done
+    slurm_pids=()
 }
 no_jobs_run() { [ -z "$(timeout 10 squeue -h -t R,CG,CF -o %i 2>/dev/null)" ]; }
 
@@ -242,4 +252,4 @@ expect_said() {
 # has_launch OUT NODES: agents have made a launch on so many nodes
 has_launch() { grep '"event":"launch"' "$1/events.jsonl" | grep -qE "\"ranks\":$2[,}]"; }
 batch_is_done() { grep -qs '"state": *"done"' "$1/status.json"; }
-tasks_gone() { [ -z "$(timeout 10 squeue -h -j "$array" -o %i 2>/dev/null)" ]; }
+job_is_gone() { [ -z "$(timeout 10 squeue -h -j "$1" -o %i 2>/dev/null)" ]; }

@@ -6,7 +6,7 @@
 . "$(dirname "$0")/../lib/jobs.sh"
 . "$(dirname "$0")/lib.sh"
 need_slurm
-make_slurm_batch 900
+make_slurm_batch 700
 slurm_start 4 12
 export OUTPUT=$GW_TMP/out
 
@@ -29,4 +29,4 @@ await 60 "the preemption" job_state_is "$prio" RUNNING COMPLETED || give_up "$jo
 await 150 "the requeued job's end" job_state_is "$job" COMPLETED || give_up "$job" "$OUTPUT"
 expect_equal "restarts" "$(job_field "$job" Restarts)" 1
 expect_digest "$OUTPUT"
-grep -aE ' start |left|lost|leaves|ended with|requeued|done' "$OUTPUT.log"
+grep -aE '^20.*( start |left|ended with|requeued| done)' "$OUTPUT.log"
