@@ -29,3 +29,22 @@ void gw_calibration_write(const char *out_dir, const struct gw_cost *cost)
     gw_buf_free(&text);
     free(path);
 }
+
+void gw_calibration_steps(struct gw_cost *cost, const struct gw_dims *dims, struct gw_layout layout,
+                          const struct gw_head_report *now, struct gw_head_report *before)
+{
+    enum { ENOUGH = 32 };
+    struct gw_shard shard = gw_layout_shard(dims, layout, 0, 0);
+    double steps = (double)(now->steps - before->steps), compute_s = now->compute_s - before->compute_s;
+    double decode = (double)(now->decode_rows - before->decode_rows);
+    double prefill = (double)(now->prefill_rows - before->prefill_rows);
+    if (now->steps < before->steps + ENOUGH || !(decode + prefill > 0)) return;
+    struct gw_load load = {.decode_rows = decode / steps,
+                           .prefill_rows = prefill / steps,
+                           .mean_context = (double)(now->seen_tokens - before->seen_tokens) / (decode + prefill)};
+    double said_s = gw_cost_stage_s(cost, dims, &shard, 1, &load) +
+                    gw_cost_exchange_s(cost, dims, layout.tensor, shard.layer_end - shard.layer_begin,
+                                       load.decode_rows + load.prefill_rows, true);
+    gw_cost_observe(cost, GW_COST_COMPUTE, steps * said_s, compute_s);
+    *before = *now;
+}

@@ -683,6 +683,19 @@ static gw_err take_shard(struct gw_head *head, struct slot *slot, const void *dr
     return rc;
 }
 
+/* What a step of this stage was and took, for the calibration. */
+static void note_step(struct gw_head *head, const struct slot *slot)
+{
+    struct gw_head_report *report = &head->report;
+    report->steps++;
+    report->compute_s += gw_clock_now_s() - slot->launched_s;
+    for (int i = 0; i < slot->step.seq_count; i++) {
+        const struct gw_step_seq *seq = &slot->step.seqs[i];
+        *(seq->rows == 1 ? &report->decode_rows : &report->prefill_rows) += (uint64_t)seq->rows;
+        report->seen_tokens += (uint64_t)seq->rows * (uint64_t)(seq->pos0 + seq->rows / 2 + 1);
+    }
+}
+
 /* Stage 0's part of a step that was just planned. */
 static gw_err launch(struct gw_head *head, struct slot *slot)
 {
@@ -699,10 +712,12 @@ static gw_err launch(struct gw_head *head, struct slot *slot)
     slot->launched_s = gw_clock_now_s();
     slot->due = layout->tensor;
     TRY(gw_executor_forward(ex, &slot->step, NULL, head->hidden));
+    if (layout->pipeline > 1) note_step(head, slot);
     if (layout->pipeline > 1)
         return gw_comm_send(head->config.comm, gw_team_rank(head->config.team, 1, 0), GW_MSG_HIDDEN, slot->step.id,
                             head->hidden, (size_t)slot->step.rows * (size_t)d * sizeof(float));
     TRY(gw_executor_draw(ex, &slot->step, head->drawn, &own));
+    note_step(head, slot);
     TRY(take_shard(head, slot, head->drawn, (size_t)own * sizeof *head->drawn));
 out:
     return rc;

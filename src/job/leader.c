@@ -28,6 +28,7 @@ struct head_state {
     int wants;        /* as last reported, less what was granted since */
     uint32_t granted; /* requests sent so far */
     bool drained;
+    struct gw_head_report timed; /* as it was when the calibration last took it in */
 };
 
 struct gw_leader {
@@ -253,6 +254,7 @@ gw_err gw_leader_finish(struct gw_leader *leader)
     struct gw_request_counts counts = gw_requests_counts(leader->requests);
     bool stopped = !gw_requests_finished(leader->requests);
     TRY(gw_requests_commit(leader->requests, true));
+    gw_calibration_write(leader->config.options->out_dir, &leader->cost);
     gw_checkpoints_interrupted(leader->checkpoints, false);
     if (!stopped) gw_checkpoints_drop(leader->checkpoints);
     const char *state = !stopped ? "done" : leader->saving ? "interrupted" : "stopped";
@@ -324,21 +326,30 @@ const struct gw_plan *gw_leader_new_plan(struct gw_leader *leader)
     return fresh ? &leader->plan : NULL;
 }
 
-static gw_err take_hellos(struct gw_leader *leader, bool *busy)
+/* Every message of a kind that is there goes to `take`. `busy` may be NULL. */
+static gw_err take_all(struct gw_leader *leader, enum gw_msg_kind kind,
+                       gw_err (*take)(struct gw_leader *leader, const struct gw_msg *msg), bool *busy)
 {
     gw_err rc = GW_OK;
     struct gw_msg msg = {0};
-    for (bool got = leader->hellos != NULL; got;) {
-        TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_HELLO, &msg, &got));
-        if (!got) break;
-        *busy = true;
-        gw_hello_free(&leader->hellos[msg.source]);
-        TRY(gw_hello_decode(msg.data, msg.bytes, &leader->hellos[msg.source]));
-        leader->heard[msg.source] = true;
+    for (bool got = true; got;) {
+        TRY(gw_comm_poll(leader->config.comm, -1, kind, &msg, &got));
+        if (got) TRY(take(leader, &msg));
+        if (busy) *busy |= got;
         gw_msg_free(&msg);
     }
 out:
     gw_msg_free(&msg);
+    return rc;
+}
+
+static gw_err take_hello(struct gw_leader *leader, const struct gw_msg *msg)
+{
+    gw_err rc = GW_OK;
+    gw_hello_free(&leader->hellos[msg->source]);
+    TRY(gw_hello_decode(msg->data, msg->bytes, &leader->hellos[msg->source]));
+    leader->heard[msg->source] = true;
+out:
     return rc;
 }
 
@@ -415,37 +426,15 @@ static int head_of(const struct gw_leader *leader, int rank)
     return -1;
 }
 
-static gw_err take_tokens(struct gw_leader *leader, bool *busy)
+static gw_err take_tokens(struct gw_leader *leader, const struct gw_msg *msg)
 {
-    gw_err rc = GW_OK;
-    struct gw_msg msg = {0};
-    for (bool got = true; got;) {
-        TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_TOKENS, &msg, &got));
-        if (!got) break;
-        *busy = true;
-        TRY(gw_requests_tokens(leader->requests, msg.data, msg.bytes));
-        gw_msg_free(&msg);
-    }
-out:
-    gw_msg_free(&msg);
-    return rc;
+    return gw_requests_tokens(leader->requests, msg->data, msg->bytes);
 }
 
-static gw_err take_results(struct gw_leader *leader, bool *busy)
+static gw_err take_result(struct gw_leader *leader, const struct gw_msg *msg)
 {
-    gw_err rc = GW_OK;
-    struct gw_msg msg = {0};
-    for (bool got = true; got;) {
-        TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_RESULT, &msg, &got));
-        if (!got) break;
-        *busy = true;
-        int head = head_of(leader, msg.source);
-        if (head >= 0) TRY(gw_requests_result(leader->requests, head, msg.data, msg.bytes));
-        gw_msg_free(&msg);
-    }
-out:
-    gw_msg_free(&msg);
-    return rc;
+    int head = head_of(leader, msg->source);
+    return head < 0 ? GW_OK : gw_requests_result(leader->requests, head, msg->data, msg->bytes);
 }
 
 /* The requests under a new plan: kept replicas have what they reported, adopted sequences go to their new heads, the rest is returned. */
@@ -524,8 +513,9 @@ static void bench_spares(const struct gw_leader *leader, bool *active)
 static gw_err make_plan(struct gw_leader *leader)
 {
     gw_err rc = GW_OK;
-    bool busy = false;
     struct gw_comm *comm = leader->config.comm;
+    struct gw_request_counts counts = gw_requests_counts(leader->requests);
+    bool deadline = leader->config.options->objective == GW_OBJECTIVE_DEADLINE;
     struct gw_planning planning = {.options = leader->config.options,
                                    .dims = leader->config.dims,
                                    .cost = &leader->cost,
@@ -533,6 +523,8 @@ static gw_err make_plan(struct gw_leader *leader)
                                    .hellos = leader->hellos,
                                    .count = leader->hello_count,
                                    .number = leader->plan.number + 1,
+                                   .requests = deadline ? (double)(counts.total - counts.done - counts.failed) : 0,
+                                   .deadline_s = leader->config.options->deadline_wall_s - gw_clock_wall_s(),
                                    .wanted = leader->wanted};
     bool *active = gw_alloc((size_t)leader->hello_count + 1, sizeof *active);
     for (int r = 0; r < leader->hello_count; r++) /* a context may come from an earlier launch */
@@ -541,8 +533,8 @@ static gw_err make_plan(struct gw_leader *leader)
         active[r] = gw_control_active(leader->control, leader->hellos[r].peer.member);
     bench_spares(leader, active);
     planning.active = active;
-    TRY(take_tokens(leader, &busy)); /* what heads sent before their hellos */
-    TRY(take_results(leader, &busy));
+    TRY(take_all(leader, GW_MSG_TOKENS, take_tokens, NULL)); /* what heads sent before their hellos */
+    TRY(take_all(leader, GW_MSG_RESULT, take_result, NULL));
     gw_plan_free(&leader->plan);
     TRY(gw_planning_make(&planning, &leader->plan));
     TRY(leader->config.at_point(leader->config.point_context, GW_CHAOS_AT_PLAN));
@@ -645,7 +637,7 @@ out:
     return rc;
 }
 
-static gw_err take_notice(struct gw_leader *leader, const struct gw_notice *notice)
+static gw_err obey_notice(struct gw_leader *leader, const struct gw_notice *notice)
 {
     const char *out_dir = leader->config.options->out_dir;
     const struct gw_layout *l = &notice->layout;
@@ -673,6 +665,14 @@ static gw_err take_notice(struct gw_leader *leader, const struct gw_notice *noti
     return step(leader, &event);
 }
 
+static gw_err take_notice(struct gw_leader *leader, const struct gw_msg *msg)
+{
+    struct gw_notice notice;
+    if (msg->bytes != sizeof notice) return GW_OK;
+    memcpy(&notice, msg->data, sizeof notice);
+    return obey_notice(leader, &notice);
+}
+
 /* A rank has what the plan wants it to have. When all have, it is told what that took. */
 static gw_err take_ready(struct gw_leader *leader, const struct gw_msg *msg)
 {
@@ -684,18 +684,20 @@ static gw_err take_ready(struct gw_leader *leader, const struct gw_msg *msg)
     leader->moved.kv_bytes_in += stats.kv_bytes_in;
     leader->moved.kv_bytes_kept += stats.kv_bytes_kept;
     leader->moved.weight_bytes_in += stats.weight_bytes_in;
+    if (stats.peak_bytes > leader->moved.peak_bytes) leader->moved.peak_bytes = stats.peak_bytes;
     if (stats.weight_bytes_loaded)
         gw_cost_observe(&leader->cost, GW_COST_PACK, (double)stats.weight_bytes_loaded, stats.load_s);
     TRY(step(leader, &(struct gw_event){.kind = GW_EVENT_READY, .member = leader->plan.peers[msg->source].member}));
     if (gw_control_state(leader->control) != GW_STATE_RUN) goto out;
     gw_pauses_end(&leader->pauses, gw_clock_wall_s(), &closed);
     gw_record_event(leader->config.options->out_dir, "ready",
-                    json_pack("{s:I,s:f,s:f,s:I,s:I,s:I}", "plan", (json_int_t)leader->plan.number, "since_plan_s",
+                    json_pack("{s:I,s:f,s:f,s:I,s:I,s:I,s:I}", "plan", (json_int_t)leader->plan.number, "since_plan_s",
                               gw_clock_now_s() - leader->planned_s, "since_drain_s",
                               leader->drain_s > 0 ? gw_clock_now_s() - leader->drain_s : 0.0, "kv_bytes_moved",
                               (json_int_t)leader->moved.kv_bytes_in, "kv_bytes_kept",
                               (json_int_t)leader->moved.kv_bytes_kept, "weight_bytes_moved",
-                              (json_int_t)leader->moved.weight_bytes_in));
+                              (json_int_t)leader->moved.weight_bytes_in, "bytes_held_most",
+                              (json_int_t)leader->moved.peak_bytes));
     gw_calibration_write(leader->config.options->out_dir, &leader->cost);
     if (leader->drain_s > 0) { /* the next notice begins to move so much before its end */
         struct gw_control_limits *limits = gw_control_limits(leader->control);
@@ -707,66 +709,31 @@ out:
     return rc;
 }
 
-/* Notices from ranks, ends of moves, drained heads. */
-static gw_err take_signals(struct gw_leader *leader, bool *busy)
+static gw_err take_drained(struct gw_leader *leader, const struct gw_msg *msg)
 {
-    gw_err rc = GW_OK;
-    struct gw_msg msg = {0};
-    for (bool got = true; got;) {
-        TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_NOTICE, &msg, &got));
-        if (got && msg.bytes == sizeof(struct gw_notice)) {
-            struct gw_notice notice;
-            memcpy(&notice, msg.data, sizeof notice);
-            TRY(take_notice(leader, &notice));
-        }
-        *busy |= got;
-        gw_msg_free(&msg);
-    }
-    for (bool got = leader->planned; got;) {
-        TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_READY, &msg, &got));
-        *busy |= got;
-        if (got) TRY(take_ready(leader, &msg));
-        gw_msg_free(&msg);
-    }
-    for (bool got = leader->head_count > 0; got;) {
-        TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_DRAINED, &msg, &got));
-        int head = got ? head_of(leader, msg.source) : -1;
-        if (head >= 0) leader->heads[head].drained = true;
-        *busy |= got;
-        gw_msg_free(&msg);
-    }
-out:
-    gw_msg_free(&msg);
-    return rc;
+    int head = head_of(leader, msg->source);
+    if (head >= 0) leader->heads[head].drained = true;
+    return GW_OK;
 }
 
-static gw_err take_saved(struct gw_leader *leader, bool *busy)
+static gw_err take_keep(struct gw_leader *leader, const struct gw_msg *msg)
+{
+    gw_checkpoints_keep(leader->checkpoints, msg->data, msg->bytes);
+    return GW_OK;
+}
+
+static gw_err take_saved(struct gw_leader *leader, const struct gw_msg *msg)
 {
     gw_err rc = GW_OK;
-    struct gw_msg msg = {0};
-    for (bool got = true; got;) {
-        TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_KEEP, &msg, &got));
-        if (got) gw_checkpoints_keep(leader->checkpoints, msg.data, msg.bytes);
-        gw_msg_free(&msg);
-    }
-    for (bool got = true; got;) {
-        bool done = false;
-        uint64_t bytes = 0;
-        double cost_s = 0;
-        TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_SAVED, &msg, &got));
-        if (!got) break;
-        *busy = true;
-        TRY(gw_checkpoints_saved(leader->checkpoints, msg.data, msg.bytes, &done, &bytes, &cost_s));
-        leader->before.checkpoints += done;
-        leader->before.checkpoint_bytes += done ? (int64_t)bytes : 0;
-        if (done)
-            gw_record_event(leader->config.options->out_dir, "checkpoint",
-                            json_pack("{s:I,s:f,s:f}", "bytes", (json_int_t)bytes, "cost_s", cost_s, "next_in_s",
-                                      gw_checkpoints_interval_s(leader->checkpoints)));
-        gw_msg_free(&msg);
-    }
+    bool done = false;
+    uint64_t bytes = 0;
+    double cost_s = 0;
+    TRY(gw_checkpoints_saved(leader->checkpoints, msg->data, msg->bytes, &done, &bytes, &cost_s));
+    if (done)
+        gw_record_event(leader->config.options->out_dir, "checkpoint",
+                        json_pack("{s:I,s:f,s:f}", "bytes", (json_int_t)bytes, "cost_s", cost_s, "next_in_s",
+                                  gw_checkpoints_interval_s(leader->checkpoints)));
 out:
-    gw_msg_free(&msg);
     return rc;
 }
 
@@ -807,23 +774,15 @@ out:
     return rc;
 }
 
-static gw_err take_reports(struct gw_leader *leader)
+static gw_err take_report(struct gw_leader *leader, const struct gw_msg *msg)
 {
-    gw_err rc = GW_OK;
-    struct gw_msg msg = {0};
-    for (bool got = true; got;) {
-        TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_WANT, &msg, &got));
-        int h = got ? head_of(leader, msg.source) : -1;
-        if (h >= 0 && msg.bytes == sizeof *leader->reports) {
-            memcpy(&leader->reports[h], msg.data, sizeof *leader->reports);
-            leader->heads[h].wants = leader->reports[h].wants -
-                                     (int)(leader->heads[h].granted - leader->reports[h].taken);
-        }
-        gw_msg_free(&msg);
-    }
-out:
-    gw_msg_free(&msg);
-    return rc;
+    int h = head_of(leader, msg->source);
+    if (h < 0 || msg->bytes != sizeof *leader->reports) return GW_OK;
+    struct head_state *head = &leader->heads[h];
+    memcpy(&leader->reports[h], msg->data, sizeof *leader->reports);
+    head->wants = leader->reports[h].wants - (int)(head->granted - leader->reports[h].taken);
+    gw_calibration_steps(&leader->cost, &leader->config.dims, leader->plan.layout, &leader->reports[h], &head->timed);
+    return GW_OK;
 }
 
 /* Rounds over the heads, so that none takes all of what is left because it asked first. */
@@ -880,19 +839,12 @@ out:
     return rc;
 }
 
-/* The heads' last messages: what they sent before is there by then, since messages of one sender do not overtake. */
-static gw_err take_byes(struct gw_leader *leader, bool *busy)
+/* A head's last message: what it sent before is there by then, since messages of one sender do not overtake. */
+static gw_err take_bye(struct gw_leader *leader, const struct gw_msg *msg)
 {
-    gw_err rc = GW_OK;
-    struct gw_msg msg = {0};
-    for (bool got = true; got;) {
-        TRY(gw_comm_poll(leader->config.comm, -1, GW_MSG_BYE, &msg, &got));
-        leader->byes += got;
-        *busy |= got;
-        gw_msg_free(&msg);
-    }
-out:
-    return rc;
+    (void)msg;
+    leader->byes++;
+    return GW_OK;
 }
 
 /* The end is told only while nothing else goes on: a world that forms has no heads to tell. */
@@ -931,15 +883,18 @@ out:
 gw_err gw_leader_poll(struct gw_leader *leader, bool stop, bool *busy, bool *finished)
 {
     gw_err rc = GW_OK;
-    TRY(take_byes(leader, busy));
+    TRY(take_all(leader, GW_MSG_BYE, take_bye, busy));
     *finished = leader->told && leader->byes == leader->head_count;
-    TRY(take_tokens(leader, busy));
-    TRY(take_results(leader, busy));
-    TRY(take_reports(leader));
-    TRY(take_hellos(leader, busy));
+    TRY(take_all(leader, GW_MSG_TOKENS, take_tokens, busy));
+    TRY(take_all(leader, GW_MSG_RESULT, take_result, busy));
+    TRY(take_all(leader, GW_MSG_WANT, take_report, NULL));
+    if (leader->hellos) TRY(take_all(leader, GW_MSG_HELLO, take_hello, busy));
     if (leader->hellos) TRY(note_hellos(leader));
-    TRY(take_signals(leader, busy));
-    TRY(take_saved(leader, busy));
+    TRY(take_all(leader, GW_MSG_NOTICE, take_notice, busy));
+    if (leader->planned) TRY(take_all(leader, GW_MSG_READY, take_ready, busy));
+    if (leader->head_count > 0) TRY(take_all(leader, GW_MSG_DRAINED, take_drained, busy));
+    TRY(take_all(leader, GW_MSG_KEEP, take_keep, NULL));
+    TRY(take_all(leader, GW_MSG_SAVED, take_saved, busy));
     TRY(check_drained(leader));
     TRY(watch_spawn(leader));
     if (gw_control_state(leader->control) == GW_STATE_RUN && !leader->told &&

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum option_id {
     OPT_MODEL = 'm',
@@ -18,7 +19,9 @@ enum option_id {
     OPT_QUIET = 'q',
     OPT_THREADS = 't',
     OPT_LAYOUT = 256,
+    OPT_MEMORY,
     OPT_KV,
+    OPT_OBJECTIVE,
     OPT_CONTEXT,
     OPT_SEQS,
     OPT_ROWS,
@@ -60,6 +63,9 @@ static const struct {
     {OPT_RANKS, "ranks", "N", "MPI processes to start (default: what --layout needs, else 1)"},
     {OPT_THREADS, "threads", "N", "threads of a rank (default: its share of the node's CPUs)"},
     {OPT_LAYOUT, "layout", "DxTxP", "data x tensor x pipeline, such as 2x1x1 (default: the best for N ranks)"},
+    {OPT_OBJECTIVE, "objective", "WHAT",
+     "what such a best is: throughput (default), cost, or deadline=TIME, such as 2026-12-01T06:00"},
+    {OPT_MEMORY, "memory", "SIZE", "memory for weights and KV of a rank (default: its share of the node's)"},
     {OPT_KV, "kv-memory", "SIZE", "memory for the KV cache of a rank, such as 2G (default: from free memory)"},
     {OPT_CONTEXT, "context", "N", "most tokens of prompt and answer (default: the model's)"},
     {OPT_SEQS, "max-seqs", "N", "sequences a replica decodes at once (default 64)"},
@@ -212,6 +218,27 @@ static gw_err set_weights(const char *text, enum gw_weights *weights)
     return gw_fail(GW_ERR_USAGE, "--weights '%s' is none of auto, storage, peers", text);
 }
 
+/* "throughput", "cost", "deadline=2026-12-01T06:00" (local time) or "deadline=@SECONDS" (since 1970). */
+static gw_err set_objective(const char *text, struct gw_job_options *o)
+{
+    static const char prefix[] = "deadline=";
+    struct tm when = {.tm_isdst = -1};
+    const char *time = text + strlen(prefix), *end = NULL;
+    if (strncmp(text, prefix, strlen(prefix)) != 0) {
+        gw_err rc = gw_objective_parse(text, &o->objective);
+        if (rc == GW_OK && o->objective == GW_OBJECTIVE_DEADLINE)
+            rc = gw_fail(GW_ERR_USAGE, "--objective deadline needs a time: deadline=2026-12-01T06:00");
+        return rc;
+    }
+    o->objective = GW_OBJECTIVE_DEADLINE;
+    if (*time == '@') return gw_parse_real(time + 1, "objective", &o->deadline_wall_s);
+    end = strptime(time, "%Y-%m-%dT%H:%M", &when);
+    if (end && *end == ':') end = strptime(time, "%Y-%m-%dT%H:%M:%S", &when);
+    if (!end || *end) return gw_fail(GW_ERR_USAGE, "--objective '%s' is no time such as 2026-12-01T06:00", text);
+    o->deadline_wall_s = (double)mktime(&when);
+    return GW_OK;
+}
+
 /* Several are one list. */
 static gw_err add_notice(const char *text, const char **notice)
 {
@@ -237,6 +264,8 @@ static gw_err set_option(struct gw_job_options *o, int id, const char *text, con
     case OPT_RANKS: return int_to_int(text, name, 1, 65536, &o->ranks);
     case OPT_THREADS: return int_to_int(text, name, 1, 1024, &o->threads);
     case OPT_LAYOUT: o->layout_set = true; return gw_layout_parse(text, &o->layout);
+    case OPT_MEMORY: return gw_parse_bytes(text, name, &o->memory_bytes);
+    case OPT_OBJECTIVE: return set_objective(text, o);
     case OPT_KV: return gw_parse_bytes(text, name, &o->kv_bytes);
     case OPT_CONTEXT: return int_to_int(text, name, 2, 1 << 24, &o->context);
     case OPT_SEQS: return int_to_int(text, name, 1, 65536, &o->max_seqs);

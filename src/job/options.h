@@ -3,7 +3,7 @@
 #define GW_JOB_OPTIONS_H
 
 #include "batch/request.h"
-#include "plan/layout.h"
+#include "plan/search.h"
 
 struct gw_job_options {
     const char *model_path, *input_path, *out_dir;
@@ -12,12 +12,15 @@ struct gw_job_options {
     int ranks;                 /* run: processes to start; 0: one */
     bool layout_set;
     struct gw_layout layout;
-    int threads;       /* of a rank; 0: this rank's share of the node's CPUs */
-    uint64_t kv_bytes; /* KV budget of a rank; 0: from the free memory */
-    int context;       /* most tokens of a sequence; 0: the model's */
-    int max_seqs;      /* running sequences of a replica */
-    int step_rows;     /* most rows of a step */
-    int64_t created;   /* the `created` of output lines */
+    int threads;                 /* of a rank; 0: this rank's share of the node's CPUs */
+    uint64_t memory_bytes;       /* weights and KV of a rank; 0: its share of the node's */
+    uint64_t kv_bytes;           /* KV budget of a rank; 0: from that memory */
+    enum gw_objective objective; /* of layouts that nobody asked for */
+    double deadline_wall_s;      /* of GW_OBJECTIVE_DEADLINE */
+    int context;                 /* most tokens of a sequence; 0: the model's */
+    int max_seqs;                /* running sequences of a replica */
+    int step_rows;               /* most rows of a step */
+    int64_t created;             /* the `created` of output lines */
     double peer_timeout_s;
     enum gw_weights {
         GW_WEIGHTS_AUTO,

@@ -31,6 +31,7 @@ static bool same_host(const struct gw_planning *in, int a, int b)
 static uint64_t memory_of(const struct gw_planning *in, int rank)
 {
     uint64_t there = 0;
+    if (in->options->memory_bytes) return in->options->memory_bytes;
     for (int r = 0; r < in->count; r++) there += same_host(in, r, rank);
     return in->hellos[rank].memory / there;
 }
@@ -74,15 +75,19 @@ static gw_err choose_layout(const struct gw_planning *in, const struct gw_plan *
         TRY(gw_layout_check(&in->dims, *layout));
         goto out;
     }
-    struct gw_search search = {
-        .dims = &in->dims,
-        .cost = in->cost,
-        .devices = devices,
-        .device_count = in->count,
-        .work = {.prompt_tokens = 256, .output_tokens = 256, .context = in->context, .max_seqs = in->options->max_seqs},
-        .objective = GW_OBJECTIVE_THROUGHPUT,
-        .kv_share = KV_SHARE,
-        .current = plan->before};
+    struct gw_search search = {.dims = &in->dims,
+                               .cost = in->cost,
+                               .devices = devices,
+                               .device_count = in->count,
+                               .work = {.prompt_tokens = 256,
+                                        .output_tokens = 256,
+                                        .requests = in->requests,
+                                        .context = in->context,
+                                        .max_seqs = in->options->max_seqs},
+                               .objective = in->options->objective,
+                               .deadline_s = in->deadline_s,
+                               .kv_share = KV_SHARE,
+                               .current = plan->before};
     TRY(gw_search(&search, &candidates, &count));
     *layout = candidates[0].layout;
 out:

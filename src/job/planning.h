@@ -16,6 +16,8 @@ struct gw_planning {
     int count;
     const struct gw_cost *cost; /* of this machine */
     uint64_t number;            /* of the plan */
+    double requests;            /* that are not answered yet */
+    double deadline_s;          /* from now; of that objective */
     struct gw_layout wanted;    /* taken when there are ranks enough; {0}: the best */
 };
 

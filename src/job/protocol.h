@@ -24,6 +24,9 @@ struct gw_head_report {
     uint64_t preemptions, prefix_tokens_reused;
     uint64_t restored_tokens;   /* whose KV came from a checkpoint */
     uint64_t recomputed_tokens; /* whose KV was there once: of sequences that came without it, and of preempted ones */
+    /* of the steps of the first stage so far */
+    uint64_t steps, decode_rows, prefill_rows, seen_tokens; /* seen: by all rows together */
+    double compute_s;
 };
 
 /* Tokens of one request in a message: number `at` and the following of its output, with log-probabilities where there are any. */
