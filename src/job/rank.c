@@ -8,7 +8,6 @@
 #include "job/rank.h"
 
 #include "base/clock.h"
-#include "base/hash.h"
 #include "base/log.h"
 #include "base/process.h"
 #include "comm/comm.h"
@@ -21,15 +20,14 @@
 #include "job/notice.h"
 #include "job/saver.h"
 #include "job/snapshot.h"
+#include "job/succession.h"
 #include "job/worker.h"
-#include "store/store.h"
 
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
@@ -52,14 +50,9 @@ struct rank {
     struct gw_chaos *chaos;
     struct gw_dims dims;
     int context, threads;
-    struct gw_hello self;         /* what does not change from hello to hello */
-    struct gw_store *store;       /* the node's, or NULL */
-    struct gw_snapshot *snapshot; /* in this rank's context; NULL without a store */
-    uint64_t model_key;
-    /* The context of a rank that is gone was taken over: `post` is its place, and this is what it would say. Until the first plan. */
-    bool resumed;
-    struct gw_hello before;
-    struct gw_buf tokens_before;
+    struct gw_hello self;     /* what does not change from hello to hello */
+    struct gw_succession own; /* this rank's context in the node's store */
+    bool resumed;             /* `post` is that of own.before; until the first plan */
     struct gw_plan plan;
     bool planned, forming;
     struct post *post, *post_before; /* of this plan; of the one before, while something is moved from it */
@@ -262,7 +255,7 @@ static bool complete(const struct rank *rank)
 /* What the rank whose context this one has would say: its place, its sequences, and their last tokens. */
 static gw_err speak_for_predecessor(struct rank *rank, struct gw_hello *hello)
 {
-    const struct gw_hello *before = &rank->before;
+    const struct gw_hello *before = &rank->own.before;
     hello->peer.placed = hello->peer.resumed = true;
     hello->peer.before = before->peer.before;
     hello->layout = before->layout;
@@ -270,8 +263,8 @@ static gw_err speak_for_predecessor(struct rank *rank, struct gw_hello *hello)
     hello->kv_pages = before->kv_pages;
     hello->held = before->held;
     hello->held_count = before->held_count;
-    if (!rank->tokens_before.bytes) return GW_OK;
-    return gw_comm_send(rank->comm, LEADER, GW_MSG_TOKENS, 0, rank->tokens_before.data, rank->tokens_before.bytes);
+    if (!rank->own.tokens.bytes) return GW_OK;
+    return gw_comm_send(rank->comm, LEADER, GW_MSG_TOKENS, 0, rank->own.tokens.data, rank->own.tokens.bytes);
 }
 
 static gw_err say_hello(struct rank *rank)
@@ -302,14 +295,14 @@ static gw_err say_hello(struct rank *rank)
     }
     rank->lost_wall_s = 0;
     if (rank->head) TRY(gw_head_report(rank->head, &hello.held, &hello.held_count));
-    if (rank->planned && complete(rank)) {
+    if (rank->resumed) {
+        TRY(speak_for_predecessor(rank, &hello));
+    } else if (rank->planned && complete(rank)) {
         hello.peer.placed = true;
         hello.peer.before = rank->post->team.place;
         hello.layout = rank->plan.layout;
         hello.plan = rank->plan.number;
         hello.kv_pages = rank->plan.kv_pages;
-    } else if (rank->resumed) {
-        TRY(speak_for_predecessor(rank, &hello));
     }
     gw_hello_encode(&hello, &message);
     TRY(gw_comm_send(rank->comm, LEADER, GW_MSG_HELLO, 0, message.data, message.bytes));
@@ -363,8 +356,8 @@ static gw_err create_executor(struct rank *rank, const struct gw_peer *self, int
                                         .max_context = rank->context,
                                         .donor = rank->post_before ? rank->post_before->executor : NULL,
                                         .awaited = awaited,
-                                        .store = rank->store,
-                                        .model_key = rank->model_key,
+                                        .store = rank->own.store,
+                                        .model_key = rank->own.model_key,
                                         .resumed = resumed,
                                         .tick = beat,
                                         .tick_context = rank->comm};
@@ -393,7 +386,7 @@ static gw_err take_roles(struct rank *rank)
                                       .executor = post->executor,
                                       .team = &post->team,
                                       .saver = rank->saver,
-                                      .snapshot = rank->snapshot,
+                                      .snapshot = rank->own.snapshot,
                                       .context = rank->context,
                                       .kv_pages = rank->plan.kv_pages};
         TRY(gw_head_create(&head, &rank->head));
@@ -418,7 +411,7 @@ static gw_err change_post(struct rank *rank, const struct gw_peer *self)
 {
     gw_err rc = GW_OK;
     bool *awaited = gw_alloc((size_t)rank->dims.layers + 1, sizeof *awaited), any = false;
-    gw_snapshot_unseat(rank->snapshot);
+    gw_snapshot_unseat(rank->own.snapshot);
     leave_roles(rank);
     free_post(rank->post_before);
     rank->post_before = rank->post;
@@ -447,7 +440,7 @@ static void take_seat(struct rank *rank)
                              .kv_pages = rank->plan.kv_pages};
     place.peer.placed = true;
     place.peer.before = rank->post->team.place;
-    gw_snapshot_seat(rank->snapshot, &place, rank->kept);
+    gw_snapshot_seat(rank->own.snapshot, &place, rank->kept);
 }
 
 static gw_err take_plan(struct rank *rank)
@@ -469,6 +462,7 @@ static gw_err take_plan(struct rank *rank)
         TRY(change_post(rank, self));
     }
     rank->resumed = false;
+    gw_succession_done(&rank->own);
     struct gw_mover_config mover = {
         .comm = rank->comm, .plan = &rank->plan, .dims = rank->dims, .now = rank->post ? rank->post->executor : NULL};
     struct post *before = rank->kept ? rank->post : rank->post_before;
@@ -583,7 +577,7 @@ static gw_err move(struct rank *rank, bool *busy)
     rank->post_before = NULL;
     rank->moved = true;
     if (rank->post && !rank->kept) take_seat(rank);
-    if (rank->store && gw_store_keep(rank->store, rank->plan.number) != GW_OK) gw_debug("%s", gw_error_detail());
+    gw_succession_keep(&rank->own, rank->plan.number);
     struct gw_mover_stats stats = gw_mover_stats(rank->mover);
     stats.weight_bytes_loaded = rank->loaded_bytes;
     stats.load_s = rank->load_s;
@@ -658,21 +652,6 @@ static bool may_go(struct rank *rank)
 
 /* ---- the context of a rank that is gone ------------------------------------------------------------------------ */
 
-/* One model file, as the ranks of a node see it. */
-static uint64_t model_key(const char *path)
-{
-    struct stat file = {0};
-    uint64_t parts[5] = {0};
-    if (stat(path, &file) == 0) {
-        parts[0] = (uint64_t)file.st_dev;
-        parts[1] = (uint64_t)file.st_ino;
-        parts[2] = (uint64_t)file.st_size;
-        parts[3] = (uint64_t)file.st_mtim.tv_sec;
-        parts[4] = (uint64_t)file.st_mtim.tv_nsec;
-    }
-    return gw_hash64(parts, sizeof parts, 0);
-}
-
 static bool has_all_pages(const struct post *post)
 {
     struct gw_backend *backend = gw_executor_backend(post->executor);
@@ -682,15 +661,13 @@ static bool has_all_pages(const struct post *post)
     return true;
 }
 
-/* Stands where its predecessor stood, with its weights and KV pages as they are. */
-static gw_err take_predecessors_post(struct rank *rank)
+/* Stands where the rank stood whose context this one has, with its weights and KV pages as they are. */
+static gw_err stand_in(struct rank *rank, double patience_s)
 {
     gw_err rc = GW_OK;
-    const struct gw_hello *before = &rank->before;
-    gw_hello_free(&rank->before);
-    gw_buf_clear(&rank->tokens_before);
-    if (!gw_snapshot_read(rank->snapshot, &rank->before, &rank->tokens_before)) return GW_OK;
-    if (!before->peer.placed || gw_layout_check(&rank->dims, before->layout) != GW_OK) return GW_OK;
+    const struct gw_hello *before = &rank->own.before;
+    if (rank->post || rank->post_before || !gw_succession_take(&rank->own, patience_s)) return GW_OK;
+    if (gw_layout_check(&rank->dims, before->layout) != GW_OK) return GW_OK;
     rank->post = new_post(before->layout);
     rank->post->team.place = before->peer.before;
     TRY(create_executor(rank, &before->peer, before->kv_pages, NULL, true));
@@ -702,58 +679,6 @@ out:
     return rc;
 }
 
-static gw_err open_snapshot(struct rank *rank)
-{
-    size_t pages = (size_t)rank->context / GW_PAGE_TOKENS + 2;
-    size_t bytes = 65536 + (size_t)rank->options->max_seqs * (4096 + sizeof(int32_t) * pages);
-    return gw_snapshot_open(rank->store, bytes, &rank->snapshot);
-}
-
-/* Joins the node's context store, if it has one, and takes over what a rank that is gone has left there. Nothing in it can end the job. */
-static gw_err join_store(struct rank *rank)
-{
-    gw_err rc = GW_OK;
-    const struct gw_job_options *o = rank->options;
-    bool taken = false;
-    uint64_t held = 0;
-    if (!o->store) return GW_OK;
-    rank->model_key = model_key(o->model_path);
-    rc = gw_store_connect(o->out_dir, &rank->store);
-    if (rc == GW_OK) rc = gw_store_usage(rank->store, &held);
-    if (rc == GW_OK) rc = gw_store_take(rank->store, &taken);
-    if (rc == GW_OK) rc = open_snapshot(rank);
-    if (rc != GW_OK) {
-        gw_debug("no context store: %s", gw_error_detail());
-        gw_store_close(rank->store);
-        rank->store = NULL;
-        return GW_OK;
-    }
-    rank->self.memory += held; /* it is there for this job */
-    if (taken) TRY(take_predecessors_post(rank));
-out:
-    return rc;
-}
-
-/* A spare stands in for a rank of its node that died: the store hears of a death about when MPI does. */
-static gw_err stand_in(struct rank *rank)
-{
-    gw_err rc = GW_OK;
-    bool taken = false;
-    if (rank->post || rank->post_before || !rank->store) return GW_OK;
-    gw_snapshot_close(rank->snapshot);
-    rank->snapshot = NULL;
-    for (double until_s = gw_clock_now_s() + STAND_IN_S; rc == GW_OK && !taken && gw_clock_now_s() < until_s;)
-        rc = gw_store_take(rank->store, &taken);
-    if (rc == GW_OK) rc = open_snapshot(rank);
-    if (rc != GW_OK) {
-        gw_debug("%s", gw_error_detail());
-        return GW_OK;
-    }
-    if (taken) TRY(take_predecessors_post(rank));
-out:
-    return rc;
-}
-
 /* Unwound from wherever the loss showed: meets the survivors and begins again with a hello. */
 static gw_err recover(struct rank *rank)
 {
@@ -761,7 +686,7 @@ static gw_err recover(struct rank *rank)
     rank->lost_wall_s = gw_clock_wall_s();
     TRY(provoke(rank, GW_CHAOS_AT_REPAIR));
     TRY(gw_comm_repair(rank->comm));
-    TRY(stand_in(rank));
+    TRY(stand_in(rank, STAND_IN_S)); /* a spare: the store hears of a death about when MPI does */
     TRY(say_hello(rank));
 out:
     return rc;
@@ -780,14 +705,6 @@ static gw_err live(struct rank *rank)
     return rc;
 }
 
-static void leave_store(struct rank *rank)
-{
-    gw_snapshot_close(rank->snapshot);
-    gw_store_close(rank->store);
-    gw_hello_free(&rank->before);
-    gw_buf_free(&rank->tokens_before);
-}
-
 static void close_rank(struct rank *rank)
 {
     gw_mover_destroy(rank->mover);
@@ -796,7 +713,7 @@ static void close_rank(struct rank *rank)
     gw_leader_destroy(rank->leader);
     free_post(rank->post_before);
     free_post(rank->post);
-    leave_store(rank);
+    gw_succession_close(&rank->own);
     gw_plan_free(&rank->plan);
     gw_chaos_destroy(rank->chaos);
     close_files(rank);
@@ -812,7 +729,9 @@ gw_err gw_rank_run(const struct gw_job_options *given)
     TRY(join_world(&rank));
     TRY(describe_self(&rank));
     if (options->standby) TRY(stand_by(&own));
-    TRY(join_store(&rank));
+    gw_succession_open(&rank.own, options, rank.context);
+    rank.self.memory += rank.own.held_bytes; /* it is there for this job */
+    TRY(stand_in(&rank, 0));
     if (rank.chaos)
         gw_chaos_begin(rank.chaos, gw_comm_member(rank.comm), options->launch, options->ranks ? options->ranks : 1,
                        gw_comm_rank(rank.comm) == LEADER, launch_clock(&rank));
