@@ -194,18 +194,6 @@ int gw_kv_pages_find(struct gw_kv_pages *pages, int parent, const int32_t tokens
     return at;
 }
 
-int gw_kv_pages_adopt(struct gw_kv_pages *pages, const int32_t *tokens, int count, int32_t *chain)
-{
-    int adopted = 0;
-    for (int32_t at = NONE; adopted < count / GW_PAGE_TOKENS; adopted++) {
-        at = gw_kv_pages_find(pages, at, tokens + (size_t)adopted * GW_PAGE_TOKENS);
-        if (at == NONE) break;
-        gw_kv_pages_ref(pages, at);
-        chain[adopted] = at;
-    }
-    return adopted;
-}
-
 int gw_kv_pages_register(struct gw_kv_pages *pages, int page, int parent, const int32_t tokens[GW_PAGE_TOKENS])
 {
     struct page *p = page_at(pages, page);

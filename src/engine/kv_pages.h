@@ -54,10 +54,6 @@ int gw_kv_pages_refs(const struct gw_kv_pages *pages, int page);
  * start), or -1. The caller takes its reference with gw_kv_pages_ref before it allocates anything. */
 int gw_kv_pages_find(struct gw_kv_pages *pages, int parent, const int32_t tokens[GW_PAGE_TOKENS]);
 
-/* Adopts the longest cached prefix of tokens[0 .. count): whole pages, references taken, ids written to chain.
- * Returns the number of pages. Pass one token less than the prompt: its last token must be computed. */
-int gw_kv_pages_adopt(struct gw_kv_pages *pages, const int32_t *tokens, int count, int32_t *chain);
-
 /* Registers a used page, full with `tokens`, under `parent` (as above). Call it once the step that fills the page is planned:
  * steps run in order, so whoever adopts the page runs after it.
  * Returns the page that the caller holds from now on: `page`, or, when another page has this identity already, that one:

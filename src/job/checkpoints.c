@@ -33,12 +33,20 @@ gw_err gw_checkpoints_open(const struct gw_job_options *options, const struct gw
     checkpoints->options = options;
     checkpoints->policy = gw_ckpt_policy_default();
     checkpoints->began_s = checkpoints->last_s = gw_clock_now_s();
-    if (options->checkpoint_s != 0) TRY(gw_ckpt_set_open(options->out_dir, &of, sweep, &checkpoints->set));
+    if (options->checkpoint_s != 0) rc = gw_ckpt_set_open(options->out_dir, &of, sweep, &checkpoints->set);
+    if (rc == GW_ERR_FORMAT || rc == GW_ERR_MISMATCH) { /* an aid, not a need */
+        gw_warn("the job goes on without checkpoints: %s", gw_error_detail());
+        checkpoints->set = NULL;
+        rc = GW_OK;
+    }
     *out = checkpoints;
-    checkpoints = NULL;
-out:
-    gw_checkpoints_close(checkpoints);
+    if (rc != GW_OK) gw_checkpoints_close(checkpoints);
     return rc;
+}
+
+bool gw_checkpoints_on(const struct gw_checkpoints *checkpoints)
+{
+    return checkpoints->set != NULL;
 }
 
 void gw_checkpoints_close(struct gw_checkpoints *checkpoints)

@@ -10,6 +10,8 @@ struct gw_checkpoints; /* opaque */
 /* Opens OUTDIR/context; `sweep`: no rank writes there now. NULL options->checkpoint: by the measured cost; 0: never. */
 GW_CHECK gw_err gw_checkpoints_open(const struct gw_job_options *options, const struct gw_model *model, bool sweep,
                                     struct gw_checkpoints **checkpoints);
+/* Are there any? Not when they are off, or the folder could not be opened. */
+bool gw_checkpoints_on(const struct gw_checkpoints *checkpoints);
 void gw_checkpoints_close(struct gw_checkpoints *checkpoints);
 
 /* Should one begin now? */

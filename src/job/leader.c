@@ -589,6 +589,7 @@ static gw_err begin_checkpoint(struct gw_leader *leader)
     gw_err rc = GW_OK;
     int ranks = gw_layout_ranks(leader->plan.layout);
     if (!leader->head_count || gw_checkpoints_under_way(leader->checkpoints)) return GW_OK;
+    if (!gw_checkpoints_on(leader->checkpoints)) return GW_OK;
     TRY(leader->config.at_point(leader->config.point_context, GW_CHAOS_AT_CHECKPOINT));
     uint64_t increment = gw_checkpoints_begin(leader->checkpoints, leader->head_count, ranks, gw_clock_now_s());
     uint8_t again = gw_checkpoints_again(leader->checkpoints);

@@ -46,8 +46,9 @@ gw_err gw_notice_take(const char *path, struct gw_notice **notices, int *count)
         if (errno != ENOENT) rc = gw_fail(GW_ERR_IO, "cannot take the notice %s: %s", path, strerror(errno));
         goto out;
     }
-    TRY(gw_file_read(taken, 1 << 16, &text, NULL));
-    unlink(taken);
+    rc = gw_file_read(taken, 1 << 16, &text, NULL);
+    unlink(taken); /* also what cannot be read: it would be in the way of the next */
+    TRY(rc);
     for (char *line = strtok_r(text, "\n", &next); line; line = strtok_r(NULL, "\n", &next)) {
         struct gw_notice notice;
         if (!parse(line, &notice)) {

@@ -1,4 +1,4 @@
-/* Layouts: data x tensor x pipeline, who owns which slice of the model, and the static choice of one. Pure: no I/O, no MPI.
+/* Layouts: data x tensor x pipeline, who owns which slice of the model. Pure: no I/O, no MPI.
  *
  * Ranks are ordered replica-major: rank = (replica * pipeline + stage) * tensor + shard. Splits may be uneven: a shard owns a run
  * of kv heads (possibly none), a run of FFN atoms and a run of the vocabulary; a stage owns a run of layers. The runs are chosen
@@ -64,11 +64,5 @@ struct gw_shard gw_layout_shard(const struct gw_dims *dims, struct gw_layout lay
 /* Bytes of weights of one shard, and of one KV page (32 tokens, all its layers and kv heads). */
 double gw_shard_weight_bytes(const struct gw_dims *dims, const struct gw_shard *shard);
 uint64_t gw_shard_page_bytes(const struct gw_dims *dims, const struct gw_shard *shard);
-
-/* The best static layout of `ranks` equal ranks with `rank_bytes` of memory each, all ranks used: data parallel as far as one rank's memory
- * holds its share of weights plus `min_pages` KV pages; then tensor parallel up to the kv heads; then pipeline.
- * GW_ERR_LAYOUT when none fits. */
-GW_CHECK gw_err gw_layout_choose(const struct gw_dims *dims, int ranks, double rank_bytes, int min_pages,
-                                 struct gw_layout *layout);
 
 #endif

@@ -1,33 +1,18 @@
 /* Device mapping: the matching against brute force on thousands of small instances with forbidden edges, ties and negative weights; the places
  * that keep most bytes against all permutations; who inherits whose sequences; shards of a stage on one node. Random cases print their seed. */
-#include "base/philox.h"
 #include "plan/assign.h"
+#include "support/plan_cases.h"
 
 #include <CUnit/Basic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const uint64_t seed = 20261123;
-static uint64_t draws;
+static struct plan_random randomness = {.seed = 20261123};
 
 static int next_int(int bound)
 {
-    return (int)(gw_philox_uniform(seed, 1, draws++) * bound);
-}
-
-static struct gw_dims dims_of(int layers, int d_model, int heads, int kv_heads, int head_dim, int ffn, int vocab)
-{
-    return (struct gw_dims){.layers = layers,
-                            .d_model = d_model,
-                            .heads = heads,
-                            .kv_heads = kv_heads,
-                            .head_dim = head_dim,
-                            .ffn = ffn,
-                            .vocab = vocab,
-                            .ffn_atoms = gw_ffn_atoms(kv_heads, ffn),
-                            .bytes_per_weight = 0.625,
-                            .output_bytes = (double)vocab * d_model * 1.125};
+    return plan_next_int(&randomness, bound);
 }
 
 enum { MODELS = 3 };
@@ -35,9 +20,9 @@ static struct gw_dims models[MODELS];
 
 static void make_models(void)
 {
-    models[0] = dims_of(30, 576, 9, 3, 64, 1536, 49152); /* SmolLM2-135M */
-    models[1] = dims_of(7, 192, 6, 1, 32, 768, 601);     /* one kv head */
-    models[2] = dims_of(5, 320, 10, 5, 32, 1056, 1000);  /* odd everywhere */
+    models[0] = plan_dims(30, 576, 9, 3, 64, 1536, 49152); /* SmolLM2-135M */
+    models[1] = plan_dims(7, 192, 6, 1, 32, 768, 601);     /* one kv head */
+    models[2] = plan_dims(5, 320, 10, 5, 32, 1056, 1000);  /* odd everywhere */
 }
 
 /* ---- matching -------------------------------------------------------------------------------------------------- */
@@ -88,7 +73,8 @@ static void test_matching(void)
         int64_t weights[36], range = ranges[next_int(4)];
         bool negative = next_int(3) == 0;
         for (int i = 0; i < rows * cols; i++) {
-            weights[i] = (int64_t)(gw_philox_uniform(seed, 2, draws++) * (double)range) - (negative ? range / 2 : 0);
+            weights[i] = (int64_t)(gw_philox_uniform(randomness.seed, 2, randomness.draws++) * (double)range) -
+                         (negative ? range / 2 : 0);
             if (next_int(100) < forbidden) weights[i] = GW_ASSIGN_FORBIDDEN;
         }
         struct best best = {0, 0};
@@ -96,8 +82,8 @@ static void test_matching(void)
         int count = gw_assign_max(rows, cols, weights, of_row);
         int64_t sum = sum_of(rows, cols, weights, of_row, &matched);
         if (count != best.matched || matched != count || sum != best.sum) {
-            printf("(seed %llu, round %d: %d of sum %lld, best %d of %lld) ", (unsigned long long)seed, round, count,
-                   (long long)sum, best.matched, (long long)best.sum);
+            printf("(seed %llu, round %d: %d of sum %lld, best %d of %lld) ", (unsigned long long)randomness.seed,
+                   round, count, (long long)sum, best.matched, (long long)best.sum);
             CU_FAIL_FATAL("not the best matching");
         }
         incomplete += count < (rows < cols ? rows : cols);
@@ -135,21 +121,13 @@ struct scene {
     struct gw_assign assign;
 };
 
-static struct gw_layout random_layout(const struct gw_dims *m, int most)
-{
-    for (;;) {
-        struct gw_layout l = {1 + next_int(most), 1 + next_int(most), 1 + next_int(most)};
-        if (gw_layout_ranks(l) <= most && l.tensor <= m->ffn_atoms && l.pipeline <= m->layers) return l;
-    }
-}
-
 /* `count` devices, of which some hold the places of an old layout in any order, and one or two of its places are gone. */
 static void make_scene(struct scene *s, int count)
 {
     int order[MOST];
     memset(s, 0, sizeof *s);
     s->dims = &models[next_int(MODELS)];
-    s->old = random_layout(s->dims, count);
+    s->old = plan_random_layout(&randomness, s->dims, count);
     int lost = next_int(3), old_ranks = gw_layout_ranks(s->old);
     for (int i = 0; i < count; i++) order[i] = i;
     for (int i = count - 1; i > 0; i--) {
@@ -170,7 +148,7 @@ static void make_scene(struct scene *s, int count)
                                    .devices = s->devices,
                                    .holdings = s->holdings,
                                    .device_count = count,
-                                   .layout = random_layout(s->dims, count),
+                                   .layout = plan_random_layout(&randomness, s->dims, count),
                                    .inherits = s->inherits};
     gw_assign_inherits(&s->assign, s->old.data, s->kv_tokens, s->inherits, &s->assign.inherit_count);
 }
@@ -317,7 +295,7 @@ static void test_limits(void)
 int main(void)
 {
     make_models();
-    printf("seed %llu\n", (unsigned long long)seed);
+    printf("seed %llu\n", (unsigned long long)randomness.seed);
     if (CU_initialize_registry() != CUE_SUCCESS) return 1;
     CU_pSuite suite = CU_add_suite("assign", NULL, NULL);
     CU_add_test(suite, "matching against brute force", test_matching);

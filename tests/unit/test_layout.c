@@ -1,38 +1,25 @@
 /* Layouts: every slice belongs to exactly one rank, for every layout of up to 12 ranks on models of several shapes; ranks and places
- * are inverse; spellings; and what gw_layout_choose() picks when memory is ample, short, or not enough. */
+ * are inverse; spellings. */
 #include "kernels/kernels.h"
 #include "plan/layout.h"
+#include "support/plan_cases.h"
 
 #include <CUnit/Basic.h>
 #include <stdio.h>
 #include <string.h>
-
-static struct gw_dims dims_of(int layers, int d_model, int heads, int kv_heads, int head_dim, int ffn, int vocab)
-{
-    return (struct gw_dims){.layers = layers,
-                            .d_model = d_model,
-                            .heads = heads,
-                            .kv_heads = kv_heads,
-                            .head_dim = head_dim,
-                            .ffn = ffn,
-                            .vocab = vocab,
-                            .ffn_atoms = gw_ffn_atoms(kv_heads, ffn),
-                            .bytes_per_weight = 0.625,
-                            .output_bytes = (double)vocab * d_model * 1.125};
-}
 
 enum { MODELS = 7 };
 static struct gw_dims models[MODELS];
 
 static void make_models(void)
 {
-    models[0] = dims_of(30, 576, 9, 3, 64, 1536, 49152);     /* SmolLM2-135M */
-    models[1] = dims_of(28, 1536, 12, 2, 128, 8960, 151936); /* Qwen2.5-1.5B */
-    models[2] = dims_of(24, 2048, 32, 32, 64, 5632, 32000);  /* each head its own keys */
-    models[3] = dims_of(18, 2048, 8, 1, 256, 16384, 100);    /* one kv head; a vocabulary of less than two chunks */
-    models[4] = dims_of(6, 192, 6, 3, 32, 768, 600);         /* the tiny one of the tests */
-    models[5] = dims_of(2, 128, 20, 20, 32, 320, 1000);      /* fewer blocks of the FFN than kv heads */
-    models[6] = dims_of(80, 8192, 64, 8, 128, 28672, 128256);
+    models[0] = plan_dims(30, 576, 9, 3, 64, 1536, 49152);     /* SmolLM2-135M */
+    models[1] = plan_dims(28, 1536, 12, 2, 128, 8960, 151936); /* Qwen2.5-1.5B */
+    models[2] = plan_dims(24, 2048, 32, 32, 64, 5632, 32000);  /* each head its own keys */
+    models[3] = plan_dims(18, 2048, 8, 1, 256, 16384, 100);    /* one kv head; a vocabulary of less than two chunks */
+    models[4] = plan_dims(6, 192, 6, 3, 32, 768, 600);         /* the tiny one of the tests */
+    models[5] = plan_dims(2, 128, 20, 20, 32, 320, 1000);      /* fewer blocks of the FFN than kv heads */
+    models[6] = plan_dims(80, 8192, 64, 8, 128, 28672, 128256);
 }
 
 /* [begin, end) goes on where the one before ended. */
@@ -182,52 +169,6 @@ static void test_parse(void)
     }
 }
 
-static bool fits(const struct gw_dims *m, struct gw_layout l, double rank_bytes, int pages)
-{
-    for (int stage = 0; stage < l.pipeline; stage++)
-        for (int s = 0; s < l.tensor; s++) {
-            struct gw_shard shard = gw_layout_shard(m, l, s, stage);
-            if (gw_shard_weight_bytes(m, &shard) + (double)gw_shard_page_bytes(m, &shard) * pages > rank_bytes)
-                return false;
-        }
-    return true;
-}
-
-static void test_choose(void)
-{
-    int cut = 0, none = 0;
-    for (int i = 0; i < MODELS; i++) {
-        const struct gw_dims *m = &models[i];
-        struct gw_shard whole = gw_layout_shard(m, (struct gw_layout){1, 1, 1}, 0, 0);
-        double all = gw_shard_weight_bytes(m, &whole) + 64.0 * (double)gw_shard_page_bytes(m, &whole);
-        for (int ranks = 1; ranks <= 12; ranks++) {
-            struct gw_layout l = {0};
-            CU_ASSERT_EQUAL(gw_layout_choose(m, ranks, all * 2, 64, &l), GW_OK); /* ample: replicas that never talk */
-            CU_ASSERT(l.data == ranks && l.tensor == 1 && l.pipeline == 1);
-            for (int share = 2; share <= 8; share++) {
-                l = (struct gw_layout){0};
-                gw_err rc = gw_layout_choose(m, ranks, all / share * 1.2, 64, &l);
-                bool possible = false;
-                for (int t = 1; t <= ranks && t <= m->ffn_atoms; t++)
-                    for (int p = 1; t * p <= ranks && p <= m->layers; p++)
-                        possible |= ranks % (t * p) == 0 &&
-                                    fits(m, (struct gw_layout){ranks / (t * p), t, p}, all / share * 1.2, 64);
-                CU_ASSERT_EQUAL(rc, possible ? GW_OK : GW_ERR_LAYOUT);
-                if (rc == GW_OK) {
-                    CU_ASSERT_EQUAL(gw_layout_ranks(l), ranks);
-                    CU_ASSERT(l.tensor * l.pipeline > 1 && fits(m, l, all / share * 1.2, 64));
-                    cut++;
-                } else {
-                    CU_ASSERT(strstr(gw_error_detail(), "no layout") != NULL);
-                    none++;
-                }
-            }
-        }
-    }
-    printf("(%d cut, %d that do not fit) ", cut, none);
-    CU_ASSERT(cut > 100 && none > 50);
-}
-
 int main(void)
 {
     make_models();
@@ -237,7 +178,6 @@ int main(void)
     CU_add_test(suite, "balance", test_balance);
     CU_add_test(suite, "atoms", test_atoms);
     CU_add_test(suite, "spelling", test_parse);
-    CU_add_test(suite, "choice", test_choose);
     CU_basic_set_mode(CU_BRM_VERBOSE);
     CU_basic_run_tests();
     unsigned failures = CU_get_number_of_failures();

@@ -1,34 +1,19 @@
 /* Migration plans: thousands of random changes (layouts, devices lost, leaving, in other nodes, with checkpoints or without, memory ample or exactly
  * what is held) are planned and replayed; what they promise (order, sources, balance, sums) is looked at where memory leaves a choice; a plan
  * that is altered anywhere is found out. Random cases print their seed. */
-#include "base/philox.h"
 #include "plan/moves.h"
+#include "support/plan_cases.h"
 
 #include <CUnit/Basic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const uint64_t seed = 20261124;
-static uint64_t draws;
+static struct plan_random randomness = {.seed = 20261124};
 
 static int next_int(int bound)
 {
-    return (int)(gw_philox_uniform(seed, 1, draws++) * bound);
-}
-
-static struct gw_dims dims_of(int layers, int d_model, int heads, int kv_heads, int head_dim, int ffn, int vocab)
-{
-    return (struct gw_dims){.layers = layers,
-                            .d_model = d_model,
-                            .heads = heads,
-                            .kv_heads = kv_heads,
-                            .head_dim = head_dim,
-                            .ffn = ffn,
-                            .vocab = vocab,
-                            .ffn_atoms = gw_ffn_atoms(kv_heads, ffn),
-                            .bytes_per_weight = 0.625,
-                            .output_bytes = (double)vocab * d_model * 1.125};
+    return plan_next_int(&randomness, bound);
 }
 
 enum { MODELS = 4, MOST = 10 };
@@ -38,10 +23,10 @@ static struct gw_cost cost;
 static void make_models(void)
 {
     cost = gw_cost_default();
-    models[0] = dims_of(30, 576, 9, 3, 64, 1536, 49152); /* SmolLM2-135M */
-    models[1] = dims_of(7, 192, 6, 1, 32, 768, 601);     /* one kv head: shards without any */
-    models[2] = dims_of(5, 320, 10, 5, 32, 1056, 1000);  /* odd everywhere */
-    models[3] = dims_of(3, 128, 4, 4, 32, 256, 100);     /* a vocabulary of less than two chunks */
+    models[0] = plan_dims(30, 576, 9, 3, 64, 1536, 49152); /* SmolLM2-135M */
+    models[1] = plan_dims(7, 192, 6, 1, 32, 768, 601);     /* one kv head: shards without any */
+    models[2] = plan_dims(5, 320, 10, 5, 32, 1056, 1000);  /* odd everywhere */
+    models[3] = plan_dims(3, 128, 4, 4, 32, 256, 100);     /* a vocabulary of less than two chunks */
 }
 
 struct scene {
@@ -55,14 +40,6 @@ struct scene {
     struct gw_moves_in in;
     uint64_t mapped_kept;
 };
-
-static struct gw_layout random_layout(const struct gw_dims *m, int most)
-{
-    for (;;) {
-        struct gw_layout l = {1 + next_int(most), 1 + next_int(most), 1 + next_int(most)};
-        if (gw_layout_ranks(l) <= most && l.tensor <= m->ffn_atoms && l.pipeline <= m->layers) return l;
-    }
-}
 
 static void hold(struct scene *s, int device, int slot)
 {
@@ -112,7 +89,7 @@ static void random_scene(struct scene *s)
     const struct gw_dims *dims = &models[next_int(5) ? 1 + next_int(MODELS - 1) : 0];
     int count = 1 + next_int(MOST), staying = 0, nodes = 1 + next_int(3), leaving = next_int(3) ? 0 : 30;
     uint64_t kv_tokens[MOST];
-    struct gw_layout old = random_layout(dims, count);
+    struct gw_layout old = plan_random_layout(&randomness, dims, count);
     prepare(s, dims, count, old, old);
     for (int d = 0; d < count; d++) {
         int other = next_int(count);
@@ -127,7 +104,7 @@ static void random_scene(struct scene *s)
         staying += !s->devices[d].leaving;
         kv_tokens[d] = (uint64_t)next_int(4) * (uint64_t)next_int(3000);
     }
-    s->layout = s->assign.layout = s->in.layout = random_layout(dims, staying);
+    s->layout = s->assign.layout = s->in.layout = plan_random_layout(&randomness, dims, staying);
     map(s, kv_tokens);
     for (int i = 0; i < s->in.inherit_count; i++) s->inherits[i].checkpointed = next_int(3) == 0;
 }
@@ -153,7 +130,8 @@ static bool is_checked(const struct scene *s, const struct gw_moves *m)
 {
     gw_err rc = gw_moves_check(&s->in, m);
     if (rc != GW_OK)
-        printf("(seed %llu, draw %llu: %s) ", (unsigned long long)seed, (unsigned long long)draws, gw_error_detail());
+        printf("(seed %llu, draw %llu: %s) ", (unsigned long long)randomness.seed, (unsigned long long)randomness.draws,
+               gw_error_detail());
     return rc == GW_OK;
 }
 
@@ -407,7 +385,7 @@ static void test_check(void)
 int main(void)
 {
     make_models();
-    printf("seed %llu\n", (unsigned long long)seed);
+    printf("seed %llu\n", (unsigned long long)randomness.seed);
     if (CU_initialize_registry() != CUE_SUCCESS) return 1;
     CU_pSuite suite = CU_add_suite("moves", NULL, NULL);
     CU_add_test(suite, "memory is ample", test_ample);
