@@ -176,13 +176,15 @@ gw_again() {
         exit $gw_rc
     fi
     state=$(gw_ask JobState)
+    # from here on a TERM only ends this script, at once: whoever gets the nodes shall not wait for Slurm's KillWait
+    trap '' USR1
+    trap - TERM
     if [ "$state" = RUNNING ] && scontrol requeue "$gw_job"; then state=PENDING; fi
     case $state in
         PENDING | REQUEUED)
             gw_log "requeued"
-            trap '' USR1 TERM
-            # Slurm ends this script within seconds; with an exit code of its own the job would count as ended
-            sleep 60
+            # Slurm ends it within seconds; with an exit code of its own the job would count as ended
+            exec sleep 60
             ;;
         RUNNING) gw_log "not requeued: where a centre has no requeue, add --chain" ;;
     esac

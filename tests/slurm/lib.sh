@@ -196,6 +196,7 @@ take_nodes() { submit -p prio -N "$1" --exclusive -t 5 -o "$slurm_dir/prio.%j.lo
 kill_node() {
     local pids
     kill -9 "$(pid_of_daemon "slurmd.$1")"
+    wait "$(pid_of_daemon "slurmd.$1")" 2>/dev/null || true # the shell would tell of it
     # those with SLURMD_NODENAME, and slurmd's own children, whose environment is slurmd's, by their command line
     pids=$(comm -12 <(slurm_processes | sort) \
         <({ grep -slaF "SLURMD_NODENAME=$1" /proc/[0-9]*/environ; grep -slaF "spool.$1" /proc/[0-9]*/cmdline; } 2>/dev/null | cut -d/ -f3 | sort -u))
