@@ -1,45 +1,20 @@
 /* See moves.h.
  *
- * The smallest things that move are numbered as cells: a kv head's or FFN atom's weights in one layer, 64 rows of the output matrix, the KV of one
- * inheritance in one layer and kv head. A line is all cells of one kind and layer, a run some neighbours of one line; what a device holds of a line is a
- * part. Each device has flags per cell: held (in the old part), needed, here (where it is needed); and a count of the runs that still have to
- * take it from the old part. KV parts of one layer that come from one old replica lie in one memory, one line per inheritance, and go together.
+ * Lines, parts and cells are those of moves_grid.h; a run is some neighbouring cells of one line to one device. Beside its flags each device has a count
+ * per cell of the runs that still have to take it from the old part. KV parts of one layer that come from one old replica lie in one memory, one
+ * line per inheritance, and go together.
  */
-#include "plan/moves.h"
+#include "plan/moves_grid.h"
 
 #include "kernels/kernels.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { HELD = 1, NEEDED = 2, HERE = 4, STALE = 8 }; /* STALE: only in the check */
-
 /* Sources that leave give first: they are about to stop computing, and what only they have goes with them. */
 static const double LEAVING_DISCOUNT = 0.5;
 /* Of sequences that are computed anew, where the caller tells only a sum of tokens. */
 static const double TYPICAL_CONTEXT = 512;
-
-struct line {
-    enum gw_part part;
-    int layer, inherit; /* layer: -1 for the output matrix */
-    int first, count;   /* cells */
-    uint64_t bytes;     /* of a cell; the output's last one may have less */
-};
-
-/* The old and the new part of one device in one line. */
-struct span {
-    int held, held_end, needed, needed_end; /* cells of the line */
-    bool same;                              /* the old part is the new one */
-};
-
-struct grid {
-    const struct gw_moves_in *in;
-    struct gw_unit_bytes unit;
-    struct line *lines; /* in the order in which they are wanted: front layers first, the output matrix last */
-    int line_count, cells;
-    int *slot_of;       /* [device]: -1: none */
-    struct span *spans; /* [device][line] */
-};
 
 struct run {
     int line, begin, end; /* cells of the line */
@@ -63,140 +38,6 @@ struct planner {
     int capacity; /* of moves->moves */
     struct gw_moves *moves;
 };
-
-/* ---- cells ----------------------------------------------------------------------------------------------------- */
-
-static void add_line(struct grid *g, enum gw_part part, int layer, int inherit, int count, uint64_t bytes)
-{
-    g->lines[g->line_count++] = (struct line){
-        .part = part, .layer = layer, .inherit = inherit, .first = g->cells, .count = count, .bytes = bytes};
-    g->cells += count;
-}
-
-static void find_spans(struct grid *g);
-
-static void open_grid(struct grid *g, const struct gw_moves_in *in)
-{
-    const struct gw_dims *m = in->dims;
-    *g = (struct grid){.in = in, .unit = gw_unit_bytes(m)};
-    g->lines = gw_alloc((size_t)m->layers * (size_t)(in->inherit_count + 2) + 1, sizeof *g->lines);
-    for (int layer = 0; layer < m->layers; layer++) {
-        add_line(g, GW_PART_HEADS, layer, -1, m->kv_heads, g->unit.head);
-        for (int i = 0; i < in->inherit_count; i++)
-            add_line(g, GW_PART_KV, layer, i, m->kv_heads, g->unit.kv_token * in->inherits[i].kv_tokens);
-        add_line(g, GW_PART_ATOMS, layer, -1, m->ffn_atoms, g->unit.atom);
-    }
-    add_line(g, GW_PART_OUTPUT, -1, -1, (m->vocab + GW_SUM_CHUNK - 1) / GW_SUM_CHUNK, g->unit.row * GW_SUM_CHUNK);
-    g->slot_of = gw_alloc((size_t)in->device_count + 1, sizeof *g->slot_of);
-    for (int d = 0; d < in->device_count; d++) g->slot_of[d] = -1;
-    for (int slot = 0; slot < gw_layout_ranks(in->layout); slot++) g->slot_of[in->device_of_slot[slot]] = slot;
-    g->spans = gw_alloc((size_t)in->device_count * (size_t)g->line_count + 1, sizeof *g->spans);
-    find_spans(g);
-}
-
-static void close_grid(struct grid *g)
-{
-    free(g->lines);
-    free(g->slot_of);
-    free(g->spans);
-}
-
-static const struct span *span_of(const struct grid *g, int device, int line)
-{
-    return &g->spans[(size_t)device * (size_t)g->line_count + (size_t)line];
-}
-
-/* Bytes of atoms [0, end): an atom has a block more or less than another. */
-static uint64_t atom_bytes(const struct grid *g, int end)
-{
-    const struct gw_dims *m = g->in->dims;
-    uint64_t blocks = (uint64_t)gw_ffn_atom_block(m->ffn, m->ffn_atoms, m->ffn_atoms);
-    uint64_t all = g->unit.atom * (uint64_t)m->ffn_atoms;
-    return all * (uint64_t)gw_ffn_atom_block(m->ffn, m->ffn_atoms, end) / (blocks ? blocks : 1);
-}
-
-/* The last rows of the vocabulary may be less than a chunk. */
-static uint64_t run_bytes(const struct grid *g, const struct line *line, int begin, int end)
-{
-    uint64_t bytes = (uint64_t)(end - begin) * line->bytes;
-    if (line->part == GW_PART_ATOMS) return atom_bytes(g, end) - atom_bytes(g, begin);
-    if (line->part == GW_PART_OUTPUT && end == line->count && end > begin)
-        bytes -= (uint64_t)(line->count * GW_SUM_CHUNK - g->in->dims->vocab) * g->unit.row;
-    return bytes;
-}
-
-/* The cells of a line that belong to a shard, weights or (of the right replica) KV. */
-static void shard_cells(const struct gw_shard *s, const struct line *line, int *begin, int *end)
-{
-    *begin = *end = 0;
-    if (line->part == GW_PART_OUTPUT) {
-        if (!s->last) return;
-        *begin = (s->vocab_begin + GW_SUM_CHUNK - 1) / GW_SUM_CHUNK;
-        *end = (s->vocab_end + GW_SUM_CHUNK - 1) / GW_SUM_CHUNK;
-        return;
-    }
-    if (line->layer < s->layer_begin || line->layer >= s->layer_end) return;
-    *begin = line->part == GW_PART_ATOMS ? s->ffn_begin : s->kv_begin;
-    *end = line->part == GW_PART_ATOMS ? s->ffn_end : s->kv_end;
-}
-
-static void held_cells(const struct grid *g, int device, const struct line *line, int *begin, int *end)
-{
-    const struct gw_holding *held = &g->in->holdings[device];
-    bool has = line->part == GW_PART_KV ? held->replica >= 0 && g->in->inherits[line->inherit].from == held->replica
-                                        : held->weights;
-    *begin = *end = 0;
-    if (has && line->bytes) shard_cells(&held->shard, line, begin, end);
-}
-
-static void needed_cells(const struct grid *g, int device, const struct line *line, int *begin, int *end)
-{
-    *begin = *end = 0;
-    if (g->slot_of[device] < 0 || !line->bytes) return;
-    struct gw_place place = gw_layout_place(g->in->layout, g->slot_of[device]);
-    if (line->part == GW_PART_KV && g->in->inherits[line->inherit].to != place.replica) return;
-    struct gw_shard shard = gw_layout_shard(g->in->dims, g->in->layout, place.shard, place.stage);
-    shard_cells(&shard, line, begin, end);
-}
-
-static void find_spans(struct grid *g)
-{
-    for (int d = 0; d < g->in->device_count; d++)
-        for (int i = 0; i < g->line_count; i++) {
-            struct span *s = &g->spans[(size_t)d * (size_t)g->line_count + (size_t)i];
-            held_cells(g, d, &g->lines[i], &s->held, &s->held_end);
-            needed_cells(g, d, &g->lines[i], &s->needed, &s->needed_end);
-            s->same = s->held < s->held_end && s->held == s->needed && s->held_end == s->needed_end;
-            if (g->lines[i].part == GW_PART_KV && g->in->kv_renewed) s->same = false;
-        }
-}
-
-static uint64_t held_bytes(const struct grid *g, int device, int line)
-{
-    const struct span *s = span_of(g, device, line);
-    return run_bytes(g, &g->lines[line], s->held, s->held_end);
-}
-
-static uint64_t needed_bytes(const struct grid *g, int device, int line)
-{
-    const struct span *s = span_of(g, device, line);
-    return run_bytes(g, &g->lines[line], s->needed, s->needed_end);
-}
-
-/* Flags of all devices, the new parts that have their memory, and the bytes that devices hold (`used`) and will hold (`wanted`). */
-static void set_flags(const struct grid *g, uint8_t *flags, bool *opened, uint64_t *used, uint64_t *wanted)
-{
-    for (int d = 0; d < g->in->device_count; d++)
-        for (int i = 0; i < g->line_count; i++) {
-            const struct span *s = span_of(g, d, i);
-            uint8_t *own = flags + (size_t)d * (size_t)g->cells + g->lines[i].first;
-            for (int c = s->held; c < s->held_end; c++) own[c] |= HELD;
-            for (int c = s->needed; c < s->needed_end; c++) own[c] |= s->same ? NEEDED | HERE : NEEDED;
-            opened[(size_t)d * (size_t)g->line_count + (size_t)i] = s->same;
-            used[d] += held_bytes(g, d, i);
-            wanted[d] += needed_bytes(g, d, i);
-        }
-}
 
 static uint8_t *flags_of(const struct planner *p, int device, const struct line *line)
 {
@@ -239,7 +80,7 @@ static double later(double a, double b)
  * do already included; if it is `storable` and sending takes longer than loading, the storage. */
 static int choose_source(struct planner *p, const struct line *line, int begin, int end, int to, bool storable)
 {
-    uint64_t bytes = run_bytes(&p->grid, line, begin, end);
+    uint64_t bytes = gw_moves_run_bytes(&p->grid, line, begin, end);
     double load_s = storage_s(p, line, to, bytes), best_key = 0, best_end_s = 0;
     int best = GW_FROM_STORAGE;
     if (flags_of(p, to, line)[begin] & HELD) return to;
@@ -273,7 +114,7 @@ static bool like_holders(const struct planner *p, const struct line *line, int a
 static bool add_runs(struct planner *p, int number, int to, bool storable, double *direct_s)
 {
     const struct line *line = &p->grid.lines[number];
-    const struct span *span = span_of(&p->grid, to, number);
+    const struct span *span = gw_moves_span_of(&p->grid, to, number);
     bool anew = line->part == GW_PART_KV && p->moves->recomputed[line->inherit], leaving = false;
     *direct_s = 0;
     for (int begin = span->needed, end; begin < span->needed_end; begin = end) {
@@ -283,7 +124,7 @@ static bool add_runs(struct planner *p, int number, int to, bool storable, doubl
         add_run(p, &(struct run){.line = number, .begin = begin, .end = end, .from = from, .to = to});
         if (from < 0 || from == to) continue;
         leaving |= p->in->devices[from].leaving;
-        *direct_s += peer_s(p, from, to, run_bytes(&p->grid, line, begin, end));
+        *direct_s += peer_s(p, from, to, gw_moves_run_bytes(&p->grid, line, begin, end));
     }
     return leaving;
 }
@@ -291,7 +132,7 @@ static bool add_runs(struct planner *p, int number, int to, bool storable, doubl
 /* Has every cell of the new part somebody who holds it? */
 static bool is_held(const struct planner *p, int number, int to)
 {
-    const struct span *span = span_of(&p->grid, to, number);
+    const struct span *span = gw_moves_span_of(&p->grid, to, number);
     for (int c = span->needed; c < span->needed_end; c++) {
         bool held = false;
         for (int d = 0; d < p->in->device_count && !held; d++) held = flags_of(p, d, &p->grid.lines[number])[c] & HELD;
@@ -304,9 +145,10 @@ static bool is_held(const struct planner *p, int number, int to)
 static void find_weights(struct planner *p, int number, int to)
 {
     const struct line *line = &p->grid.lines[number];
-    const struct span *span = span_of(&p->grid, to, number);
+    const struct span *span = gw_moves_span_of(&p->grid, to, number);
     enum gw_weight_source source = p->in->sources ? p->in->sources[to] : GW_WEIGHTS_SOONEST;
-    double load_s = storage_s(p, line, to, needed_bytes(&p->grid, to, number)), began_s = p->in_s[to], direct_s;
+    double load_s = storage_s(p, line, to, gw_moves_needed_bytes(&p->grid, to, number)), began_s = p->in_s[to],
+           direct_s;
     int first = p->run_count;
     if (source != GW_WEIGHTS_FROM_STORAGE && is_held(p, number, to)) {
         memcpy(p->saved_s, p->out_s, (size_t)p->in->device_count * sizeof(double));
@@ -325,7 +167,7 @@ static void find_weights(struct planner *p, int number, int to)
 static void find_runs(struct planner *p, int number, int to)
 {
     const struct line *line = &p->grid.lines[number];
-    const struct span *span = span_of(&p->grid, to, number);
+    const struct span *span = gw_moves_span_of(&p->grid, to, number);
     int first = p->run_count;
     double direct_s;
     bool kv = line->part == GW_PART_KV;
@@ -373,7 +215,7 @@ static void add_move(struct planner *p, const struct line *line, int begin, int 
                              .from = from,
                              .to = to,
                              .inherit = line->inherit,
-                             .bytes = run_bytes(&p->grid, line, begin, end)};
+                             .bytes = gw_moves_run_bytes(&p->grid, line, begin, end)};
     if (line->part != GW_PART_OUTPUT) return;
     move->begin *= GW_SUM_CHUNK;
     move->end = end == line->count ? p->in->dims->vocab : end * GW_SUM_CHUNK;
@@ -382,14 +224,14 @@ static void add_move(struct planner *p, const struct line *line, int begin, int 
 /* Is there an old part that is not the new one? */
 static bool is_old(const struct planner *p, int number, int device)
 {
-    const struct span *span = span_of(&p->grid, device, number);
+    const struct span *span = gw_moves_span_of(&p->grid, device, number);
     return span->held < span->held_end && !span->same &&
            (flags_of(p, device, &p->grid.lines[number])[span->held] & HELD);
 }
 
 static bool is_wanted(const struct planner *p, int number, int device)
 {
-    const struct span *span = span_of(&p->grid, device, number);
+    const struct span *span = gw_moves_span_of(&p->grid, device, number);
     const uint16_t *takers = takers_of(p, device, &p->grid.lines[number]);
     for (int c = span->held; c < span->held_end; c++)
         if (takers[c]) return true;
@@ -399,11 +241,11 @@ static bool is_wanted(const struct planner *p, int number, int device)
 static void drop_part(struct planner *p, int number, int device, double now_s)
 {
     const struct line *line = &p->grid.lines[number];
-    const struct span *span = span_of(&p->grid, device, number);
+    const struct span *span = gw_moves_span_of(&p->grid, device, number);
     uint8_t *own = flags_of(p, device, line);
     for (int c = span->held; c < span->held_end; c++) own[c] &= (uint8_t)~HELD;
     add_move(p, line, span->held, span->held_end, device, GW_TO_NOWHERE);
-    p->used[device] -= held_bytes(&p->grid, device, number);
+    p->used[device] -= gw_moves_held_bytes(&p->grid, device, number);
     p->freed_s[device] = later(p->freed_s[device], now_s);
 }
 
@@ -427,7 +269,7 @@ static void drop(struct planner *p, int number, int device, double now_s)
     if (end > p->grid.line_count) end = p->grid.line_count;
     for (int i = begin; i < end; i++) {
         if (!together(p, i, number)) continue;
-        goes_on |= span_of(&p->grid, device, i)->same;
+        goes_on |= gw_moves_span_of(&p->grid, device, i)->same;
         wanted |= is_old(p, i, device) && is_wanted(p, i, device);
     }
     if (goes_on) drop_part(p, number, device, now_s);
@@ -452,14 +294,14 @@ static uint64_t room(const struct planner *p, int device)
 static uint64_t memory_of(const struct planner *p, const struct run *run)
 {
     bool opened = p->opened[(size_t)run->to * (size_t)p->grid.line_count + (size_t)run->line];
-    return opened ? 0 : needed_bytes(&p->grid, run->to, run->line);
+    return opened ? 0 : gw_moves_needed_bytes(&p->grid, run->to, run->line);
 }
 
 /* Adds a run to the plan, with the time at which it has come. */
 static void move_run(struct planner *p, struct run *run)
 {
     const struct line *line = &p->grid.lines[run->line];
-    uint64_t bytes = run_bytes(&p->grid, line, run->begin, run->end), memory = memory_of(p, run);
+    uint64_t bytes = gw_moves_run_bytes(&p->grid, line, run->begin, run->end), memory = memory_of(p, run);
     int to = run->to;
     double now_s = 0;
     if (run->from != GW_FROM_RECOMPUTE) {
@@ -515,8 +357,8 @@ static void load_instead(struct planner *p, int first, int line, int to)
         run->from = GW_FROM_STORAGE;
         release(p, &was, p->end_s);
     }
-    whole->begin = span_of(&p->grid, to, line)->needed;
-    whole->end = span_of(&p->grid, to, line)->needed_end;
+    whole->begin = gw_moves_span_of(&p->grid, to, line)->needed;
+    whole->end = gw_moves_span_of(&p->grid, to, line)->needed_end;
 }
 
 /* Nothing fits anywhere, so a device that waits for something also holds an old part that others, or its own new part, wait for. It lets go of
@@ -549,7 +391,7 @@ static void open_planner(struct planner *p, const struct gw_moves_in *in, struct
 {
     size_t n = (size_t)in->device_count + 1;
     *p = (struct planner){.in = in, .moves = moves};
-    open_grid(&p->grid, in);
+    gw_moves_open_grid(&p->grid, in);
     p->flags = gw_alloc(n * (size_t)p->grid.cells, sizeof *p->flags);
     p->takers = gw_alloc(n * (size_t)p->grid.cells, sizeof *p->takers);
     p->opened = gw_alloc(n * (size_t)p->grid.line_count, sizeof *p->opened);
@@ -563,7 +405,7 @@ static void open_planner(struct planner *p, const struct gw_moves_in *in, struct
 
 static void close_planner(struct planner *p)
 {
-    close_grid(&p->grid);
+    gw_moves_close_grid(&p->grid);
     free(p->flags);
     free(p->takers);
     free(p->opened);
@@ -635,8 +477,8 @@ static void sum_up(const struct planner *p)
         bool kv = line->part == GW_PART_KV;
         if (kv && m->recomputed[line->inherit]) continue;
         for (int d = 0; d < p->in->device_count; d++)
-            if (span_of(&p->grid, d, i)->same)
-                *(kv ? &m->kept_kv_bytes : &m->kept_weight_bytes) += held_bytes(&p->grid, d, i);
+            if (gw_moves_span_of(&p->grid, d, i)->same)
+                *(kv ? &m->kept_kv_bytes : &m->kept_weight_bytes) += gw_moves_held_bytes(&p->grid, d, i);
     }
     for (int i = 0; i < p->in->inherit_count; i++) {
         const struct gw_inherit *inherit = &p->in->inherits[i];
@@ -647,17 +489,6 @@ static void sum_up(const struct planner *p)
     }
     m->seconds = p->end_s + m->recompute_s;
     free(anew_s);
-}
-
-static gw_err check_memory(const struct gw_moves_in *in, const uint64_t *used, const uint64_t *wanted)
-{
-    for (int d = 0; d < in->device_count; d++) {
-        uint64_t memory = in->devices[d].memory_bytes;
-        if (used[d] > memory || wanted[d] > memory)
-            return gw_fail(GW_ERR_LAYOUT, "device %d has %.1f MiB of memory, it holds %.1f MiB and shall hold %.1f MiB",
-                           d, (double)memory / 1048576, (double)used[d] / 1048576, (double)wanted[d] / 1048576);
-    }
-    return GW_OK;
 }
 
 gw_err gw_moves_plan(const struct gw_moves_in *in, struct gw_moves *moves)
@@ -674,8 +505,8 @@ gw_err gw_moves_plan(const struct gw_moves_in *in, struct gw_moves *moves)
         open_planner(&p, in, moves);
         memset(used, 0, n * sizeof *used);
         memset(wanted, 0, n * sizeof *wanted);
-        set_flags(&p.grid, p.flags, p.opened, used, wanted);
-        rc = check_memory(in, used, wanted);
+        gw_moves_set_flags(&p.grid, p.flags, p.opened, used, wanted);
+        rc = gw_moves_check_memory(in, used, wanted);
         free(moves->moves);
         moves->moves = NULL;
         moves->count = 0;
@@ -700,149 +531,4 @@ void gw_moves_free(struct gw_moves *moves)
     free(moves->tight);
     free(moves->recomputed);
     *moves = (struct gw_moves){0};
-}
-
-/* ---- check ----------------------------------------------------------------------------------------------------- */
-
-struct replay {
-    struct grid grid;
-    uint8_t *flags;
-    bool *opened;
-    uint64_t *used, *wanted;
-};
-
-/* The line and cells that a move names; NULL if there are none such. */
-static const struct line *named_cells(const struct grid *g, const struct gw_move *move, int *begin, int *end)
-{
-    for (int i = 0; i < g->line_count; i++) {
-        const struct line *line = &g->lines[i];
-        if (line->part != move->part || line->layer != move->layer || line->inherit != move->inherit) continue;
-        *begin = move->begin, *end = move->end;
-        if (line->part == GW_PART_OUTPUT) {
-            if (move->begin % GW_SUM_CHUNK || (move->end % GW_SUM_CHUNK && move->end != g->in->dims->vocab))
-                return NULL;
-            *begin = move->begin / GW_SUM_CHUNK;
-            *end = (move->end + GW_SUM_CHUNK - 1) / GW_SUM_CHUNK;
-        }
-        return *begin >= 0 && *begin < *end && *end <= line->count ? line : NULL;
-    }
-    return NULL;
-}
-
-/* KV of sequences that are computed anew must not be used any more. */
-static void mark_stale(struct replay *r, const struct gw_moves *moves)
-{
-    for (int d = 0; d < r->grid.in->device_count; d++)
-        for (int i = 0; i < r->grid.line_count; i++) {
-            const struct line *line = &r->grid.lines[i];
-            uint8_t *own = &r->flags[(size_t)d * (size_t)r->grid.cells + line->first];
-            if (line->part != GW_PART_KV || !moves->recomputed[line->inherit]) continue;
-            for (int c = 0; c < line->count; c++)
-                if (own[c] & HELD) own[c] |= STALE;
-        }
-}
-
-/* A device drops an old part: all of it. */
-static const char *replay_drop(struct replay *r, const struct line *line, const struct gw_move *move, int begin,
-                               int end)
-{
-    const struct span *span = span_of(&r->grid, move->from, (int)(line - r->grid.lines));
-    uint8_t *own = &r->flags[(size_t)move->from * (size_t)r->grid.cells + line->first];
-    if (begin != span->held || end != span->held_end || span->same) return "drops what is no old part";
-    for (int c = begin; c < end; c++) {
-        if (!(own[c] & HELD)) return "drops what is dropped already";
-        own[c] &= (uint8_t) ~(HELD | STALE);
-    }
-    r->used[move->from] -= move->bytes;
-    return NULL;
-}
-
-/* One cell comes. */
-static const char *replay_cell(const uint8_t *source, uint8_t *target, bool anew)
-{
-    if (source && !(*source & HELD)) return "takes what its source does not hold";
-    if (source && *source & STALE) return "is of sequences that are computed anew";
-    if (*target & HERE && !(anew && *target & STALE)) return "brings what is there already";
-    if (!(*target & NEEDED)) return "brings what is not needed";
-    if (*target & HERE) *target &= (uint8_t)~STALE;
-    *target |= HERE;
-    return NULL;
-}
-
-/* NULL, or what is wrong. */
-static const char *replay_move(struct replay *r, const struct gw_move *move, const struct gw_moves *moves)
-{
-    int begin, end, count = r->grid.in->device_count, to = move->to;
-    const struct line *line = named_cells(&r->grid, move, &begin, &end);
-    if (!line || move->bytes != run_bytes(&r->grid, line, begin, end)) return "names no part of the model";
-    if (move->from >= count || move->from < GW_FROM_RECOMPUTE || to >= count || to < GW_TO_NOWHERE)
-        return "names no such devices";
-    bool kv = line->part == GW_PART_KV;
-    int number = (int)(line - r->grid.lines);
-    if (move->from == GW_FROM_RECOMPUTE && !(kv && moves->recomputed[line->inherit])) return "cannot be computed anew";
-    if (to == GW_TO_NOWHERE) return move->from < 0 ? "is nothing at all" : replay_drop(r, line, move, begin, end);
-    const struct span *span = span_of(&r->grid, to, number);
-    if (move->from == GW_FROM_STORAGE && kv && !r->grid.in->inherits[line->inherit].checkpointed)
-        return "is in no checkpoint";
-    if (move->from == GW_FROM_STORAGE && !kv && (begin != span->needed || end != span->needed_end))
-        return "loads less than a part";
-    for (int c = begin; c < end; c++) {
-        size_t at = (size_t)line->first + (size_t)c, cells = (size_t)r->grid.cells;
-        const uint8_t *source = move->from < 0 ? NULL : &r->flags[(size_t)move->from * cells + at];
-        const char *wrong = replay_cell(source, &r->flags[(size_t)to * cells + at], move->from == GW_FROM_RECOMPUTE);
-        if (wrong) return wrong;
-    }
-    bool *opened = &r->opened[(size_t)to * (size_t)r->grid.line_count + (size_t)number];
-    r->used[to] += *opened ? 0 : needed_bytes(&r->grid, to, number);
-    *opened = true;
-    if (r->used[to] > r->grid.in->devices[to].memory_bytes) return "does not fit";
-    if (r->used[to] > moves->peak_bytes[to]) return "is above the peak that was told";
-    return NULL;
-}
-
-/* What is wrong with a device's part in the end. */
-static const char *replay_end(uint8_t flags, bool same)
-{
-    if (flags & STALE) return "still has what is computed anew of";
-    if (flags & HELD && !same) return "still holds";
-    if (flags & NEEDED && !(flags & HERE)) return "did not get";
-    return NULL;
-}
-
-gw_err gw_moves_check(const struct gw_moves_in *in, const struct gw_moves *moves)
-{
-    gw_err rc = GW_OK;
-    struct replay r = {0};
-    size_t n = (size_t)in->device_count + 1;
-    open_grid(&r.grid, in);
-    r.flags = gw_alloc(n * (size_t)r.grid.cells, sizeof *r.flags);
-    r.opened = gw_alloc(n * (size_t)r.grid.line_count, sizeof *r.opened);
-    r.used = gw_alloc(n, sizeof *r.used);
-    r.wanted = gw_alloc(n, sizeof *r.wanted);
-    set_flags(&r.grid, r.flags, r.opened, r.used, r.wanted);
-    TRY(check_memory(in, r.used, r.wanted));
-    mark_stale(&r, moves);
-    for (int i = 0; i < moves->count; i++) {
-        const struct gw_move *move = &moves->moves[i];
-        const char *wrong = replay_move(&r, move, moves);
-        if (wrong)
-            FAIL(GW_ERR_VERIFY, "move %d (part %d, layer %d, %d to %d, device %d to %d) %s", i, move->part, move->layer,
-                 move->begin, move->end, move->from, move->to, wrong);
-    }
-    for (int d = 0; d < in->device_count; d++)
-        for (int i = 0; i < r.grid.line_count; i++)
-            for (int c = 0; c < r.grid.lines[i].count; c++) {
-                uint8_t flags = r.flags[(size_t)d * (size_t)r.grid.cells + r.grid.lines[i].first + c];
-                const char *wrong = replay_end(flags, span_of(&r.grid, d, i)->same);
-                if (wrong)
-                    FAIL(GW_ERR_VERIFY, "device %d %s cell %d of layer %d, part %d", d, wrong, c, r.grid.lines[i].layer,
-                         r.grid.lines[i].part);
-            }
-out:
-    close_grid(&r.grid);
-    free(r.flags);
-    free(r.opened);
-    free(r.used);
-    free(r.wanted);
-    return rc;
 }

@@ -1,4 +1,5 @@
 /* What leader and heads say to each other (job/protocol.h), and the options of a job (job/options.h). */
+#include "job/calibration.h"
 #include "job/options.h"
 #include "job/protocol.h"
 
@@ -194,6 +195,64 @@ static void test_all_options(void)
     CU_ASSERT(o.ranks == 3 && o.threads == 2);
 }
 
+static void test_objective(void)
+{
+    struct gw_job_options o;
+    CU_ASSERT_EQUAL(parse("", false, &o), GW_OK);
+    CU_ASSERT(o.objective == GW_OBJECTIVE_THROUGHPUT && o.memory_bytes == 0);
+    CU_ASSERT_EQUAL(parse("--objective cost --memory 3M", false, &o), GW_OK);
+    CU_ASSERT(o.objective == GW_OBJECTIVE_COST && o.memory_bytes == 3145728);
+    CU_ASSERT_EQUAL(parse("--objective deadline=@1795000000.5", false, &o), GW_OK);
+    CU_ASSERT(o.objective == GW_OBJECTIVE_DEADLINE && o.deadline_wall_s == 1795000000.5);
+    CU_ASSERT_EQUAL(parse("--objective deadline=2026-12-01T06:00", false, &o), GW_OK);
+    double minutes_s = o.deadline_wall_s;
+    CU_ASSERT_EQUAL(parse("--objective deadline=2026-12-01T06:00:30", false, &o), GW_OK);
+    CU_ASSERT(o.deadline_wall_s == minutes_s + 30 && minutes_s > 1795996800 && minutes_s < 1796169600);
+    static const char *const wrong[] = {"best",
+                                        "deadline",
+                                        "deadline=",
+                                        "deadline=soon",
+                                        "deadline=@",
+                                        "deadline=2026-12-01",
+                                        "deadline=2026-12-01T06:00x"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        char text[80];
+        snprintf(text, sizeof text, "--objective %s", wrong[i]);
+        CU_ASSERT_EQUAL(parse(text, false, &o), GW_ERR_USAGE);
+    }
+}
+
+/* Steps that take twice as long as the model says make it say twice as much, once there are enough of them. */
+static void test_calibration(void)
+{
+    struct gw_dims m = {
+        .layers = 4, .d_model = 128, .heads = 4, .kv_heads = 2, .head_dim = 32, .ffn = 256, .vocab = 300};
+    m.ffn_atoms = gw_ffn_atoms(m.kv_heads, m.ffn);
+    m.bytes_per_weight = 1;
+    m.output_bytes = 300 * 128;
+    for (int pipeline = 1; pipeline <= 2; pipeline++) {
+        struct gw_layout layout = {1, 1, pipeline};
+        struct gw_cost cost = gw_cost_default(), first = cost;
+        struct gw_shard shard = gw_layout_shard(&m, layout, 0, 0);
+        struct gw_load load = {.decode_rows = 6, .prefill_rows = 10, .mean_context = 50};
+        double step_s = gw_cost_stage_s(&cost, &m, &shard, 1, &load);
+        struct gw_head_report before = {0}, now = {.steps = 20,
+                                                   .decode_rows = 120,
+                                                   .prefill_rows = 200,
+                                                   .seen_tokens = 16000,
+                                                   .compute_s = 40 * step_s};
+        gw_calibration_steps(&cost, &m, layout, &now, &before);
+        CU_ASSERT(cost.mac_s == first.mac_s && before.steps == 0); /* too few */
+        now.steps = 40, now.decode_rows = 240, now.prefill_rows = 400, now.seen_tokens = 32000;
+        now.compute_s = 80 * step_s;
+        gw_calibration_steps(&cost, &m, layout, &now, &before);
+        double ratio = gw_cost_stage_s(&cost, &m, &shard, 1, &load) / step_s;
+        CU_ASSERT(ratio > 1.99 && ratio < 2.01 && before.steps == 40 && cost.seen[GW_COST_COMPUTE] == 1);
+        gw_calibration_steps(&cost, &m, layout, &now, &before);
+        CU_ASSERT_EQUAL(cost.seen[GW_COST_COMPUTE], 1); /* nothing new */
+    }
+}
+
 static void test_wrong_options(void)
 {
     static const struct {
@@ -296,6 +355,8 @@ int main(void)
     CU_add_test(suite, "defaults", test_defaults);
     CU_add_test(suite, "all options", test_all_options);
     CU_add_test(suite, "wrong options", test_wrong_options);
+    CU_add_test(suite, "objectives", test_objective);
+    CU_add_test(suite, "calibration", test_calibration);
     CU_add_test(suite, "sizes", test_sizes);
     CU_basic_set_mode(CU_BRM_VERBOSE);
     CU_basic_run_tests();
