@@ -1,80 +1,11 @@
 /* See head.h. */
-#include "job/head.h"
+#include "job/head_internal.h"
 
 #include "base/clock.h"
-#include "batch/scheduler.h"
-#include "comm/comm.h"
-#include "context/policy.h"
-#include "job/answer.h"
-#include "job/mover.h"
-#include "job/snapshot.h"
 #include "job/worker.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-/* A micro-batch: at most one step in flight. */
-struct slot {
-    struct gw_step step;
-    bool in_flight;
-    uint64_t number; /* of its step, of all that were launched */
-    double launched_s;
-    int due;             /* shards of the last stage that have not sent their tokens yet */
-    struct gw_buf drawn; /* struct gw_drawn of those that have */
-};
-
-/* Sequences on their way here with their KV. */
-struct adoption {
-    int number;
-    const struct gw_held *held; /* [held_count], the plan's: with the old pages */
-    int held_count;
-    int32_t **pages; /* [held_count][page_count]: the new ones, a reference each, until the sequence takes them */
-    int due;         /* ranks of the replica whose pages are not all there */
-};
-
-/* A request that waits for its pages. */
-struct arrival {
-    int adoption, held;
-    struct gw_answer *answer;
-    struct gw_tokens prompt;
-    struct gw_buf drawn; /* int32 */
-    int saved;           /* its leading full pages are in the checkpoint */
-};
-
-/* Pages on their way from the checkpoint. Ranks do as they are told in order, so they are there when a step launched later has ended. */
-struct load {
-    uint64_t before;    /* the number of the next step */
-    struct gw_buf list; /* as it was sent */
-};
-
-enum {
-    LEADER = 0,
-    KEPT_TOKENS = 128
-}; /* last tokens of a sequence in the snapshot: more than are drawn between two commits */
-
-struct gw_head {
-    struct gw_head_config config;
-    struct gw_answer_context answers;
-    struct gw_sched *sched;
-    struct slot *slots; /* [pipeline] */
-    int slot_count, next_slot;
-    struct gw_drawn *drawn; /* [max_seqs]: this rank's own, when the replica has one stage */
-    float *hidden;          /* [step_rows][d_model], handed to the next stage */
-    struct gw_buf message;  /* scratch */
-    struct gw_buf tokens;   /* GW_MSG_TOKENS in the making */
-    struct gw_head_report report;
-    int32_t reported_wants;
-    double reported_at_s;
-    struct adoption *adoptions;
-    int adoption_count;
-    struct arrival *arrivals;
-    int arrival_count;
-    struct load *loads;
-    int load_count;
-    uint64_t steps, launched;
-    uint64_t begun_tokens; /* of sequences that were begun elsewhere and came without their KV */
-    bool draining, drained, stopping, stopped;
-};
 
 gw_err gw_head_create(const struct gw_head_config *config, struct gw_head **out)
 {
@@ -108,42 +39,11 @@ out:
     return rc;
 }
 
-static void free_arrival(struct arrival *arrival)
-{
-    gw_answer_destroy(arrival->answer);
-    gw_tokens_free(&arrival->prompt);
-    gw_buf_free(&arrival->drawn);
-}
-
-/* Gives back the pages of a sequence that never came, or did not need them. */
-static void release_adopted(struct gw_head *head, struct adoption *adoption, int held)
-{
-    if (adoption->pages[held])
-        gw_kv_pages_unref_chain(gw_sched_pages(head->sched), adoption->pages[held], adoption->held[held].page_count);
-    free(adoption->pages[held]);
-    adoption->pages[held] = NULL;
-}
-
-static void drop_adoptions(struct gw_head *head)
-{
-    for (int i = 0; i < head->arrival_count; i++) free_arrival(&head->arrivals[i]);
-    free(head->arrivals);
-    head->arrivals = NULL;
-    head->arrival_count = 0;
-    for (int a = 0; a < head->adoption_count; a++) {
-        for (int h = 0; h < head->adoptions[a].held_count; h++) release_adopted(head, &head->adoptions[a], h);
-        free(head->adoptions[a].pages);
-    }
-    free(head->adoptions);
-    head->adoptions = NULL;
-    head->adoption_count = 0;
-}
-
 void gw_head_destroy(struct gw_head *head)
 {
     if (!head) return;
     if (head->sched) {
-        drop_adoptions(head);
+        gw_head_drop_adoptions(head);
         struct gw_seq *seq;
         for (int i = 0; (seq = gw_sched_at(head->sched, i)); i++) gw_answer_destroy(seq->user);
         gw_sched_destroy(head->sched);
@@ -219,200 +119,6 @@ static gw_err report(struct gw_head *head)
     return gw_comm_send(head->config.comm, LEADER, GW_MSG_WANT, 0, &head->report, sizeof head->report);
 }
 
-/* The log-probabilities that a request asks for, or just the tokens. */
-static void add_tokens(const struct gw_seq *seq, int at, int count, struct gw_buf *out)
-{
-    const struct gw_answer *answer = seq->user;
-    const struct gw_sample_result *results = gw_answer_results(answer);
-    bool logprobs = gw_answer_logprobs(answer) >= 0;
-    struct gw_buf plain = {0};
-    for (int i = 0; !logprobs && i < count; i++) {
-        struct gw_sample_result r = {.token = seq->tokens[seq->prompt_count + at + i]};
-        gw_buf_add(&plain, &r, sizeof r);
-    }
-    gw_tokens_msg_add(out, gw_answer_index(answer), at,
-                      logprobs ? results + at : (const struct gw_sample_result *)(const void *)plain.data, count,
-                      logprobs);
-    gw_buf_free(&plain);
-}
-
-static gw_err tell_replica(struct gw_head *head, enum gw_msg_kind kind, uint64_t step, const void *data, size_t bytes);
-
-static void add_seq(struct gw_head *head, struct arrival *arrival, const int32_t *pages, int page_count, int computed)
-{
-    struct gw_answer *answer = arrival->answer;
-    if (arrival->drawn.bytes) /* the last known token had not been computed elsewhere either */
-        head->begun_tokens += arrival->prompt.count + arrival->drawn.bytes / sizeof(int32_t) - 1 - (size_t)computed;
-    struct gw_sample_params params = gw_answer_params(answer);
-    struct gw_seq *seq = gw_sched_add(head->sched, arrival->prompt.ids, (int)arrival->prompt.count,
-                                      gw_answer_limit(answer), gw_answer_logprobs(answer), &params, answer);
-    gw_sched_restore(head->sched, seq, (const int32_t *)(const void *)arrival->drawn.data,
-                     (int)(arrival->drawn.bytes / sizeof(int32_t)), pages, page_count, computed);
-    seq->saved = arrival->saved;
-    arrival->answer = NULL;
-}
-
-/* Where the pages of request `index` are coming from: its place in an adoption. */
-static bool find_adopted(const struct gw_head *head, int64_t index, int *adoption, int *held)
-{
-    for (*adoption = 0; *adoption < head->adoption_count; ++*adoption)
-        for (*held = 0; *held < head->adoptions[*adoption].held_count; ++*held)
-            if (head->adoptions[*adoption].held[*held].index == index && head->adoptions[*adoption].pages[*held])
-                return true;
-    return false;
-}
-
-/* Pages of the checkpoint for the full pages of `known` tokens: numbers with a reference each, those that have to be loaded also in the list. Ends at
- * the first that is not in the checkpoint, or for which there is no room. */
-static int find_saved(struct gw_head *head, const int32_t *tokens, int known, int32_t *pages, struct gw_buf *list)
-{
-    struct gw_kv_pages *table = gw_sched_pages(head->sched);
-    const struct gw_ckpt_model *model = gw_saver_model(head->config.saver);
-    struct gw_saved_page page = {0};
-    int count = 0;
-    for (; (count + 1) * GW_PAGE_TOKENS < known; count++) {
-        const int32_t *at = tokens + count * GW_PAGE_TOKENS;
-        page.identity = gw_ckpt_identity(model, count ? &page.identity : NULL, at);
-        int here = gw_kv_pages_find(table, count ? pages[count - 1] : -1, at);
-        if (here >= 0) {
-            gw_kv_pages_ref(table, here);
-        } else {
-            if (!gw_saver_has(head->config.saver, &page.identity)) break;
-            if (gw_kv_pages_available(table) <= head->config.options->max_seqs / 8) break;
-            here = gw_kv_pages_alloc(table);
-            page.page = here;
-            gw_saver_list_add(list, &page);
-            gw_kv_pages_register(table, here, count ? pages[count - 1] : -1, at);
-        }
-        pages[count] = here;
-    }
-    return count;
-}
-
-static void note_load(struct gw_head *head, const struct gw_buf *list)
-{
-    if (gw_team_size(head->config.team) == 1) return; /* done at once */
-    head->loads = gw_realloc(head->loads, (size_t)head->load_count + 1, sizeof *head->loads);
-    struct load *load = &head->loads[head->load_count++];
-    *load = (struct load){.before = head->launched + 1};
-    gw_buf_add(&load->list, list->data, list->bytes);
-}
-
-/* A step has ended: every rank of the replica has done what came before it. */
-static void confirm_loads(struct gw_head *head, uint64_t step)
-{
-    int left = 0;
-    for (int i = 0; i < head->load_count; i++) {
-        if (head->loads[i].before <= step) gw_buf_free(&head->loads[i].list);
-        else head->loads[left++] = head->loads[i];
-    }
-    head->load_count = left;
-}
-
-/* Pages whose content not every rank of the replica is known to have: those that steps in flight fill, or that are being loaded. */
-static bool *list_doubtful(const struct gw_head *head)
-{
-    bool *doubtful = gw_alloc((size_t)head->config.kv_pages + 1, sizeof *doubtful);
-    struct gw_seq *seq;
-    for (int i = 0; (seq = gw_sched_at(head->sched, i)); i++)
-        for (int p = seq->computed_before / GW_PAGE_TOKENS;
-             seq->in_flight && p < seq->page_count && (p + 1) * GW_PAGE_TOKENS <= seq->computed; p++)
-            doubtful[seq->pages[p]] = true;
-    for (int i = 0; i < head->load_count; i++) {
-        size_t at = 0;
-        for (int32_t page; gw_saver_list_next(&head->loads[i].list, &at, &page);) doubtful[page] = true;
-    }
-    return doubtful;
-}
-
-/* The sequences, and what of their KV steps that have ended have put in place on every rank. */
-static void list_held(const struct gw_head *head, struct gw_held **held, int32_t *count)
-{
-    struct gw_seq *seq;
-    bool *doubtful = list_doubtful(head);
-    *count = 0;
-    while (gw_sched_at(head->sched, *count)) ++*count;
-    *held = gw_alloc((size_t)*count + 1, sizeof **held);
-    for (int i = 0; (seq = gw_sched_at(head->sched, i)); i++) {
-        int computed = seq->in_flight && seq->computed_before < seq->computed ? seq->computed_before : seq->computed;
-        if (computed == seq->count) computed--; /* the token that its step drew is not known yet */
-        for (int p = 0; p * GW_PAGE_TOKENS < computed; p++)
-            if (doubtful[seq->pages[p]] && (p + 1) * GW_PAGE_TOKENS <= computed) computed = p * GW_PAGE_TOKENS;
-        int pages = (computed + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS;
-        (*held)[i] = (struct gw_held){.index = gw_answer_index(seq->user), .computed = computed, .page_count = pages};
-        (*held)[i].pages = gw_alloc((size_t)pages + 1, sizeof(int32_t));
-        if (pages) memcpy((*held)[i].pages, seq->pages, (size_t)pages * sizeof(int32_t));
-    }
-    free(doubtful);
-}
-
-/* Tokens from the last `most` of each sequence on. */
-static void list_tokens(const struct gw_head *head, int most, struct gw_buf *out)
-{
-    struct gw_seq *seq;
-    for (int i = 0; (seq = gw_sched_at(head->sched, i)); i++) {
-        int drawn = seq->count - seq->prompt_count, from = drawn > most ? drawn - most : 0;
-        if (drawn > 0) add_tokens(seq, from, drawn - from, out);
-    }
-}
-
-/* Before a step is sent that may overwrite pages which the snapshot names. */
-static void take_snapshot(struct gw_head *head)
-{
-    struct gw_held *held = NULL;
-    int32_t count = 0;
-    if (!head->config.snapshot) return;
-    list_held(head, &held, &count);
-    gw_buf_clear(&head->message);
-    list_tokens(head, KEPT_TOKENS, &head->message);
-    gw_snapshot_hold(head->config.snapshot, held, count, &head->message);
-    for (int32_t i = 0; i < count; i++) free(held[i].pages);
-    free(held);
-}
-
-/* A request without its KV: what a checkpoint has of it is loaded, by all ranks of the replica, before the next step. */
-static gw_err restore_seq(struct gw_head *head, struct arrival *arrival)
-{
-    gw_err rc = GW_OK;
-    struct gw_buf list = {0};
-    int known = (int)(arrival->prompt.count + arrival->drawn.bytes / sizeof(int32_t)), count = 0;
-    int32_t *tokens = gw_alloc((size_t)known + 1, sizeof *tokens), *pages = gw_alloc((size_t)known + 1, sizeof *pages);
-    memcpy(tokens, arrival->prompt.ids, arrival->prompt.count * sizeof *tokens);
-    if (arrival->drawn.bytes) memcpy(tokens + arrival->prompt.count, arrival->drawn.data, arrival->drawn.bytes);
-    gw_saver_list_begin(&list, 0);
-    size_t empty = list.bytes;
-    if (head->config.options->checkpoint_s != 0) count = find_saved(head, tokens, known, pages, &list);
-    if (list.bytes > empty) {
-        take_snapshot(head);
-        TRY(tell_replica(head, GW_MSG_STEP, GW_STEP_LOAD, list.data, list.bytes));
-        note_load(head, &list);
-        TRY(gw_saver_load(head->config.saver, head->config.executor, list.data, list.bytes));
-        head->report.restored_tokens += (list.bytes - empty) / sizeof(struct gw_saved_page) * GW_PAGE_TOKENS;
-    }
-    arrival->saved = count;
-    add_seq(head, arrival, pages, count, count * GW_PAGE_TOKENS);
-    count = 0;
-out:
-    gw_kv_pages_unref_chain(gw_sched_pages(head->sched), pages, count);
-    gw_buf_free(&list);
-    free(tokens);
-    free(pages);
-    return rc;
-}
-
-/* Everything of the request is here but maybe its pages. */
-static gw_err take_arrival(struct gw_head *head, int64_t index, struct arrival *arrival)
-{
-    if (!find_adopted(head, index, &arrival->adoption, &arrival->held)) {
-        gw_err rc = restore_seq(head, arrival);
-        free_arrival(arrival);
-        return rc;
-    }
-    head->arrivals = gw_realloc(head->arrivals, (size_t)head->arrival_count + 1, sizeof *head->arrivals);
-    head->arrivals[head->arrival_count++] = *arrival;
-    return GW_OK;
-}
-
 /* A request from the leader, maybe with tokens that were drawn elsewhere or before. */
 static gw_err take_line(struct gw_head *head, int64_t index, const char *line, size_t bytes, const struct gw_buf *drawn)
 {
@@ -420,7 +126,6 @@ static gw_err take_line(struct gw_head *head, int64_t index, const char *line, s
     struct arrival arrival = {0};
     struct gw_request_error bad = {0};
     char *custom_id = NULL;
-    int adoption, held;
     bool complete = false;
     TRY(gw_answer_create(&head->answers, line, bytes, index, &arrival.prompt, &arrival.answer, &bad, &custom_id));
     if (bad.code) {
@@ -435,14 +140,14 @@ static gw_err take_line(struct gw_head *head, int64_t index, const char *line, s
     }
     if (complete) { /* its last token was committed, its line was not */
         TRY(send_answer(head, arrival.answer));
-        if (find_adopted(head, index, &adoption, &held)) release_adopted(head, &head->adoptions[adoption], held);
+        gw_head_drop_adopted(head, index);
         head->reported_wants = -1;
         goto out;
     }
-    rc = take_arrival(head, index, &arrival);
+    rc = gw_head_take_arrival(head, index, &arrival);
     arrival = (struct arrival){0};
 out:
-    free_arrival(&arrival);
+    gw_head_free_arrival(&arrival);
     free(custom_id);
     return rc;
 }
@@ -475,158 +180,9 @@ out:
 
 /* ---- from plan to plan ----------------------------------------------------------------------------------------- */
 
-gw_err gw_head_report(struct gw_head *head, struct gw_held **held, int32_t *count)
-{
-    gw_err rc = GW_OK;
-    gw_sched_cancel(head->sched);
-    for (int s = 0; s < head->slot_count; s++) {
-        head->slots[s].in_flight = false;
-        gw_buf_clear(&head->slots[s].drawn);
-    }
-    drop_adoptions(head);
-    list_held(head, held, count);
-    gw_buf_clear(&head->tokens);
-    list_tokens(head, INT32_MAX, &head->tokens);
-    if (head->tokens.bytes)
-        TRY(gw_comm_send(head->config.comm, LEADER, GW_MSG_TOKENS, 0, head->tokens.data, head->tokens.bytes));
-    gw_buf_clear(&head->tokens);
-out:
-    return rc;
-}
-
-/* Pages for the sequences of one adoption, under their old numbers where these are free: then what lies in this rank's memory may stay
- * where it is. A sequence for which there is no room is computed again. */
-static void make_pages(struct gw_head *head, struct adoption *adoption, struct gw_buf *from, struct gw_buf *to)
-{
-    struct gw_kv_pages *table = gw_sched_pages(head->sched);
-    int32_t *map = NULL, known = 0;
-    for (int h = 0; h < adoption->held_count; h++)
-        for (int p = 0; p < adoption->held[h].page_count; p++)
-            if (adoption->held[h].pages[p] >= known) known = adoption->held[h].pages[p] + 1;
-    map = gw_alloc((size_t)known + 1, sizeof *map);
-    for (int32_t p = 0; p < known; p++) map[p] = -1;
-    for (int h = 0; h < adoption->held_count; h++) {
-        const struct gw_held *held = &adoption->held[h];
-        if (held->page_count + head->config.options->max_seqs / 8 > gw_kv_pages_available(table)) continue;
-        int32_t *pages = gw_alloc((size_t)held->page_count + 1, sizeof *pages);
-        for (int p = 0; p < held->page_count; p++) {
-            int32_t old = held->pages[p];
-            if (map[old] >= 0) {
-                gw_kv_pages_ref(table, map[old]);
-            } else {
-                map[old] = old < head->config.kv_pages && gw_kv_pages_claim(table, old) ? old
-                                                                                        : gw_kv_pages_alloc(table);
-                GW_ASSERT(map[old] >= 0);
-                gw_buf_add(from, &old, sizeof old);
-                gw_buf_add(to, &map[old], sizeof old);
-            }
-            pages[p] = map[old];
-        }
-        adoption->pages[h] = pages;
-    }
-    free(map);
-}
-
-static gw_err send_map(struct gw_head *head, const struct gw_plan *plan, const struct adoption *adoption,
-                       struct gw_mover *mover, const struct gw_page_map *map)
-{
-    gw_err rc = GW_OK;
-    int own = gw_comm_rank(head->config.comm);
-    gw_buf_clear(&head->message);
-    gw_page_map_encode(map->from, map->to, map->count, &head->message);
-    for (int r = 0; r < plan->peer_count; r++) {
-        const struct gw_peer *peer = &plan->peers[r];
-        bool gives = peer->placed && peer->before.replica == plan->adoptions[adoption->number].from;
-        bool gets = peer->slot >= 0 &&
-                    gw_layout_place(plan->layout, peer->slot).replica == plan->adoptions[adoption->number].to;
-        if (r != own && (gives || gets))
-            TRY(gw_comm_send(head->config.comm, r, GW_MSG_ADOPT, (uint64_t)adoption->number, head->message.data,
-                             head->message.bytes));
-    }
-    TRY(gw_mover_adopt(mover, adoption->number, map));
-out:
-    return rc;
-}
-
-gw_err gw_head_begin(struct gw_head *head, const struct gw_plan *plan, struct gw_mover *mover)
-{
-    gw_err rc = GW_OK;
-    struct gw_buf from = {0}, to = {0};
-    head->draining = head->drained = head->stopping = head->stopped = false;
-    head->report.taken = 0;
-    head->reported_wants = -1;
-    for (int i = 0; i < head->load_count; i++) /* they may not have come before the world changed */
-        TRY(tell_replica(head, GW_MSG_STEP, GW_STEP_LOAD, head->loads[i].list.data, head->loads[i].list.bytes));
-    head->adoptions = gw_alloc((size_t)plan->adoption_count + 1, sizeof *head->adoptions);
-    for (int a = 0; a < plan->adoption_count; a++) {
-        if (plan->adoptions[a].to != head->config.team->place.replica) continue;
-        struct adoption *adoption = &head->adoptions[head->adoption_count++];
-        *adoption = (struct adoption){.number = a,
-                                      .held = plan->adoptions[a].held,
-                                      .held_count = plan->adoptions[a].held_count,
-                                      .due = gw_team_size(head->config.team)};
-        adoption->pages = gw_alloc((size_t)adoption->held_count + 1, sizeof *adoption->pages);
-        gw_buf_clear(&from);
-        gw_buf_clear(&to);
-        make_pages(head, adoption, &from, &to);
-        struct gw_page_map map = {.count = (int32_t)(from.bytes / sizeof(int32_t)),
-                                  .from = (const int32_t *)(const void *)from.data,
-                                  .to = (const int32_t *)(const void *)to.data};
-        take_snapshot(head);
-        TRY(send_map(head, plan, adoption, mover, &map));
-    }
-out:
-    gw_buf_free(&from);
-    gw_buf_free(&to);
-    return rc;
-}
-
-/* The requests of an adoption whose pages are all there begin, or rather go on. */
-static void settle_adoption(struct gw_head *head, int number)
-{
-    for (int i = 0; i < head->arrival_count;) {
-        struct arrival *arrival = &head->arrivals[i];
-        if (arrival->adoption != number) {
-            i++;
-            continue;
-        }
-        struct adoption *adoption = &head->adoptions[number];
-        const struct gw_held *held = &adoption->held[arrival->held];
-        int known = (int)(arrival->prompt.count + arrival->drawn.bytes / sizeof(int32_t));
-        /* Tokens that were drawn but not committed are lost with the old head: what was computed of them does not count. */
-        int computed = held->computed < known ? held->computed : known - 1;
-        int page_count = (computed + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS;
-        int32_t *pages = adoption->pages[arrival->held];
-        for (int p = page_count; p < held->page_count; p++)
-            gw_kv_pages_unref_chain(gw_sched_pages(head->sched), &pages[p], 1);
-        add_seq(head, arrival, pages, page_count, computed);
-        free(pages); /* its references are the sequence's now */
-        adoption->pages[arrival->held] = NULL;
-        free_arrival(arrival);
-        *arrival = head->arrivals[--head->arrival_count];
-    }
-}
-
-static gw_err take_adopted(struct gw_head *head, bool *busy)
-{
-    gw_err rc = GW_OK;
-    struct gw_msg msg = {0};
-    for (bool got = head->adoption_count > 0; got;) {
-        TRY(gw_comm_poll(head->config.comm, -1, GW_MSG_ADOPTED, &msg, &got));
-        *busy |= got;
-        for (int a = 0; got && a < head->adoption_count; a++)
-            if ((uint64_t)head->adoptions[a].number == msg.step) head->adoptions[a].due--;
-        gw_msg_free(&msg);
-    }
-    for (int a = 0; a < head->adoption_count; a++)
-        if (head->adoptions[a].due == 0) settle_adoption(head, a);
-out:
-    return rc;
-}
-
 /* ---- within the replica ---------------------------------------------------------------------------------------- */
 
-static gw_err tell_replica(struct gw_head *head, enum gw_msg_kind kind, uint64_t step, const void *data, size_t bytes)
+gw_err gw_head_tell(struct gw_head *head, enum gw_msg_kind kind, uint64_t step, const void *data, size_t bytes)
 {
     gw_err rc = GW_OK;
     for (int r = 1; r < gw_team_size(head->config.team); r++)
@@ -675,7 +231,7 @@ static gw_err take_shard(struct gw_head *head, struct slot *slot, const void *dr
     if (--slot->due > 0) return GW_OK;
     slot->in_flight = false;
     head->steps++;
-    confirm_loads(head, slot->number);
+    gw_head_confirm_loads(head, slot->number);
     gw_sched_step_done(head->sched, slot->step.slot);
     gw_err rc = take_drawn(head, (const struct gw_drawn *)(const void *)slot->drawn.data,
                            slot->drawn.bytes / sizeof(struct gw_drawn));
@@ -703,11 +259,11 @@ static gw_err launch(struct gw_head *head, struct slot *slot)
     struct gw_executor *ex = head->config.executor;
     const struct gw_layout *layout = &head->config.team->layout;
     int d = gw_model_info(head->config.model)->d_model, own = 0;
-    take_snapshot(head);
+    gw_head_take_snapshot(head);
     slot->number = ++head->launched;
     gw_buf_clear(&head->message);
     gw_step_encode(&slot->step, &head->message);
-    TRY(tell_replica(head, GW_MSG_STEP, slot->step.id, head->message.data, head->message.bytes));
+    TRY(gw_head_tell(head, GW_MSG_STEP, slot->step.id, head->message.data, head->message.bytes));
     slot->in_flight = true;
     slot->launched_s = gw_clock_now_s();
     slot->due = layout->tensor;
@@ -773,76 +329,6 @@ static gw_err check_deadlines(const struct gw_head *head)
 
 /* ---- checkpoints ----------------------------------------------------------------------------------------------- */
 
-/* A full page that could be saved, with what it is worth. */
-struct candidate {
-    struct gw_saved_page page;
-    struct gw_seq *seq;
-};
-
-static int full_pages(const struct gw_seq *seq)
-{
-    return (seq->in_flight ? seq->computed_before : seq->computed) / GW_PAGE_TOKENS;
-}
-
-/* The full pages of all sequences: those not saved yet as candidates, and all identities for the leader, which keeps the files that hold
- * them. Pages that several sequences share come once. */
-static int list_pages(struct gw_head *head, struct candidate *pages, struct gw_ckpt_candidate *worth,
-                      struct gw_buf *keep)
-{
-    const struct gw_ckpt_model *model = gw_saver_model(head->config.saver);
-    struct gw_seq *seq;
-    int count = 0;
-    int32_t *listed = gw_alloc((size_t)head->config.kv_pages, sizeof *listed); /* page -> its candidate + 1 */
-    for (int i = 0; (seq = gw_sched_at(head->sched, i)); i++) {
-        struct gw_ckpt_identity identity = {0}, parent;
-        for (int p = 0, above = -1; p < full_pages(seq); p++) {
-            parent = identity;
-            identity = gw_ckpt_identity(model, p ? &parent : NULL, seq->tokens + p * GW_PAGE_TOKENS);
-            gw_buf_add(keep, &identity, sizeof identity);
-            if (p < seq->saved) continue;
-            int at = listed[seq->pages[p]] - 1;
-            if (at < 0) {
-                at = count++;
-                listed[seq->pages[p]] = at + 1;
-                pages[at] = (struct candidate){
-                    .page = {.page = seq->pages[p], .has_parent = p > 0, .identity = identity, .parent = parent}};
-                memcpy(pages[at].page.tokens, seq->tokens + p * GW_PAGE_TOKENS, sizeof pages[at].page.tokens);
-                worth[at] = (struct gw_ckpt_candidate){.parent = above, .bytes = 1};
-            }
-            worth[at].value_s += 1; /* every page takes about the same time to compute, once for each sequence */
-            above = at;
-        }
-        seq->saved = full_pages(seq);
-    }
-    free(listed);
-    return count;
-}
-
-/* Begins a checkpoint: every rank of the replica saves its part of the pages, those first that save most. */
-static gw_err save(struct gw_head *head, uint64_t increment)
-{
-    gw_err rc = GW_OK;
-    struct gw_buf list = {0}, keep = {0};
-    size_t most = (size_t)head->config.kv_pages + 1;
-    struct candidate *pages = gw_alloc(most, sizeof *pages);
-    struct gw_ckpt_candidate *worth = gw_alloc(most, sizeof *worth);
-    int *order = gw_alloc(most, sizeof *order);
-    int count = list_pages(head, pages, worth, &keep);
-    gw_ckpt_order(worth, count, order);
-    gw_saver_list_begin(&list, increment);
-    for (int i = 0; i < count; i++) gw_saver_list_add(&list, &pages[order[i]].page);
-    TRY(gw_comm_send(head->config.comm, LEADER, GW_MSG_KEEP, 0, keep.data, keep.bytes));
-    TRY(tell_replica(head, GW_MSG_STEP, GW_STEP_SAVE, list.data, list.bytes));
-    TRY(gw_saver_save(head->config.saver, head->config.executor, list.data, list.bytes));
-out:
-    gw_buf_free(&list);
-    gw_buf_free(&keep);
-    free(pages);
-    free(worth);
-    free(order);
-    return rc;
-}
-
 static bool in_flight(const struct gw_head *head)
 {
     for (int s = 0; s < head->slot_count; s++)
@@ -855,7 +341,7 @@ static gw_err end_replica(struct gw_head *head)
 {
     gw_err rc = GW_OK;
     if (in_flight(head)) return GW_OK;
-    TRY(tell_replica(head, GW_MSG_STOP, 0, NULL, 0));
+    TRY(gw_head_tell(head, GW_MSG_STOP, 0, NULL, 0));
     TRY(gw_comm_send(head->config.comm, LEADER, GW_MSG_BYE, 0, NULL, 0));
     head->stopped = true;
 out:
@@ -874,7 +360,7 @@ static gw_err take_orders(struct gw_head *head)
     TRY(gw_comm_poll(head->config.comm, LEADER, GW_MSG_SAVE, &msg, &begin));
     struct gw_seq *seq;
     for (int i = 0; begin && msg.bytes && msg.data[0] && (seq = gw_sched_at(head->sched, i)); i++) seq->saved = 0;
-    if (begin) TRY(save(head, msg.step));
+    if (begin) TRY(gw_head_save(head, msg.step));
     gw_msg_free(&msg);
     head->stopping |= stop;
     head->draining |= drain;
@@ -888,7 +374,7 @@ gw_err gw_head_poll(struct gw_head *head, bool may_step, bool *busy, bool *stopp
     if (head->stopped) goto out;
     TRY(take_orders(head));
     TRY(take_requests(head, busy));
-    TRY(take_adopted(head, busy));
+    TRY(gw_head_take_adopted(head, busy));
     TRY(collect(head, busy));
     TRY(check_deadlines(head));
     if (head->stopping) {
