@@ -6,21 +6,13 @@
 
 void gw_act_init(struct gw_act *act, int rows, int k)
 {
-    size_t blocks = (size_t)rows * (size_t)(k / GW_BLOCK);
-    *act = (struct gw_act){
-        .k = k,
-        .q = gw_alloc(blocks, GW_BLOCK),
-        .scale = gw_alloc(blocks, sizeof(float)),
-        .sum = gw_alloc(blocks, sizeof(float)),
-        .isum = gw_alloc(blocks, 2 * sizeof(int32_t)),
-    };
+    size_t tiles = (size_t)(rows + GW_ACT_ROWS - 1) / GW_ACT_ROWS;
+    *act = (struct gw_act){.k = k,
+                           .blocks = gw_alloc_lines(tiles * (size_t)(k / GW_BLOCK), sizeof(struct gw_act_block))};
 }
 
 void gw_act_free(struct gw_act *act)
 {
-    free(act->q);
-    free(act->scale);
-    free(act->sum);
-    free(act->isum);
+    free(act->blocks);
     *act = (struct gw_act){0};
 }

@@ -86,18 +86,31 @@ float gw_packed_get(const struct gw_packed *packed, int n, int k);
 
 /* ---- activations ----------------------------------------------------------------------------------------------- */
 
-/* Rows of activations in the form GEMM reads: float32 and, when quantized, int8 blocks of 32:
+#define GW_ACT_ROWS 8 /* rows whose blocks lie together: a register tile of GEMM */
+
+/* 8 rows of one block of 32, side by side, so that a tile of rows reads one stretch of memory. Of each row:
  *    amax = max |x| over the block; scale = amax / 127; q = rint(x * (127 / amax)) (0 when amax is below 1e-30 or not finite:
  *    a NaN or infinity then shows in scale, and so in every output of the row)
- *    isum[h] = sum of q over half h; sum = scale * (float)(isum[0] + isum[1]) */
-struct gw_act {
-    int k;          /* row length; a multiple of GW_BLOCK when quantized */
-    const float *x; /* [row][k] float32 (float packs) */
-    int8_t *q;      /* [row][k] */
-    float *scale;   /* [row][k/32] */
-    float *sum;     /* [row][k/32] */
-    int32_t *isum;  /* [row][k/32][2] */
+ *    minus_isum[0] = -(sum of q); minus_isum[1] the same of the last 16; sum = scale * (float)(sum of q) */
+struct gw_act_block {
+    float scale[GW_ACT_ROWS];
+    float sum[GW_ACT_ROWS];
+    int32_t minus_isum[2][GW_ACT_ROWS];
+    int8_t q[GW_ACT_ROWS][GW_BLOCK];
 };
+
+/* Rows of activations in the form GEMM reads: float32 and, when quantized, int8 blocks of 32. */
+struct gw_act {
+    int k;                       /* row length; a multiple of GW_BLOCK when quantized */
+    const float *x;              /* [row][k] float32 (float packs) */
+    struct gw_act_block *blocks; /* [row/8][k/32], 64-byte aligned */
+};
+
+/* The block of 8 rows that holds `row`, which is number row % GW_ACT_ROWS in it. */
+static inline struct gw_act_block *gw_act_at(const struct gw_act *act, int row, int block)
+{
+    return act->blocks + (size_t)(row / GW_ACT_ROWS) * (size_t)(act->k / GW_BLOCK) + block;
+}
 
 /* Memory for the int8 form of rows x k (k a multiple of GW_BLOCK); x stays NULL. gw_act_free() also takes a zeroed struct. */
 void gw_act_init(struct gw_act *act, int rows, int k);

@@ -38,26 +38,29 @@ static float block_amax(const float *x)
     return amax;
 }
 
-static void quantize_block(const float *x, int8_t *q, float *scale, float *sum, int32_t *isum)
+static void quantize_block(const float *x, struct gw_act_block *block, int row)
 {
     float amax = block_amax(x);
     bool usable = amax >= 1e-30f && amax <= FLT_MAX;
     float inverse = usable ? 127.0f / amax : 0;
-    isum[0] = 0;
-    isum[1] = 0;
+    int32_t isum[2] = {0};
     for (int i = 0; i < GW_BLOCK; i++) {
-        q[i] = usable ? (int8_t)rintf(x[i] * inverse) : 0;
-        isum[i / 16] += q[i];
+        int8_t q = usable ? (int8_t)rintf(x[i] * inverse) : 0;
+        block->q[row][i] = q;
+        isum[i / 16] += q;
     }
-    *scale = amax / 127.0f;
-    *sum = *scale * (float)(isum[0] + isum[1]);
+    block->minus_isum[0][row] = -(isum[0] + isum[1]);
+    block->minus_isum[1][row] = -isum[1];
+    block->scale[row] = amax / 127.0f;
+    block->sum[row] = block->scale[row] * (float)(isum[0] + isum[1]);
 }
 
 static void quantize(struct gw_act *act, int row_begin, int row_end)
 {
-    size_t blocks = (size_t)act->k / GW_BLOCK;
-    for (size_t i = (size_t)row_begin * blocks; i < (size_t)row_end * blocks; i++)
-        quantize_block(act->x + i * GW_BLOCK, act->q + i * GW_BLOCK, &act->scale[i], &act->sum[i], &act->isum[2 * i]);
+    for (int row = row_begin; row < row_end; row++)
+        for (int b = 0; b < act->k / GW_BLOCK; b++)
+            quantize_block(act->x + (size_t)row * (size_t)act->k + (size_t)b * GW_BLOCK, gw_act_at(act, row, b),
+                           row % GW_ACT_ROWS);
 }
 
 /* ---- GEMM ------------------------------------------------------------------------------------------------------- */
@@ -124,12 +127,13 @@ static void accumulate_int8(const struct gw_gemm *g, int panel, int row, int row
         struct block block;
         unpack_block(g->w, panel, b, &block);
         for (int r = 0; r < rows; r++) {
-            size_t at = (size_t)(row + r) * ((size_t)act->k / GW_BLOCK) + (size_t)b;
+            const struct gw_act_block *a = gw_act_at(act, row + r, b);
+            int in_block = (row + r) % GW_ACT_ROWS;
             int32_t dot[GW_PANEL];
-            block_dots(g->w, &block, act->q + at * GW_BLOCK, dot);
+            block_dots(g->w, &block, a->q[in_block], dot);
             for (int output = 0; output < GW_PANEL; output++) {
-                acc[r][output] = fmaf((float)dot[output], block.scale[output] * act->scale[at], acc[r][output]);
-                if (block.min) acc[r][output] = fmaf(block.min[output], act->sum[at], acc[r][output]);
+                acc[r][output] = fmaf((float)dot[output], block.scale[output] * a->scale[in_block], acc[r][output]);
+                if (block.min) acc[r][output] = fmaf(block.min[output], a->sum[in_block], acc[r][output]);
             }
         }
     }

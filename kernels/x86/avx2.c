@@ -61,8 +61,7 @@ GW_INLINE __m256i dot_signed(__m256i w, __m256i magnitude, const int8_t *q)
 }
 
 /* The integers of `rows` rows and 8 outputs of one block, as floats. `codes` is at those outputs' first bytes. */
-GW_INLINE void nibble_dots(const struct gw_act *act, const size_t *at, int rows, int bias, const uint8_t *codes,
-                           __m256 *dot)
+GW_INLINE void nibble_dots(const struct gw_act_block *a, int row, int rows, int bias, const uint8_t *codes, __m256 *dot)
 {
     const __m256i nibble = _mm256_set1_epi8(15);
     __m256i low[4], high[4];
@@ -74,10 +73,9 @@ GW_INLINE void nibble_dots(const struct gw_act *act, const size_t *at, int rows,
     }
     GW_UNROLL
     for (int r = 0; r < rows; r++) {
-        const int8_t *q = act->q + at[r] * GW_BLOCK;
+        const int8_t *q = a->q[row + r];
         __m256i sum = widen(_mm256_add_epi16(dot4(low, q), dot4(high, q + 16)));
-        if (bias)
-            sum = _mm256_sub_epi32(sum, _mm256_set1_epi32(bias * (act->isum[2 * at[r]] + act->isum[2 * at[r] + 1])));
+        if (bias) sum = _mm256_add_epi32(sum, _mm256_set1_epi32(bias * a->minus_isum[0][row + r]));
         dot[r] = _mm256_cvtepi32_ps(sum);
     }
 }
@@ -88,20 +86,19 @@ GW_INLINE void load4(const uint8_t *codes, __m256i *code)
     for (int g = 0; g < 4; g++) code[g] = load_codes(codes + 64 * g);
 }
 
-GW_INLINE void five_bit_dots(const struct gw_act *act, const size_t *at, int rows, const uint8_t *codes, __m256 *dot)
+GW_INLINE void five_bit_dots(const struct gw_act_block *a, int row, int rows, const uint8_t *codes, __m256 *dot)
 {
     __m256i sum[V16_TILE], code[4];
     load4(codes, code);
     GW_UNROLL
-    for (int r = 0; r < rows; r++) sum[r] = widen(dot4(code, act->q + at[r] * GW_BLOCK));
+    for (int r = 0; r < rows; r++) sum[r] = widen(dot4(code, a->q[row + r]));
     load4(codes + 256, code);
     GW_UNROLL
     for (int r = 0; r < rows; r++)
-        dot[r] = _mm256_cvtepi32_ps(_mm256_add_epi32(sum[r], widen(dot4(code, act->q + at[r] * GW_BLOCK + 16))));
+        dot[r] = _mm256_cvtepi32_ps(_mm256_add_epi32(sum[r], widen(dot4(code, a->q[row + r] + 16))));
 }
 
-GW_INLINE void signed_dots(const struct gw_act *act, const size_t *at, int rows, int bias, const uint8_t *codes,
-                           __m256 *dot)
+GW_INLINE void signed_dots(const struct gw_act_block *a, int row, int rows, int bias, const uint8_t *codes, __m256 *dot)
 {
     const __m256i offset = _mm256_set1_epi8((char)bias);
     __m256i sum[V16_TILE];
@@ -113,7 +110,7 @@ GW_INLINE void signed_dots(const struct gw_act *act, const size_t *at, int rows,
         __m256i magnitude = _mm256_abs_epi8(w);
         GW_UNROLL
         for (int r = 0; r < rows; r++)
-            sum[r] = _mm256_add_epi32(sum[r], dot_signed(w, magnitude, act->q + at[r] * GW_BLOCK + 4 * g));
+            sum[r] = _mm256_add_epi32(sum[r], dot_signed(w, magnitude, a->q[row + r] + 4 * g));
     }
     GW_UNROLL
     for (int r = 0; r < rows; r++) dot[r] = _mm256_cvtepi32_ps(sum[r]);
@@ -121,7 +118,7 @@ GW_INLINE void signed_dots(const struct gw_act *act, const size_t *at, int rows,
 
 /* Two half scales a block. Both products and their sum stay below 2^24, so they are exact in float; starting from + 0
  * keeps a zero positive, as the integer's is. */
-GW_INLINE void half_scale_dots(const struct gw_act *act, const size_t *at, int rows, int bias, const uint8_t *codes,
+GW_INLINE void half_scale_dots(const struct gw_act_block *a, int row, int rows, int bias, const uint8_t *codes,
                                const uint8_t *half_scales, __m256 *dot)
 {
     GW_UNROLL
@@ -134,8 +131,10 @@ GW_INLINE void half_scale_dots(const struct gw_act *act, const size_t *at, int r
         load4(codes + 256 * h, code);
         GW_UNROLL
         for (int r = 0; r < rows; r++) {
-            __m256i sum = dot4_wide(code, act->q + at[r] * GW_BLOCK + 16 * h);
-            sum = _mm256_sub_epi32(sum, _mm256_set1_epi32(bias * act->isum[2 * at[r] + (size_t)h]));
+            __m256i sum = dot4_wide(code, a->q[row + r] + 16 * h);
+            int minus_isum = a->minus_isum[1][row + r];
+            if (h == 0) minus_isum = a->minus_isum[0][row + r] - minus_isum;
+            sum = _mm256_add_epi32(sum, _mm256_set1_epi32(bias * minus_isum));
             dot[r] = _mm256_fmadd_ps(half_scale, _mm256_cvtepi32_ps(sum), dot[r]);
         }
     }
@@ -144,31 +143,28 @@ GW_INLINE void half_scale_dots(const struct gw_act *act, const size_t *at, int r
 /* 8 of a panel's outputs, from `half` * 8 on; `rows`, `kind` and `has_min` are constants. */
 GW_INLINE void int8_rows_half(const struct gemm_tile *tile, int rows, enum dot_kind kind, bool has_min, int half)
 {
-    const struct gw_act *act = tile->act;
-    size_t row_blocks = (size_t)act->k / GW_BLOCK;
+    const struct gw_act_block *a = gw_act_at(tile->act, tile->row, tile->begin);
+    int row = tile->row % GW_ACT_ROWS;
     size_t code_offset = 64 + (has_min ? 64 : 0) + (kind == DOT_HALF_SCALE ? 2 * GW_PANEL : 0);
     const uint8_t *block = tile->panel + (size_t)tile->begin * tile->w->block_bytes;
     int bias = tile->w->bias;
     __m256 acc[V16_TILE];
     GW_UNROLL
     for (int r = 0; r < rows; r++) acc[r] = _mm256_setzero_ps();
-    for (int b = tile->begin; b < tile->end; b++, block += tile->w->block_bytes) {
+    for (int b = tile->begin; b < tile->end; b++, block += tile->w->block_bytes, a++) {
         const uint8_t *codes = block + code_offset + 32 * half;
-        size_t at[V16_TILE];
         __m256 dot[V16_TILE];
-        GW_UNROLL
-        for (int r = 0; r < rows; r++) at[r] = (size_t)(tile->row + r) * row_blocks + (size_t)b;
-        if (kind == DOT_NIBBLE) nibble_dots(act, at, rows, has_min ? 0 : bias, codes, dot);
-        else if (kind == DOT_5BIT) five_bit_dots(act, at, rows, codes, dot);
-        else if (kind == DOT_SIGNED) signed_dots(act, at, rows, bias, codes, dot);
-        else half_scale_dots(act, at, rows, bias, codes, block + 64 + 8 * half, dot);
+        if (kind == DOT_NIBBLE) nibble_dots(a, row, rows, has_min ? 0 : bias, codes, dot);
+        else if (kind == DOT_5BIT) five_bit_dots(a, row, rows, codes, dot);
+        else if (kind == DOT_SIGNED) signed_dots(a, row, rows, bias, codes, dot);
+        else half_scale_dots(a, row, rows, bias, codes, block + 64 + 8 * half, dot);
         __m256 scale = _mm256_loadu_ps((const float *)block + 8 * half);
         GW_UNROLL
         for (int r = 0; r < rows; r++) {
-            acc[r] = _mm256_fmadd_ps(dot[r], _mm256_mul_ps(scale, _mm256_set1_ps(act->scale[at[r]])), acc[r]);
+            acc[r] = _mm256_fmadd_ps(dot[r], _mm256_mul_ps(scale, _mm256_set1_ps(a->scale[row + r])), acc[r]);
             if (has_min)
                 acc[r] = _mm256_fmadd_ps(_mm256_loadu_ps((const float *)block + 16 + 8 * half),
-                                         _mm256_set1_ps(act->sum[at[r]]), acc[r]);
+                                         _mm256_set1_ps(a->sum[row + r]), acc[r]);
         }
     }
     GW_UNROLL

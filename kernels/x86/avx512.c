@@ -21,155 +21,180 @@ GW_INLINE __m512i load_codes(const uint8_t *p)
     return _mm512_loadu_si512((const void *)p);
 }
 
-/* Block `b` of row `r` of the tile, in units of blocks. */
-GW_INLINE size_t act_block(const struct gemm_tile *tile, int r, int b)
+/* acc = fmaf(dot, scale_w * scale_a, acc), then the min term; of all rows. */
+GW_INLINE void add_block(__m512 *acc, const __m512 *dot, const struct gw_act_block *a, int rows, __m512 scale,
+                         __m512 min, bool has_min)
 {
-    return (size_t)(tile->row + r) * ((size_t)tile->act->k / GW_BLOCK) + (size_t)b;
+    GW_UNROLL
+    for (int r = 0; r < rows; r++) {
+        acc[r] = _mm512_fmadd_ps(dot[r], _mm512_mul_ps(scale, _mm512_set1_ps(a->scale[r])), acc[r]);
+        if (has_min) acc[r] = _mm512_fmadd_ps(min, _mm512_set1_ps(a->sum[r]), acc[r]);
+    }
 }
 
-/* acc = fmaf(dot, scale_w * scale_a, acc), then the min term. */
-GW_INLINE __m512 add_block(__m512 acc, __m512 dot, const struct gw_act *act, size_t at, __m512 scale, __m512 min,
-                           bool has_min)
+/* The lines of the block at `ahead` bytes, on their way into the cache while this one is computed; past the last block
+ * it is the next panel, and a prefetch of what does not exist does nothing. */
+GW_INLINE void prefetch_block(const uint8_t *block, size_t block_bytes)
 {
-    acc = _mm512_fmadd_ps(dot, _mm512_mul_ps(scale, _mm512_set1_ps(act->scale[at])), acc);
-    return has_min ? _mm512_fmadd_ps(min, _mm512_set1_ps(act->sum[at]), acc) : acc;
+    enum { AHEAD = 8 };
+    GW_UNROLL
+    for (size_t line = 0; line < block_bytes; line += 64)
+        _mm_prefetch((const char *)(block + AHEAD * block_bytes + line), _MM_HINT_T0);
 }
 
-/* 4- and 8-bit codes; `rows`, `pack` and `has_min` are constants. */
-GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum gw_pack pack, bool has_min)
+/* 4- and 8-bit codes; `rows`, `pack`, `has_min` and `bias_shift` (of 2) are constants. All rows' dots advance together: 8
+ * chains hide the latency of one. */
+GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum gw_pack pack, bool has_min, int bias_shift)
 {
-    const struct gw_act *act = tile->act;
+    const size_t block_bytes = (has_min ? 128 : 64) + (pack == GW_PACK_U4 ? 256 : 512);
+    const struct gw_act_block *a = gw_act_at(tile->act, tile->row, tile->begin);
     const __m512i nibble = _mm512_set1_epi8(15);
-    const uint8_t *block = tile->panel + (size_t)tile->begin * tile->w->block_bytes;
-    int bias = tile->w->bias;
+    const uint8_t *block = tile->panel + (size_t)tile->begin * block_bytes;
     __m512 acc[V16_TILE];
     GW_UNROLL
     for (int r = 0; r < rows; r++) acc[r] = _mm512_setzero_ps();
-    for (int b = tile->begin; b < tile->end; b++, block += tile->w->block_bytes) {
-        __m512 scale = _mm512_loadu_ps(block);
-        __m512 min = has_min ? _mm512_loadu_ps(block + 64) : scale;
+    for (int b = tile->begin; b < tile->end; b++, block += block_bytes, a++) {
+        prefetch_block(block, block_bytes);
         const uint8_t *codes = block + (has_min ? 128 : 64);
-        __m512i code[8];
+        __m512i dot[V16_TILE];
         GW_UNROLL
-        for (int g = 0; g < 4; g++) {
-            __m512i bytes = load_codes(codes + 64 * g);
-            code[g] = pack == GW_PACK_U4 ? _mm512_and_si512(bytes, nibble) : bytes;
-            code[4 + g] = pack == GW_PACK_U4 ? _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble)
-                                             : load_codes(codes + 64 * (4 + g));
-        }
+        for (int r = 0; r < rows; r++)
+            dot[r] = has_min ? _mm512_setzero_si512()
+                             : _mm512_slli_epi32(_mm512_set1_epi32(a->minus_isum[0][r]), (unsigned)bias_shift);
         GW_UNROLL
-        for (int r = 0; r < rows; r++) {
-            size_t at = act_block(tile, r, b);
-            const int8_t *q = act->q + at * GW_BLOCK;
-            __m512i dot = has_min ? _mm512_setzero_si512()
-                                  : _mm512_set1_epi32(-bias * (act->isum[2 * at] + act->isum[2 * at + 1]));
+        for (int g = 0; g < 8; g++) {
+            __m512i code = load_codes(codes + 64 * (pack == GW_PACK_U4 ? g % 4 : g));
+            if (pack == GW_PACK_U4) code = _mm512_and_si512(g < 4 ? code : _mm512_srli_epi16(code, 4), nibble);
             GW_UNROLL
-            for (int g = 0; g < 8; g++) dot = _mm512_dpbusd_epi32(dot, code[g], broadcast4(q + 4 * g));
-            acc[r] = add_block(acc[r], _mm512_cvtepi32_ps(dot), act, at, scale, min, has_min);
+            for (int r = 0; r < rows; r++) dot[r] = _mm512_dpbusd_epi32(dot[r], code, broadcast4(a->q[r] + 4 * g));
         }
+        __m512 dots[V16_TILE];
+        GW_UNROLL
+        for (int r = 0; r < rows; r++) dots[r] = _mm512_cvtepi32_ps(dot[r]);
+        __m512 scale = _mm512_loadu_ps(block);
+        add_block(acc, dots, a, rows, scale, has_min ? _mm512_loadu_ps(block + 64) : scale, has_min);
     }
     GW_UNROLL
     for (int r = 0; r < rows; r++) _mm512_storeu_ps(tile->acc + r * GW_PANEL, acc[r]);
 }
 
+/* -bias * (sum of q over half `half`) in every lane: a dot of unsigned codes that starts there ends as that of code - bias. */
+GW_INLINE __m512i half_start(const struct gw_act_block *a, int r, int half, int bias_shift)
+{
+    __m512i last = _mm512_set1_epi32(a->minus_isum[1][r]);
+    __m512i sum = half ? last : _mm512_sub_epi32(_mm512_set1_epi32(a->minus_isum[0][r]), last);
+    return _mm512_slli_epi32(sum, (unsigned)bias_shift);
+}
+
 /* Codes with two half scales a block. Both products and their sum stay below 2^24, so they are exact in float; the + 0
  * keeps a zero positive, as the integer's is. */
-GW_INLINE void half_scale_rows(const struct gemm_tile *tile, int rows)
+GW_INLINE void half_scale_rows(const struct gemm_tile *tile, int rows, int bias_shift)
 {
-    const struct gw_act *act = tile->act;
-    const uint8_t *block = tile->panel + (size_t)tile->begin * tile->w->block_bytes;
-    int bias = tile->w->bias;
+    const size_t block_bytes = 64 + 2 * GW_PANEL + 512;
+    const struct gw_act_block *a = gw_act_at(tile->act, tile->row, tile->begin);
+    const uint8_t *block = tile->panel + (size_t)tile->begin * block_bytes;
     __m512 acc[V16_TILE];
     GW_UNROLL
     for (int r = 0; r < rows; r++) acc[r] = _mm512_setzero_ps();
-    for (int b = tile->begin; b < tile->end; b++, block += tile->w->block_bytes) {
-        __m512 scale = _mm512_loadu_ps(block);
-        __m512 half_scale[2];
+    for (int b = tile->begin; b < tile->end; b++, block += block_bytes, a++) {
+        prefetch_block(block, block_bytes);
+        const uint8_t *codes = block + 64 + 2 * GW_PANEL;
+        __m512 dots[V16_TILE];
         GW_UNROLL
-        for (int h = 0; h < 2; h++)
-            half_scale[h] = _mm512_cvtepi32_ps(
-                _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(block + 64 + GW_PANEL * h))));
-        __m512i code[8];
+        for (int r = 0; r < rows; r++) dots[r] = _mm512_setzero_ps();
         GW_UNROLL
-        for (int g = 0; g < 8; g++) code[g] = load_codes(block + 64 + 2 * GW_PANEL + 64 * g);
-        GW_UNROLL
-        for (int r = 0; r < rows; r++) {
-            size_t at = act_block(tile, r, b);
-            __m512 dot = _mm512_setzero_ps();
+        for (int h = 1; h >= 0; h--) {
+            __m512i dot[V16_TILE];
             GW_UNROLL
-            for (int h = 1; h >= 0; h--) {
-                const int8_t *q = act->q + at * GW_BLOCK + 16 * h;
-                __m512i half = _mm512_set1_epi32(-bias * act->isum[2 * at + (size_t)h]);
+            for (int r = 0; r < rows; r++) dot[r] = half_start(a, r, h, bias_shift);
+            GW_UNROLL
+            for (int g = 4 * h; g < 4 * h + 4; g++) {
+                __m512i code = load_codes(codes + 64 * g);
                 GW_UNROLL
-                for (int g = 0; g < 4; g++) half = _mm512_dpbusd_epi32(half, code[4 * h + g], broadcast4(q + 4 * g));
-                dot = _mm512_fmadd_ps(half_scale[h], _mm512_cvtepi32_ps(half), dot);
+                for (int r = 0; r < rows; r++) dot[r] = _mm512_dpbusd_epi32(dot[r], code, broadcast4(a->q[r] + 4 * g));
             }
-            acc[r] = add_block(acc[r], dot, act, at, scale, scale, false);
+            __m128i bytes = _mm_loadu_si128((const __m128i *)(block + 64 + GW_PANEL * h));
+            __m512 half_scale = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+            GW_UNROLL
+            for (int r = 0; r < rows; r++) dots[r] = _mm512_fmadd_ps(half_scale, _mm512_cvtepi32_ps(dot[r]), dots[r]);
         }
+        __m512 scale = _mm512_loadu_ps(block);
+        add_block(acc, dots, a, rows, scale, scale, false);
     }
     GW_UNROLL
     for (int r = 0; r < rows; r++) _mm512_storeu_ps(tile->acc + r * GW_PANEL, acc[r]);
 }
 
 /* Picks the constant row count. */
-GW_INLINE void rows_of(const struct gemm_tile *tile, int rows, enum gw_pack pack, bool has_min)
+GW_INLINE void rows_of(const struct gemm_tile *tile, int rows, enum gw_pack pack, bool has_min, int bias_shift)
 {
-    if (pack == GW_PACK_U6) half_scale_rows(tile, rows);
-    else int8_rows(tile, rows, pack, has_min);
+    if (pack == GW_PACK_U6) half_scale_rows(tile, rows, bias_shift);
+    else int8_rows(tile, rows, pack, has_min, bias_shift);
 }
 
-GW_INLINE void int8_tile(const struct gemm_tile *tile, enum gw_pack pack, bool has_min)
+GW_INLINE void int8_tile(const struct gemm_tile *tile, enum gw_pack pack, bool has_min, int bias_shift)
 {
     switch (tile->rows) {
-    case 1: rows_of(tile, 1, pack, has_min); break;
-    case 2: rows_of(tile, 2, pack, has_min); break;
-    case 3: rows_of(tile, 3, pack, has_min); break;
-    case 4: rows_of(tile, 4, pack, has_min); break;
-    case 5: rows_of(tile, 5, pack, has_min); break;
-    case 6: rows_of(tile, 6, pack, has_min); break;
-    case 7: rows_of(tile, 7, pack, has_min); break;
-    case 8: rows_of(tile, 8, pack, has_min); break;
+    case 1: rows_of(tile, 1, pack, has_min, bias_shift); break;
+    case 2: rows_of(tile, 2, pack, has_min, bias_shift); break;
+    case 3: rows_of(tile, 3, pack, has_min, bias_shift); break;
+    case 4: rows_of(tile, 4, pack, has_min, bias_shift); break;
+    case 5: rows_of(tile, 5, pack, has_min, bias_shift); break;
+    case 6: rows_of(tile, 6, pack, has_min, bias_shift); break;
+    case 7: rows_of(tile, 7, pack, has_min, bias_shift); break;
+    case 8: rows_of(tile, 8, pack, has_min, bias_shift); break;
     }
 }
 
-static void tile_u4(const struct gemm_tile *tile)
+static void tile_u4_bias8(const struct gemm_tile *tile)
 {
-    int8_tile(tile, GW_PACK_U4, false);
+    int8_tile(tile, GW_PACK_U4, false, 3);
 }
 
 static void tile_u4_min(const struct gemm_tile *tile)
 {
-    int8_tile(tile, GW_PACK_U4, true);
+    int8_tile(tile, GW_PACK_U4, true, 0);
 }
 
-static void tile_u8(const struct gemm_tile *tile)
+static void tile_u8_bias16(const struct gemm_tile *tile)
 {
-    int8_tile(tile, GW_PACK_U8, false);
+    int8_tile(tile, GW_PACK_U8, false, 4);
+}
+
+static void tile_u8_bias128(const struct gemm_tile *tile)
+{
+    int8_tile(tile, GW_PACK_U8, false, 7);
 }
 
 static void tile_u8_min(const struct gemm_tile *tile)
 {
-    int8_tile(tile, GW_PACK_U8, true);
+    int8_tile(tile, GW_PACK_U8, true, 0);
 }
 
-static void tile_u6(const struct gemm_tile *tile)
+static void tile_u6_bias32(const struct gemm_tile *tile)
 {
-    int8_tile(tile, GW_PACK_U6, false);
+    int8_tile(tile, GW_PACK_U6, false, 5);
 }
 
 static void gemm_u4(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
-    gemm_panels(g, panel_begin, panel_end, g->w->has_min ? tile_u4_min : tile_u4);
+    GW_ASSERT(g->w->bias == (g->w->has_min ? 0 : 8));
+    gemm_panels(g, panel_begin, panel_end, g->w->has_min ? tile_u4_min : tile_u4_bias8);
 }
 
 static void gemm_u8(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
-    gemm_panels(g, panel_begin, panel_end, g->w->has_min ? tile_u8_min : tile_u8);
+    GW_ASSERT(g->w->bias == (g->w->has_min ? 0 : g->w->bias == 16 ? 16 : 128));
+    gemm_panels(g, panel_begin, panel_end,
+                g->w->has_min      ? tile_u8_min
+                : g->w->bias == 16 ? tile_u8_bias16
+                                   : tile_u8_bias128);
 }
 
 static void gemm_u6(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
-    gemm_panels(g, panel_begin, panel_end, tile_u6);
+    GW_ASSERT(g->w->bias == 32);
+    gemm_panels(g, panel_begin, panel_end, tile_u6_bias32);
 }
 
 /* 16 chains, so that no instruction waits for the one before it. */

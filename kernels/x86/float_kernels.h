@@ -48,25 +48,26 @@ GW_INLINE v16 v16_exp(v16 x)
 
 static void quantize(struct gw_act *act, int row_begin, int row_end)
 {
-    size_t blocks = (size_t)act->k / GW_BLOCK;
-    for (size_t i = (size_t)row_begin * blocks; i < (size_t)row_end * blocks; i++) {
-        const float *x = act->x + i * GW_BLOCK;
-        int8_t *q = act->q + i * GW_BLOCK;
-        int32_t *isum = act->isum + 2 * i;
-        v16 first = v16_load(x), second = v16_load(x + 16);
-        float amax = v16_amax(first, second);
-        float scale = amax / 127.0f;
-        if (amax >= 1e-30f && amax <= FLT_MAX) {
-            v16 inverse = v16_set1(127.0f / amax);
-            isum[0] = v16_store_i8(q, v16_mul(first, inverse));
-            isum[1] = v16_store_i8(q + 16, v16_mul(second, inverse));
-        } else {
-            memset(q, 0, GW_BLOCK);
-            isum[0] = 0;
-            isum[1] = 0;
+    for (int row = row_begin; row < row_end; row++) {
+        struct gw_act_block *block = gw_act_at(act, row, 0);
+        const float *x = act->x + (size_t)row * (size_t)act->k;
+        int r = row % GW_ACT_ROWS;
+        for (int b = 0; b < act->k / GW_BLOCK; b++, block++, x += GW_BLOCK) {
+            v16 first = v16_load(x), second = v16_load(x + 16);
+            float amax = v16_amax(first, second);
+            int isum[2] = {0};
+            if (amax >= 1e-30f && amax <= FLT_MAX) {
+                v16 inverse = v16_set1(127.0f / amax);
+                isum[0] = v16_store_i8(block->q[r], v16_mul(first, inverse));
+                isum[1] = v16_store_i8(block->q[r] + 16, v16_mul(second, inverse));
+            } else {
+                memset(block->q[r], 0, GW_BLOCK);
+            }
+            block->minus_isum[0][r] = -(isum[0] + isum[1]);
+            block->minus_isum[1][r] = -isum[1];
+            block->scale[r] = amax / 127.0f;
+            block->sum[r] = block->scale[r] * (float)(isum[0] + isum[1]);
         }
-        act->scale[i] = scale;
-        act->sum[i] = scale * (float)(isum[0] + isum[1]);
     }
 }
 
@@ -116,7 +117,7 @@ static void write_node(const struct gw_gemm *g, int panel, int row, int rows, in
 /* All atoms of one row tile by one panel. */
 static void gemm_row_tile(const struct gw_gemm *g, int panel, int row, int rows, gemm_tile_fn fn)
 {
-    float stack[GW_MAX_TREE_DEPTH][V16_TILE * GW_PANEL];
+    _Alignas(64) float stack[GW_MAX_TREE_DEPTH][V16_TILE * GW_PANEL];
     struct gemm_tile tile = {.w = g->w, .act = g->act, .row = row, .rows = rows};
     tile.panel = g->w->data + (size_t)panel * g->w->panel_bytes;
     int depth = 0;
@@ -133,20 +134,29 @@ static void gemm_row_tile(const struct gw_gemm *g, int panel, int row, int rows,
     }
 }
 
-/* A panel's blocks stay in cache while all row tiles pass over it. */
+/* Rows whose activations stay in the second-level cache while panels pass over them: a multiple of any tile. */
+static int rows_at_once(const struct gw_gemm *g)
+{
+    enum { BYTES = 256 << 10 };
+    size_t row_bytes = g->w->pack > GW_PACK_BF16
+                           ? (size_t)(g->w->k / GW_BLOCK) * sizeof(struct gw_act_block) / GW_ACT_ROWS
+                           : (size_t)g->w->k * sizeof(float);
+    size_t rows = BYTES / row_bytes / GW_ACT_ROWS * GW_ACT_ROWS;
+    return rows < 4 * GW_ACT_ROWS ? 4 * GW_ACT_ROWS : rows < (size_t)g->rows ? (int)rows : g->rows;
+}
+
+/* A panel's blocks stay in the first-level cache while row tiles pass over it. Tiles do not straddle blocks of GW_ACT_ROWS rows. */
 static void gemm_panels(const struct gw_gemm *g, int panel_begin, int panel_end, gemm_tile_fn fn)
 {
     GW_ASSERT(g->act->k == g->w->k);
     GW_ASSERT(g->w->has_min == (g->w->bias == 0 && g->w->pack > GW_PACK_BF16));
     check_atoms(g);
-    for (int panel = panel_begin; panel < panel_end; panel++) {
-        for (int row = 0; row < g->rows;) {
-            int left = g->rows - row;
-            /* The last rows go in two even tiles rather than a full one and a single row. */
-            int rows = left >= 2 * V16_TILE || left == V16_TILE ? V16_TILE : left > V16_TILE ? (left + 1) / 2 : left;
-            gemm_row_tile(g, panel, row, rows, fn);
-            row += rows;
-        }
+    int at_once = rows_at_once(g);
+    for (int begin = 0; begin < g->rows; begin += at_once) {
+        int end = g->rows - begin < at_once ? g->rows : begin + at_once;
+        for (int panel = panel_begin; panel < panel_end; panel++)
+            for (int row = begin; row < end; row += V16_TILE)
+                gemm_row_tile(g, panel, row, end - row < V16_TILE ? end - row : V16_TILE, fn);
     }
 }
 

@@ -23,6 +23,18 @@ void *gw_alloc(size_t count, size_t size)
     return memory;
 }
 
+void *gw_alloc_lines(size_t count, size_t size)
+{
+    const size_t line = 64;
+    size_t bytes;
+    if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - line) out_of_memory(SIZE_MAX);
+    bytes = (bytes / line + 1) * line;
+    void *memory = aligned_alloc(line, bytes);
+    if (!memory) out_of_memory(bytes);
+    memset(memory, 0, bytes);
+    return memory;
+}
+
 void *gw_realloc(void *old, size_t count, size_t size)
 {
     size_t bytes;

@@ -20,6 +20,9 @@ char *gw_strndup(const char *text, size_t bytes);
 /* malloc'd printf. */
 char *gw_asprintf(const char *fmt, ...) GW_PRINTF(1, 2);
 
+/* As gw_alloc, on a boundary of 64 bytes: vectors do not straddle cache lines. Release with free(). */
+void *gw_alloc_lines(size_t count, size_t size);
+
 /* Page-aligned, zeroed, lazily backed memory for large tensors; release with gw_free_large(memory, bytes).
  * GW_ERR_MEMORY with a detail line that names `what`. */
 GW_CHECK gw_err gw_alloc_large(size_t bytes, const char *what, void **memory);

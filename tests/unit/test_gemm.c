@@ -126,15 +126,15 @@ static float naive_atom(const struct case_gemm *c, int row, int n, int begin, in
         return acc;
     }
     for (int b = begin; b < end; b++) {
-        size_t at = (size_t)row * (size_t)(c->w.k / 32) + (size_t)b;
+        const struct gw_act_block *a = gw_act_at(&c->act, row, b);
+        int r = row % GW_ACT_ROWS;
         struct gw_type_block block;
         c->info->unpack(weights, (size_t)(c->k_begin / 32 + b), &block);
         int dot = 0;
-        for (int i = 0; i < 32; i++)
-            dot += block.half_scale[i / 16] * (block.code[i] - c->info->bias) * c->act.q[at * 32 + (size_t)i];
-        float scale = block.scale * c->act.scale[at];
+        for (int i = 0; i < 32; i++) dot += block.half_scale[i / 16] * (block.code[i] - c->info->bias) * a->q[r][i];
+        float scale = block.scale * a->scale[r];
         acc = fmaf((float)dot, scale, acc);
-        if (c->info->has_min) acc = fmaf(block.min, c->act.sum[at], acc);
+        if (c->info->has_min) acc = fmaf(block.min, a->sum[r], acc);
     }
     return acc;
 }
@@ -253,7 +253,10 @@ static void test_gemm_near(void)
                 for (int k = 0; k < c.w.k; k++) {
                     double w = gw_packed_get(&c.w, n, k), x = c.x[r * c.w.k + k];
                     CU_ASSERT_EQUAL_FATAL((float)w, row[c.k_begin + k]);
-                    if (c.info->unpack) x = (double)c.act.q[r * c.w.k + k] * (double)c.act.scale[(r * c.w.k + k) / 32];
+                    if (c.info->unpack) {
+                        const struct gw_act_block *a = gw_act_at(&c.act, r, k / 32);
+                        x = (double)a->q[r % GW_ACT_ROWS][k % 32] * (double)a->scale[r % GW_ACT_ROWS];
+                    }
                     sum += w * x;
                     magnitude += fabs(w * x);
                 }
@@ -277,16 +280,11 @@ static void test_gemm_row_independence(void)
             float *together = run_gemm(&c, kernels);
             float *alone = floats(c.y_count);
             memcpy(alone, together, c.y_count * sizeof(float));
-            struct gw_act act = c.act;
+            struct gw_act act;
+            gw_act_init(&act, 1, c.w.k);
             for (int row = 0; row < 13; row++) {
-                size_t blocks = (size_t)row * (size_t)(c.w.k / 32);
                 act.x = c.x + (size_t)row * (size_t)c.w.k;
-                if (c.info->unpack) {
-                    act.q = c.act.q + blocks * 32;
-                    act.scale = c.act.scale + blocks;
-                    act.sum = c.act.sum + blocks;
-                    act.isum = c.act.isum + 2 * blocks;
-                }
+                if (c.info->unpack) kernels->quantize(&act, 0, 1);
                 struct gw_gemm g = c.g;
                 g.act = &act;
                 g.rows = 1;
@@ -296,6 +294,7 @@ static void test_gemm_row_independence(void)
                 kernels->gemm[c.w.pack](&g, 0, c.w.panels);
             }
             same_floats(c.info->name, kernels->name, together, alone, c.y_count);
+            gw_act_free(&act);
             free(together);
             free(alone);
         }
