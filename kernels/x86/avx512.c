@@ -32,8 +32,11 @@ GW_INLINE void add_block(__m512 *acc, const __m512 *dot, const struct gw_act_blo
     }
 }
 
-/* The lines of the block at `ahead` bytes, on their way into the cache while this one is computed; past the last block
- * it is the next panel, and a prefetch of what does not exist does nothing. */
+/* With few rows a tile does little but read, and the CPU's own prefetcher follows best when left alone. */
+enum { PREFETCH_ABOVE = 4 };
+
+/* A block some way ahead, on its way into the cache while this one is computed; past the last block it is the next
+ * panel, and a prefetch of what does not exist does nothing. */
 GW_INLINE void prefetch_block(const uint8_t *block, size_t block_bytes)
 {
     enum { AHEAD = 8 };
@@ -54,7 +57,7 @@ GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum gw_pack pa
     GW_UNROLL
     for (int r = 0; r < rows; r++) acc[r] = _mm512_setzero_ps();
     for (int b = tile->begin; b < tile->end; b++, block += block_bytes, a++) {
-        prefetch_block(block, block_bytes);
+        if (rows > PREFETCH_ABOVE) prefetch_block(block, block_bytes);
         const uint8_t *codes = block + (has_min ? 128 : 64);
         __m512i dot[V16_TILE];
         GW_UNROLL
@@ -97,7 +100,7 @@ GW_INLINE void half_scale_rows(const struct gemm_tile *tile, int rows, int bias_
     GW_UNROLL
     for (int r = 0; r < rows; r++) acc[r] = _mm512_setzero_ps();
     for (int b = tile->begin; b < tile->end; b++, block += block_bytes, a++) {
-        prefetch_block(block, block_bytes);
+        if (rows > PREFETCH_ABOVE) prefetch_block(block, block_bytes);
         const uint8_t *codes = block + 64 + 2 * GW_PANEL;
         __m512 dots[V16_TILE];
         GW_UNROLL
