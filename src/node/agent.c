@@ -57,8 +57,8 @@ struct agent {
     /* leaving */
     struct gw_notice_source *notices; /* of this node; or NULL */
     bool noticed;                     /* one of them wants it to go */
-    double leave_s; /* when it must be gone; 0: it is not leaving */
-    int leaves;     /* requests seen */
+    double leave_s;                   /* when it must be gone; 0: it is not leaving */
+    int leaves;                       /* requests seen */
 };
 
 /* ---- begin ----------------------------------------------------------------------------------------------------- */
@@ -351,28 +351,6 @@ static void look_for_supervisor(struct agent *agent)
     free(identity);
 }
 
-/* A follower's look at the term in force. */
-static gw_err follow(struct agent *agent)
-{
-    gw_err rc = GW_OK;
-    double now_s = gw_clock_now_s(), lease_s = agent->config->lease_s;
-    const struct gw_term *term = &agent->term;
-    bool none = !term->number || term->number == agent->old_term || term->state == GW_TERM_RESIGNED;
-    double still_s = now_s - agent->watch.changed_s;
-    bool supervised = gw_server_supervised(agent->server);
-    bool doubt = !none && (still_s > lease_s / 2 || (agent->supervised && !supervised) || !agent->watch.moves);
-    agent->supervised = supervised;
-    if (!none && still_s > lease_s) gw_server_end_all(agent->server);
-    if (doubt || agent->probe) look_for_supervisor(agent);
-    if (agent->leave_s > 0) goto out;
-    if (none || agent->gone || still_s > 2 * lease_s) {
-        TRY(take_over(agent));
-        agent->gone = false;
-    }
-out:
-    return rc;
-}
-
 static gw_err read_term(struct agent *agent)
 {
     gw_err rc = GW_OK;
@@ -386,6 +364,30 @@ static gw_err read_term(struct agent *agent)
     if (agent->own.number && term.number > agent->own.number) {
         gw_warn("another node supervises the job by now (term %lld)", (long long)term.number);
         step_down(agent);
+    }
+out:
+    return rc;
+}
+
+/* A follower's look at the term in force. */
+static gw_err follow(struct agent *agent)
+{
+    gw_err rc = GW_OK;
+    double now_s = gw_clock_now_s(), lease_s = agent->config->lease_s;
+    const struct gw_term *term = &agent->term;
+    bool none = !term->number || term->number == agent->old_term || term->state == GW_TERM_RESIGNED;
+    int64_t number = term->number;
+    double still_s = now_s - agent->watch.changed_s;
+    bool supervised = gw_server_supervised(agent->server);
+    bool doubt = !none && (still_s > lease_s / 2 || (agent->supervised && !supervised) || !agent->watch.moves);
+    agent->supervised = supervised;
+    if (!none && still_s > lease_s) gw_server_end_all(agent->server);
+    if (doubt || agent->probe) look_for_supervisor(agent);
+    if (agent->leave_s > 0) goto out;
+    if (none || agent->gone || still_s > 2 * lease_s) {
+        agent->gone = false;
+        if (read_term(agent) != GW_OK) goto out; /* its last word may be that the job has ended */
+        if (term->number == number && (none || term->state != GW_TERM_ENDED)) TRY(take_over(agent));
     }
 out:
     return rc;

@@ -126,11 +126,14 @@ node_kill() {
 }
 
 node_port() { echo "gwp$(cat "$nodes_here/$1.number")"; }
-node_cut() { in_switch ip link set "$(node_port "$1")" type bridge_slave state 0; }
-node_heal() { in_switch ip link set "$(node_port "$1")" type bridge_slave state 3; }
+node_cut() { in_switch ip link set "$(node_port "$1")" nomaster; }
+node_heal() { in_switch ip link set "$(node_port "$1")" master gwbridge; }
 
 # node_signal NAME SIGNAL: to the agent of a node
-node_signal() { node_do "$1" pkill "-$2" -f "$GODWIT node" || true; }
+node_signal() {
+    node_do "$1" pkill "-$2" -f "$GODWIT node" || true
+    [ "$2" != CONT ] || pkill -CONT -P "${node_pid[$1]}" || true # nsenter stops with its child
+}
 
 # left_on_nodes NAME...: processes and shared memory that jobs have left on living nodes, given a moment to go
 left_on_nodes() {
