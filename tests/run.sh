@@ -71,8 +71,8 @@ run_test() {
     log=$logs/test-${name//\//-}.log
     left=$((budget_s - SECONDS))
     if [ $left -lt 5 ]; then
-        echo "not run: the budget of $budget_s s for all tests was used up" >"$log"
-        record "$name" 124 "$log" 0
+        echo "not run: the $budget_s s for all tests (GW_BUDGET_S) were used up" >"$log"
+        record "$name" 77 "$log" 0
         return
     fi
     [ "$limit" -le $left ] || limit=$left
