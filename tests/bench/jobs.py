@@ -6,6 +6,7 @@ docs/formats.md describes. No job outlives its script: what still runs when that
 import atexit, json, os, signal, statistics, struct, subprocess, sys, time
 
 LIMIT_S = 600
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # so that jobs and folders go, too
 
 
 class Job:
