@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { PLANS_PER_LAUNCH = 1 << 16 };
+
 static const double SAVE_MARGIN_S = 0.1, SPAWN_S = 15;
 
 void gw_leader_free_hellos(struct gw_leader *leader)
@@ -221,6 +223,9 @@ static gw_err make_plan(struct gw_leader *leader)
                                    .requests = deadline ? (double)(counts.total - counts.done - counts.failed) : 0,
                                    .deadline_s = leader->config.options->deadline_wall_s - gw_clock_wall_s(),
                                    .wanted = leader->wanted};
+    /* Of two leaders at once, one of them stale, both make plans: the same number for both would let ranks of either pass for one replica. */
+    uint64_t least = (uint64_t)leader->config.options->launch * PLANS_PER_LAUNCH + 1;
+    if (planning.number < least) planning.number = least;
     bool *active = gw_alloc((size_t)leader->hello_count + 1, sizeof *active);
     for (int r = 0; r < leader->hello_count; r++) /* a context may come from an earlier launch */
         if (leader->hellos[r].plan >= planning.number) planning.number = leader->hellos[r].plan + 1;
