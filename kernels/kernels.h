@@ -106,6 +106,14 @@ struct gw_act {
     struct gw_act_block *blocks; /* [row/8][k/32], 64-byte aligned */
 };
 
+/* The same activations from `row` on, a multiple of GW_ACT_ROWS. */
+static inline struct gw_act gw_act_from(const struct gw_act *act, int row)
+{
+    return (struct gw_act){.k = act->k,
+                           .x = act->x ? act->x + (size_t)row * (size_t)act->k : NULL,
+                           .blocks = act->blocks + (size_t)(row / GW_ACT_ROWS) * (size_t)(act->k / GW_BLOCK)};
+}
+
 /* The block of 8 rows that holds `row`, which is number row % GW_ACT_ROWS in it. */
 static inline struct gw_act_block *gw_act_at(const struct gw_act *act, int row, int block)
 {
@@ -131,7 +139,8 @@ struct gw_gemm {
     const struct gw_atom *atoms;
     int atom_count;
     float *y;
-    size_t y_row_stride;  /* in floats; >= n */
+    int y_panel;          /* y begins with the outputs of this panel */
+    size_t y_row_stride;  /* in floats */
     size_t y_node_stride; /* in floats */
 };
 
@@ -174,8 +183,10 @@ enum gw_rope_style { GW_ROPE_NORM, GW_ROPE_NEOX };
 
 struct gw_kernels {
     const char *name; /* "ref", "avx2", "avx512" */
-    /* Quantizes rows [row_begin, row_end) of act->x into act's int8 form. */
-    void (*quantize)(struct gw_act *act, int row_begin, int row_end);
+    /* Writes blocks [block_begin, block_end) of rows [row_begin, row_end) of act's int8 form; x is where the first of these rows has the
+     * first of these blocks, the next row lies x_stride floats further. */
+    void (*quantize)(struct gw_act *act, const float *x, size_t x_stride, int row_begin, int row_end, int block_begin,
+                     int block_end);
     /* Computes panels [panel_begin, panel_end) of g for all rows. Index by w->pack. */
     void (*gemm[GW_PACK_COUNT])(const struct gw_gemm *g, int panel_begin, int panel_end);
     /* y = (x * (1 / sqrt(lane_sum(x*x by fmaf) / n + eps))) * w, one row of n floats; y may be x. */

@@ -55,12 +55,12 @@ static void quantize_block(const float *x, struct gw_act_block *block, int row)
     block->sum[row] = block->scale[row] * (float)(isum[0] + isum[1]);
 }
 
-static void quantize(struct gw_act *act, int row_begin, int row_end)
+static void quantize(struct gw_act *act, const float *x, size_t x_stride, int row_begin, int row_end, int block_begin,
+                     int block_end)
 {
-    for (int row = row_begin; row < row_end; row++)
-        for (int b = 0; b < act->k / GW_BLOCK; b++)
-            quantize_block(act->x + (size_t)row * (size_t)act->k + (size_t)b * GW_BLOCK, gw_act_at(act, row, b),
-                           row % GW_ACT_ROWS);
+    for (int row = row_begin; row < row_end; row++, x += x_stride)
+        for (int b = block_begin; b < block_end; b++)
+            quantize_block(x + (size_t)(b - block_begin) * GW_BLOCK, gw_act_at(act, row, b), row % GW_ACT_ROWS);
 }
 
 /* ---- GEMM ------------------------------------------------------------------------------------------------------- */
@@ -188,7 +188,7 @@ static void gemm_tile(const struct gw_gemm *g, int panel, int row, int rows)
             depth--;
             float *y = g->y + (size_t)atom->node * g->y_node_stride + (size_t)row * g->y_row_stride;
             for (int r = 0; r < rows; r++, y += g->y_row_stride)
-                memcpy(y + (size_t)panel * GW_PANEL, stack[depth][r], (size_t)outputs * sizeof(float));
+                memcpy(y + (size_t)(panel - g->y_panel) * GW_PANEL, stack[depth][r], (size_t)outputs * sizeof(float));
         }
     }
     GW_ASSERT(depth == 0);

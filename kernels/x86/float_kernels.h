@@ -46,20 +46,20 @@ GW_INLINE v16 v16_exp(v16 x)
 
 /* ---- quantization ---------------------------------------------------------------------------------------------- */
 
-static void quantize(struct gw_act *act, int row_begin, int row_end)
+static void quantize(struct gw_act *act, const float *x, size_t x_stride, int row_begin, int row_end, int block_begin,
+                     int block_end)
 {
-    for (int row = row_begin; row < row_end; row++) {
-        struct gw_act_block *block = gw_act_at(act, row, 0);
-        const float *x = act->x + (size_t)row * (size_t)act->k;
+    for (int row = row_begin; row < row_end; row++, x += x_stride) {
+        struct gw_act_block *block = gw_act_at(act, row, block_begin);
+        const float *at = x;
         int r = row % GW_ACT_ROWS;
-        for (int b = 0; b < act->k / GW_BLOCK; b++, block++, x += GW_BLOCK) {
-            v16 first = v16_load(x), second = v16_load(x + 16);
+        for (int b = block_begin; b < block_end; b++, block++, at += GW_BLOCK) {
+            v16 first = v16_load(at), second = v16_load(at + 16);
             float amax = v16_amax(first, second);
             int isum[2] = {0};
             if (amax >= 1e-30f && amax <= FLT_MAX) {
                 v16 inverse = v16_set1(127.0f / amax);
-                isum[0] = v16_store_i8(block->q[r], v16_mul(first, inverse));
-                isum[1] = v16_store_i8(block->q[r] + 16, v16_mul(second, inverse));
+                v16_store_i8(block->q[r], v16_mul(first, inverse), v16_mul(second, inverse), isum);
             } else {
                 memset(block->q[r], 0, GW_BLOCK);
             }
@@ -107,7 +107,8 @@ static void check_atoms(const struct gw_gemm *g)
 static void write_node(const struct gw_gemm *g, int panel, int row, int rows, int node, const float *acc)
 {
     int left = g->w->n - panel * GW_PANEL;
-    float *y = g->y + (size_t)node * g->y_node_stride + (size_t)row * g->y_row_stride + (size_t)panel * GW_PANEL;
+    float *y = g->y + (size_t)node * g->y_node_stride + (size_t)row * g->y_row_stride;
+    y += (size_t)(panel - g->y_panel) * GW_PANEL;
     for (int r = 0; r < rows; r++, y += g->y_row_stride, acc += GW_PANEL) {
         if (left >= GW_PANEL) v16_store(y, v16_load(acc));
         else v16_store_part(y, v16_load(acc), left);

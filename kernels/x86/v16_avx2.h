@@ -183,8 +183,7 @@ GW_INLINE float v16_amax(v16 a, v16 b)
     return _mm_cvtss_f32(_mm_castsi128_ps(m));
 }
 
-/* Rounds to integers (nearest even), stores them as int8 and returns their sum. */
-GW_INLINE int v16_store_i8(int8_t *p, v16 a)
+GW_INLINE int store_half_i8(int8_t *p, v16 a)
 {
     __m256i low = _mm256_cvtps_epi32(a.low);
     __m256i high = _mm256_cvtps_epi32(a.high);
@@ -196,6 +195,13 @@ GW_INLINE int v16_store_i8(int8_t *p, v16 a)
     sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
     sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
     return _mm_cvtsi128_si32(sum);
+}
+
+/* Rounds 32 elements to integers (nearest even) and stores them as int8; isum: the sums of the first and the last 16. */
+GW_INLINE void v16_store_i8(int8_t *p, v16 a, v16 b, int isum[2])
+{
+    isum[0] = store_half_i8(p, a);
+    isum[1] = store_half_i8(p + 16, b);
 }
 
 #endif

@@ -153,12 +153,17 @@ GW_INLINE float v16_amax(v16 a, v16 b)
     return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(_mm512_reduce_max_epi32(_mm512_max_epi32(x, y)))));
 }
 
-/* Rounds to integers (nearest even), stores them as int8 and returns their sum. */
-GW_INLINE int v16_store_i8(int8_t *p, v16 a)
+/* Rounds 32 elements to integers (nearest even) and stores them as int8; isum: the sums of the first and the last 16. */
+GW_INLINE void v16_store_i8(int8_t *p, v16 a, v16 b, int isum[2])
 {
-    __m512i q = _mm512_cvtps_epi32(a);
-    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(q));
-    return _mm512_reduce_add_epi32(q);
+    __m128i low = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)), high = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(b));
+    __m256i q = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+    _mm256_storeu_si256((__m256i *)p, q);
+    /* sums of 8 bytes, each made unsigned by adding 128 */
+    __m256i eight = _mm256_sad_epu8(_mm256_xor_si256(q, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
+    __m256i all = _mm256_add_epi64(eight, _mm256_shuffle_epi32(eight, 0x4e));
+    isum[0] = _mm_cvtsi128_si32(_mm256_castsi256_si128(all)) - 16 * 128;
+    isum[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(all, 1)) - 16 * 128;
 }
 
 #endif

@@ -173,7 +173,7 @@ static gw_err bench_products(const struct gw_kernels *kernels, struct gw_pool *p
     for (int i = 0; i < MAX_ROWS * WIDTH; i++) work.x[i] = (float)(i % 17) - 8;
     gw_act_init(&work.act, MAX_ROWS, WIDTH);
     work.act.x = work.x;
-    kernels->quantize(&work.act, 0, MAX_ROWS);
+    kernels->quantize(&work.act, work.x, WIDTH, 0, MAX_ROWS, 0, WIDTH / GW_BLOCK);
     TRY(gw_alloc_large(STREAM_BYTES, "a measurement", &data));
     memset(data, 0x3c, STREAM_BYTES); /* scales of 0.0115, codes and half floats as good as any */
     for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
@@ -266,7 +266,7 @@ static void run_quantize(struct work *work, int pass, int thread, int threads)
     (void)pass;
     int begin, end;
     gw_split(work->rows, threads, thread, &begin, &end);
-    if (begin < end) work->kernels->quantize(&work->act, begin, end);
+    work->kernels->quantize(&work->act, work->x + (size_t)begin * WIDTH, WIDTH, begin, end, 0, WIDTH / GW_BLOCK);
 }
 
 static void run_swiglu(struct work *work, int pass, int thread, int threads)

@@ -31,7 +31,6 @@ void *gw_alloc_lines(size_t count, size_t size)
     bytes = (bytes / line + 1) * line;
     void *memory = aligned_alloc(line, bytes);
     if (!memory) out_of_memory(bytes);
-    memset(memory, 0, bytes);
     return memory;
 }
 

@@ -20,7 +20,7 @@ char *gw_strndup(const char *text, size_t bytes);
 /* malloc'd printf. */
 char *gw_asprintf(const char *fmt, ...) GW_PRINTF(1, 2);
 
-/* As gw_alloc, on a boundary of 64 bytes: vectors do not straddle cache lines. Release with free(). */
+/* As gw_alloc, on a boundary of 64 bytes, so that vectors do not straddle cache lines, and not cleared. Release with free(). */
 void *gw_alloc_lines(size_t count, size_t size);
 
 /* Page-aligned, zeroed, lazily backed memory for large tensors; release with gw_free_large(memory, bytes).

@@ -12,13 +12,16 @@
 #include <string.h>
 
 enum {
-    ATTENTION_ROWS = 16
-}; /* query rows of one attention item: enough to reuse a page's conversion, small enough to share out */
+    ATTENTION_ROWS =
+        16, /* query rows of one attention item: enough to reuse a page's conversion, small enough to share out */
+    TILE_ROWS =
+        128, /* rows whose gate and up stay in the first-level cache until they are activated; a multiple of GW_ACT_ROWS */
+};
 
 static void act_init(struct act *act, int rows, int k)
 {
     gw_act_init(&act->view, rows, k);
-    act->x = gw_alloc((size_t)rows * (size_t)k, sizeof(float));
+    act->x = gw_alloc_lines((size_t)rows * (size_t)k, sizeof(float));
     act->view.x = act->x;
 }
 
@@ -57,16 +60,14 @@ static void init_scratch(struct cpu *cpu)
     size_t rows = (size_t)cpu->config.max_rows, d = (size_t)cpu->d;
     size_t heads_width = (size_t)(cpu->kv_heads * cpu->group * cpu->head_dim);
     size_t kv_width = (size_t)(cpu->kv_heads * cpu->head_dim);
-    size_t ffn = (size_t)cpu->ffn;
     int nodes = cpu->attn_sum.node_count > cpu->ffn_sum.node_count ? cpu->attn_sum.node_count : cpu->ffn_sum.node_count;
     cpu->row_seq = gw_alloc(rows, sizeof(int32_t));
-    cpu->hidden = gw_alloc(rows * d, sizeof(float));
-    cpu->query = gw_alloc(rows * heads_width, sizeof(float));
-    cpu->key = gw_alloc(rows * kv_width, sizeof(float));
-    cpu->value = gw_alloc(rows * kv_width, sizeof(float));
-    cpu->gate = gw_alloc(rows * ffn, sizeof(float));
-    cpu->up = gw_alloc(rows * ffn, sizeof(float));
-    cpu->partials = gw_alloc((size_t)nodes * rows * d, sizeof(float));
+    cpu->hidden = gw_alloc_lines(rows * d, sizeof(float));
+    cpu->query = gw_alloc_lines(rows * heads_width, sizeof(float));
+    cpu->key = gw_alloc_lines(rows * kv_width, sizeof(float));
+    cpu->value = gw_alloc_lines(rows * kv_width, sizeof(float));
+    cpu->tiles = gw_alloc_lines((size_t)gw_pool_threads(cpu->pool) * 2 * TILE_ROWS * GW_BLOCK, sizeof(float));
+    cpu->partials = gw_alloc_lines((size_t)nodes * rows * d, sizeof(float));
     act_init(&cpu->normed, (int)rows, cpu->d);
     act_init(&cpu->attended, (int)rows, (int)heads_width);
     act_init(&cpu->activated, (int)rows, cpu->ffn);
@@ -86,7 +87,7 @@ static void cpu_destroy(struct gw_backend *backend)
     free(cpu->row_seq);
     free(cpu->items);
     free(cpu->page_scratch);
-    float *scratch[] = {cpu->hidden, cpu->query, cpu->key, cpu->value, cpu->gate, cpu->up, cpu->partials, cpu->logits};
+    float *scratch[] = {cpu->hidden, cpu->query, cpu->key, cpu->value, cpu->tiles, cpu->partials, cpu->logits};
     for (size_t i = 0; i < sizeof scratch / sizeof *scratch; i++) free(scratch[i]);
     act_close(&cpu->normed);
     act_close(&cpu->attended);
@@ -134,6 +135,7 @@ static gw_err cpu_step_begin(struct gw_backend *backend, const struct gw_step *s
     struct cpu *cpu = of(backend);
     GW_ASSERT(step->rows > 0 && step->rows <= cpu->config.max_rows);
     cpu->step = step;
+    cpu->own_sum_pending = false;
     cpu->item_count = 0;
     int positions = 0;
     for (int i = 0; i < step->seq_count; i++) {
@@ -181,9 +183,17 @@ static gw_err cpu_hidden_import(struct gw_backend *backend, const float *rows)
     return GW_OK;
 }
 
+/* hidden += what residual_add_own() left for the next reader. */
+static void add_pending(struct cpu *cpu)
+{
+    if (cpu->own_sum_pending) cpu->kernels->add(cpu->hidden, cpu->partials, cpu->step->rows * cpu->d);
+    cpu->own_sum_pending = false;
+}
+
 static gw_err cpu_hidden_export(struct gw_backend *backend, float *rows)
 {
     struct cpu *cpu = of(backend);
+    add_pending(cpu);
     memcpy(rows, cpu->hidden, (size_t)cpu->step->rows * (size_t)cpu->d * sizeof(float));
     return GW_OK;
 }
@@ -193,15 +203,20 @@ static bool is_quantized(const struct gw_packed *packed)
     return packed->pack >= GW_PACK_U4;
 }
 
-/* Rows [begin, end) of `hidden`, normalised, into cpu->normed. */
-static void norm_rows(struct cpu *cpu, const float *weight, const int32_t *picked, int begin, int end, bool quantize)
+/* Rows [begin, end) of cpu->normed: rows of `hidden` (those that are `picked`), normalised. With `add` the sum that waits is added to
+ * them first. */
+static void norm_rows(struct cpu *cpu, const float *weight, const int32_t *picked, int begin, int end, bool quantize,
+                      bool add)
 {
+    const struct gw_kernels *kernels = cpu->kernels;
     size_t d = (size_t)cpu->d;
     for (int row = begin; row < end; row++) {
-        const float *from = cpu->hidden + (size_t)(picked ? picked[row] : row) * d;
-        cpu->kernels->rmsnorm(from, weight, cpu->d, cpu->norm_eps, cpu->normed.x + (size_t)row * d);
+        size_t at = (size_t)(picked ? picked[row] : row) * d;
+        float *normed = cpu->normed.x + (size_t)row * d;
+        if (add) kernels->add(cpu->hidden + at, cpu->partials + at, cpu->d);
+        kernels->rmsnorm(cpu->hidden + at, weight, cpu->d, cpu->norm_eps, normed);
+        if (quantize) kernels->quantize(&cpu->normed.view, normed, d, row, row + 1, 0, cpu->d / GW_BLOCK);
     }
-    if (quantize && begin < end) cpu->kernels->quantize(&cpu->normed.view, begin, end);
 }
 
 /* A product this thread shares in: several matrices over the same activations, their panels counted through. */
@@ -262,32 +277,35 @@ struct half_layer {
     struct cpu *cpu;
     const struct layer *layer;
     int number;
+    bool add; /* the sum that waits goes to the hidden rows first */
 };
 
-/* Bias, rotary embedding and KV store of one row. */
-static void finish_qkv_row(struct cpu *cpu, const struct half_layer *half, int row)
+/* Rotates `heads` heads of one row at `x`, after adding the bias. */
+static void finish_heads(struct cpu *cpu, float *x, const float *bias, int heads, int pos)
 {
-    const struct gw_kernels *kernels = cpu->kernels;
+    const float *cosine = cpu->cosine + (size_t)pos * (size_t)cpu->rope_pairs;
+    const float *sine = cpu->sine + (size_t)pos * (size_t)cpu->rope_pairs;
+    if (bias) cpu->kernels->add(x, bias, heads * cpu->head_dim);
+    cpu->kernels->rope(x, heads, cpu->head_dim, cpu->rope_pairs, cosine, sine, cpu->rope_style);
+}
+
+/* Key and value of one row, into their page. */
+static void store_key(struct cpu *cpu, const struct half_layer *half, int row)
+{
     const struct layer *layer = half->layer;
     const struct gw_step_seq *seq = &cpu->step->seqs[cpu->row_seq[row]];
     int pos = seq->pos0 + row - seq->row0, dim = cpu->head_dim;
-    int heads = cpu->kv_heads * cpu->group;
-    float *q = cpu->query + (size_t)row * (size_t)(heads * dim);
     float *k = cpu->key + (size_t)row * (size_t)(cpu->kv_heads * dim);
     float *v = cpu->value + (size_t)row * (size_t)(cpu->kv_heads * dim);
-    if (layer->q_bias) kernels->add(q, layer->q_bias, heads * dim);
-    if (layer->k_bias) kernels->add(k, layer->k_bias, cpu->kv_heads * dim);
-    if (layer->v_bias) kernels->add(v, layer->v_bias, cpu->kv_heads * dim);
-    const float *cosine = cpu->cosine + (size_t)pos * (size_t)cpu->rope_pairs;
-    const float *sine = cpu->sine + (size_t)pos * (size_t)cpu->rope_pairs;
-    kernels->rope(q, heads, dim, cpu->rope_pairs, cosine, sine, cpu->rope_style);
-    kernels->rope(k, cpu->kv_heads, dim, cpu->rope_pairs, cosine, sine, cpu->rope_style);
+    finish_heads(cpu, k, layer->k_bias, cpu->kv_heads, pos);
+    if (layer->v_bias) cpu->kernels->add(v, layer->v_bias, cpu->kv_heads * dim);
     int page = cpu->step->pages[seq->page0 + pos / GW_PAGE_TOKENS];
     for (int head = 0; head < cpu->kv_heads; head++)
-        kernels->kv_store(kv_page(cpu, half->number, page, head), dim, pos % GW_PAGE_TOKENS, k + head * dim,
-                          v + head * dim);
+        cpu->kernels->kv_store(kv_page(cpu, half->number, page, head), dim, pos % GW_PAGE_TOKENS, k + head * dim,
+                               v + head * dim);
 }
 
+/* One item from query to what the output product reads. */
 static void attend(struct cpu *cpu, const struct half_layer *half, const struct attention_item *item, int thread)
 {
     const struct gw_step_seq *seq = &cpu->step->seqs[item->seq];
@@ -296,8 +314,12 @@ static void attend(struct cpu *cpu, const struct half_layer *half, const struct 
     int page_count = (pos0 + item->rows + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS;
     for (int p = 0; p < page_count; p++)
         pages[p] = kv_page(cpu, half->number, cpu->step->pages[seq->page0 + p], item->head);
-    size_t width = (size_t)(cpu->kv_heads * cpu->group * cpu->head_dim);
-    size_t at = (size_t)(seq->row0 + item->row) * width + (size_t)(item->head * cpu->group * cpu->head_dim);
+    int row0 = seq->row0 + item->row, item_width = cpu->group * cpu->head_dim;
+    size_t width = (size_t)(cpu->kv_heads * item_width);
+    size_t at = (size_t)row0 * width + (size_t)(item->head * item_width);
+    const float *bias = half->layer->q_bias ? half->layer->q_bias + item->head * item_width : NULL;
+    for (int row = 0; row < item->rows; row++)
+        finish_heads(cpu, cpu->query + at + (size_t)row * width, bias, cpu->group, pos0 + row);
     struct gw_attention attention = {.head_dim = cpu->head_dim,
                                      .group = cpu->group,
                                      .rows = item->rows,
@@ -309,6 +331,10 @@ static void attend(struct cpu *cpu, const struct half_layer *half, const struct 
                                      .out = cpu->attended.x + at,
                                      .out_stride = width};
     cpu->kernels->attention(&attention);
+    if (!is_quantized(&half->layer->w[OUT])) return;
+    int blocks = item_width / GW_BLOCK;
+    cpu->kernels->quantize(&cpu->attended.view, cpu->attended.x + at, width, row0, row0 + item->rows,
+                           item->head * blocks, (item->head + 1) * blocks);
 }
 
 static void attention_share(void *arg, int thread, int threads)
@@ -319,20 +345,16 @@ static void attention_share(void *arg, int thread, int threads)
     int begin, end;
     gw_split(cpu->step->rows, threads, thread, &begin, &end);
     norm_rows(cpu, layer->attn_norm, NULL, begin, end,
-              is_quantized(&layer->w[Q]) || is_quantized(&layer->w[K]) || is_quantized(&layer->w[V]));
+              is_quantized(&layer->w[Q]) || is_quantized(&layer->w[K]) || is_quantized(&layer->w[V]), half->add);
     gw_pool_sync(cpu->pool);
     const struct product qkv[] = {{&layer->w[Q], cpu->query}, {&layer->w[K], cpu->key}, {&layer->w[V], cpu->value}};
     multiply_share(cpu, qkv, 3, &cpu->normed, cpu->step->rows, thread, threads);
     gw_pool_sync(cpu->pool);
-    for (int row = begin; row < end; row++) finish_qkv_row(cpu, half, row);
+    for (int row = begin; row < end; row++) store_key(cpu, half, row);
     gw_pool_sync(cpu->pool);
     for (int i; (i = atomic_fetch_add(&cpu->next_item, 1)) < cpu->item_count;)
         attend(cpu, half, &cpu->items[i], thread);
     gw_pool_sync(cpu->pool);
-    if (is_quantized(&layer->w[OUT])) {
-        if (begin < end) cpu->kernels->quantize(&cpu->attended.view, begin, end);
-        gw_pool_sync(cpu->pool);
-    }
     multiply_partial(cpu, &layer->w[OUT], &cpu->attn_sum, &cpu->attended, thread, threads);
 }
 
@@ -341,10 +363,39 @@ static gw_err cpu_attention(struct gw_backend *backend, int layer)
     struct cpu *cpu = of(backend);
     cpu->last_sum = &cpu->attn_sum;
     if (cpu->kv_heads == 0) return GW_OK; /* this shard holds FFN atoms only */
-    struct half_layer half = {cpu, &cpu->layers[layer - cpu->config.shard.layer_begin], layer};
+    struct half_layer half = {cpu, &cpu->layers[layer - cpu->config.shard.layer_begin], layer, cpu->own_sum_pending};
+    cpu->own_sum_pending = false;
     atomic_store(&cpu->next_item, 0);
     gw_pool_run(cpu->pool, attention_share, &half);
     return GW_OK;
+}
+
+/* One block of 32 of the FFN for `rows` rows from `row` on: gate and up, activated, in the form the down product reads. */
+static void activate_block(struct cpu *cpu, const struct layer *layer, int block, int row, int rows, float *tile)
+{
+    enum { PANELS = GW_BLOCK / GW_PANEL };
+    float *gate_up[] = {tile, tile + TILE_ROWS * GW_BLOCK};
+    const struct gw_act act = gw_act_from(&cpu->normed.view, row);
+    for (int i = 0; i < 2; i++) {
+        const struct gw_packed *w = &layer->w[i == 0 ? GATE : UP];
+        struct gw_atom atom;
+        struct gw_gemm gemm = {.w = w,
+                               .act = &act,
+                               .rows = rows,
+                               .atoms = whole(w, &atom),
+                               .atom_count = 1,
+                               .y = gate_up[i],
+                               .y_panel = block * PANELS,
+                               .y_row_stride = GW_BLOCK};
+        cpu->kernels->gemm[w->pack](&gemm, block * PANELS, (block + 1) * PANELS);
+    }
+    cpu->kernels->swiglu(gate_up[0], gate_up[1], rows * GW_BLOCK, tile);
+    if (is_quantized(&layer->w[DOWN])) {
+        cpu->kernels->quantize(&cpu->activated.view, tile, GW_BLOCK, row, row + rows, block, block + 1);
+        return;
+    }
+    float *x = cpu->activated.x + (size_t)row * (size_t)cpu->ffn + (size_t)block * GW_BLOCK;
+    for (int r = 0; r < rows; r++, x += cpu->ffn) memcpy(x, tile + r * GW_BLOCK, GW_BLOCK * sizeof(float));
 }
 
 static void ffn_share(void *arg, int thread, int threads)
@@ -352,18 +403,16 @@ static void ffn_share(void *arg, int thread, int threads)
     struct half_layer *half = arg;
     struct cpu *cpu = half->cpu;
     const struct layer *layer = half->layer;
-    int begin, end;
-    gw_split(cpu->step->rows, threads, thread, &begin, &end);
-    norm_rows(cpu, layer->ffn_norm, NULL, begin, end, is_quantized(&layer->w[GATE]) || is_quantized(&layer->w[UP]));
+    int rows = cpu->step->rows, begin, end;
+    float *tile = cpu->tiles + (size_t)thread * 2 * TILE_ROWS * GW_BLOCK;
+    gw_split(rows, threads, thread, &begin, &end);
+    norm_rows(cpu, layer->ffn_norm, NULL, begin, end, is_quantized(&layer->w[GATE]) || is_quantized(&layer->w[UP]),
+              half->add);
     gw_pool_sync(cpu->pool);
-    const struct product gate_up[] = {{&layer->w[GATE], cpu->gate}, {&layer->w[UP], cpu->up}};
-    multiply_share(cpu, gate_up, 2, &cpu->normed, cpu->step->rows, thread, threads);
-    gw_pool_sync(cpu->pool);
-    for (int row = begin; row < end; row++) {
-        size_t at = (size_t)row * (size_t)cpu->ffn;
-        cpu->kernels->swiglu(cpu->gate + at, cpu->up + at, cpu->ffn, cpu->activated.x + at);
-    }
-    if (is_quantized(&layer->w[DOWN]) && begin < end) cpu->kernels->quantize(&cpu->activated.view, begin, end);
+    gw_split(cpu->ffn / GW_BLOCK, threads, thread, &begin, &end);
+    for (int row = 0; row < rows; row += TILE_ROWS)
+        for (int block = begin; block < end; block++)
+            activate_block(cpu, layer, block, row, rows - row < TILE_ROWS ? rows - row : TILE_ROWS, tile);
     gw_pool_sync(cpu->pool);
     multiply_partial(cpu, &layer->w[DOWN], &cpu->ffn_sum, &cpu->activated, thread, threads);
 }
@@ -372,7 +421,8 @@ static gw_err cpu_ffn(struct gw_backend *backend, int layer)
 {
     struct cpu *cpu = of(backend);
     cpu->last_sum = &cpu->ffn_sum;
-    struct half_layer half = {cpu, &cpu->layers[layer - cpu->config.shard.layer_begin], layer};
+    struct half_layer half = {cpu, &cpu->layers[layer - cpu->config.shard.layer_begin], layer, cpu->own_sum_pending};
+    cpu->own_sum_pending = false;
     gw_pool_run(cpu->pool, ffn_share, &half);
     return GW_OK;
 }
@@ -384,11 +434,13 @@ static gw_err cpu_residual_add(struct gw_backend *backend, const float *sum, int
     return GW_OK;
 }
 
+/* Left to whoever reads the rows next: the threads of the next half layer have them in their caches then. */
 static gw_err cpu_residual_add_own(struct gw_backend *backend)
 {
     struct cpu *cpu = of(backend);
-    GW_ASSERT(cpu->last_sum->begin == 0 && cpu->last_sum->end == cpu->last_sum->atoms);
-    return cpu_residual_add(backend, cpu->partials, 0, cpu->step->rows);
+    GW_ASSERT(cpu->last_sum->begin == 0 && cpu->last_sum->end == cpu->last_sum->atoms && !cpu->own_sum_pending);
+    cpu->own_sum_pending = true;
+    return GW_OK;
 }
 
 static gw_err cpu_partial_map(struct gw_backend *backend, const float **nodes)
@@ -409,7 +461,7 @@ static void logits_share(void *arg, int thread, int threads)
     struct cpu *cpu = job->cpu;
     int begin, end;
     gw_split(job->count, threads, thread, &begin, &end);
-    norm_rows(cpu, cpu->output_norm, job->rows, begin, end, is_quantized(&cpu->output));
+    norm_rows(cpu, cpu->output_norm, job->rows, begin, end, is_quantized(&cpu->output), false);
     gw_pool_sync(cpu->pool);
     const struct product product = {&cpu->output, cpu->logits};
     multiply_share(cpu, &product, 1, &cpu->normed, job->count, thread, threads);
@@ -421,10 +473,11 @@ static gw_err cpu_logits(struct gw_backend *backend, const int32_t *rows, int co
     size_t need = (size_t)count * (size_t)cpu->vocab;
     if (need > cpu->logits_count) {
         free(cpu->logits);
-        cpu->logits = gw_alloc(need, sizeof(float));
+        cpu->logits = gw_alloc_lines(need, sizeof(float));
         cpu->logits_count = need;
     }
     struct logits_job job = {cpu, rows, count};
+    add_pending(cpu);
     if (count > 0 && cpu->vocab > 0) gw_pool_run(cpu->pool, logits_share, &job);
     *logits = cpu->logits;
     return GW_OK;

@@ -75,11 +75,12 @@ struct cpu {
 
     float *hidden;              /* [rows][d] */
     float *query, *key, *value; /* [rows][heads*dim], [rows][kv*dim] twice */
-    float *gate, *up;           /* [rows][ffn] */
+    float *tiles;               /* [thread][gate|up][TILE_ROWS][GW_BLOCK] */
     float *partials;            /* [node][rows][d] */
     float *logits;              /* [rows][vocab], grown on demand */
     size_t logits_count;
     struct act normed, attended, activated;
+    bool own_sum_pending; /* partials are yet to be added to hidden: done where rows are read next */
 };
 
 static inline struct cpu *of(struct gw_backend *backend)

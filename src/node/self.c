@@ -174,7 +174,7 @@ gw_err gw_self_measure(struct gw_lease *lease)
     TRY(gw_alloc_large(gw_packed_bytes(&weights), "a measurement", &data));
     weights.data = data;
     for (int i = 0; i < ROWS * INPUTS; i++) x[i] = (float)(i % 17) - 8;
-    bench.kernels->quantize(&act, 0, ROWS);
+    bench.kernels->quantize(&act, x, INPUTS, 0, ROWS, 0, INPUTS / GW_BLOCK);
     bench.panels = weights.panels;
     bench.gemm = (struct gw_gemm){.w = &weights,
                                   .act = &act,

@@ -94,7 +94,7 @@ static void make_gemm(struct case_gemm *c, enum gw_type type, int rows, int n, i
     c->x = random_floats((size_t)rows * (size_t)k, extreme);
     gw_act_init(&c->act, rows, k);
     c->act.x = c->x;
-    if (quantized) ref->quantize(&c->act, 0, rows);
+    if (quantized) ref->quantize(&c->act, c->x, (size_t)k, 0, rows, 0, k / 32);
     draw_atoms(c, blocks, single);
     c->g.w = &c->w;
     c->g.act = &c->act;
@@ -167,7 +167,10 @@ static float *run_gemm(struct case_gemm *c, const struct gw_kernels *kernels)
     c->g.y = y;
     int middle = draw(c->w.panels + 1);
     kernels->gemm[c->w.pack](&c->g, 0, middle);
-    kernels->gemm[c->w.pack](&c->g, middle, c->w.panels);
+    struct gw_gemm rest = c->g; /* the same places, named from another panel */
+    rest.y_panel = draw(middle + 1);
+    rest.y += rest.y_panel * GW_PANEL;
+    kernels->gemm[c->w.pack](&rest, middle, c->w.panels);
     return y;
 }
 
@@ -223,7 +226,7 @@ static void test_gemm_limits(void)
                         panels[(b + 1) * c.w.block_bytes - codes + i] = (uint8_t)(sign == 2 && i % 3 ? 0 : largest);
                 for (size_t i = 0; i < 9 * (size_t)c.w.k; i++)
                     c.x[i] = sign == 0 ? 1.0f : sign == 1 ? -1.0f : i % 2 ? 1.0f : -1.0f;
-                ref->quantize(&c.act, 0, 9);
+                ref->quantize(&c.act, c.x, (size_t)c.w.k, 0, 9, 0, c.w.k / 32);
                 float *want = run_gemm(&c, ref);
                 for (int v = 0; v < variant_count; v++) {
                     float *got = run_gemm(&c, variants[v]);
@@ -284,7 +287,7 @@ static void test_gemm_row_independence(void)
             gw_act_init(&act, 1, c.w.k);
             for (int row = 0; row < 13; row++) {
                 act.x = c.x + (size_t)row * (size_t)c.w.k;
-                if (c.info->unpack) kernels->quantize(&act, 0, 1);
+                if (c.info->unpack) kernels->quantize(&act, act.x, (size_t)c.w.k, 0, 1, 0, c.w.k / 32);
                 struct gw_gemm g = c.g;
                 g.act = &act;
                 g.rows = 1;

@@ -8,6 +8,7 @@
 static void init_act(struct gw_act *act, const float *x, int rows, int k)
 {
     gw_act_init(act, rows, k);
+    memset(act->blocks, 0x55, (size_t)((rows + 7) / 8 * (k / 32)) * sizeof *act->blocks);
     act->x = x;
 }
 
@@ -40,14 +41,17 @@ static void test_quantize(void)
             x[i] = (float)(i - 16) * 0.5f / 127 * 8; /* many ties of rounding */
         struct gw_act want, got;
         init_act(&want, x, rows, k);
-        ref->quantize(&want, 0, 3);
-        ref->quantize(&want, 3, rows);
+        ref->quantize(&want, x, (size_t)k, 0, 3, 0, 11);
+        ref->quantize(&want, x + 3 * k, (size_t)k, 3, rows, 0, 11);
         for (int row = 0; row < rows; row++)
             for (int b = 0; b < k / 32; b++) check_quantized(&want, row, b);
         for (int v = 0; v < variant_count; v++) {
             init_act(&got, x, rows, k);
-            variants[v]->quantize(&got, 0, rows);
-            /* all of it: what belongs to rows that are not there stays zero in both */
+            int cut = draw(12); /* rows and blocks in parts, from where they lie */
+            variants[v]->quantize(&got, x, (size_t)k, 0, 2, 0, 11);
+            variants[v]->quantize(&got, x + 2 * k, (size_t)k, 2, rows, 0, cut);
+            variants[v]->quantize(&got, x + 2 * k + cut * 32, (size_t)k, 2, rows, cut, 11);
+            /* all of it: what belongs to rows that are not there stays as it was in both */
             CU_ASSERT_FATAL(memcmp(want.blocks, got.blocks, sizeof(struct gw_act_block) * 2 * 11) == 0);
             gw_act_free(&got);
         }
@@ -66,7 +70,7 @@ static void test_quantize_not_finite(void)
         x[40] = -INFINITY;
         struct gw_act act;
         init_act(&act, x, 1, 64);
-        kernels->quantize(&act, 0, 1);
+        kernels->quantize(&act, x, 64, 0, 1, 0, 2);
         CU_ASSERT(isnan(act.blocks[0].scale[0]));
         CU_ASSERT(isinf(act.blocks[1].scale[0]));
         for (int i = 0; i < 64; i++) CU_ASSERT_EQUAL(act.blocks[i / 32].q[0][i % 32], 0);
