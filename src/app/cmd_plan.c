@@ -3,8 +3,8 @@
  */
 #include "app/commands.h"
 #include "base/file.h"
-#include "job/executor.h"
 #include "base/process.h"
+#include "job/executor.h"
 #include "job/options.h"
 #include "plan/moves.h"
 #include "plan/search.h"
