@@ -193,6 +193,7 @@ gw_err gw_executor_forward(struct gw_executor *ex, const struct gw_step *step, c
             gw_comm_beat(ex->config.comm);
             TRY(gw_comm_look(ex->config.comm));
         }
+        if (ex->config.between) TRY(ex->config.between(ex->config.between_context));
         TRY(ops->attention(ex->backend, layer));
         TRY(add_sum(ex, &ex->attn_sum, step->rows));
         TRY(ops->ffn(ex->backend, layer));

@@ -31,6 +31,9 @@ struct gw_executor_config {
     bool resumed;
     void (*tick)(void *context);
     void *tick_context;
+    /* Called before every layer of a step, which may be long (NULL: not wanted); its error ends the step. */
+    gw_err (*between)(void *context);
+    void *between_context;
 };
 
 struct gw_executor; /* opaque */

@@ -370,7 +370,7 @@ static void note_recovery(struct gw_leader *leader)
     leader->recovery.lost_wall_s = 0;
 }
 
-static gw_err housekeeping(struct gw_leader *leader)
+static gw_err commit(struct gw_leader *leader)
 {
     gw_err rc = GW_OK;
     double now_s = gw_clock_now_s();
@@ -383,6 +383,25 @@ static gw_err housekeeping(struct gw_leader *leader)
         note_recovery(leader);
         if (durable) leader->synced_s = gw_clock_now_s();
     }
+out:
+    return rc;
+}
+
+gw_err gw_leader_commit(struct gw_leader *leader)
+{
+    gw_err rc = GW_OK;
+    if (!leader->planned || leader->hellos) return GW_OK;
+    TRY(gw_leader_take_work(leader, NULL));
+    TRY(commit(leader));
+out:
+    return rc;
+}
+
+static gw_err housekeeping(struct gw_leader *leader)
+{
+    gw_err rc = GW_OK;
+    double now_s = gw_clock_now_s();
+    TRY(commit(leader));
     if (leader->recovery.lost_wall_s > 0 && leader->recovery.ready_wall_s == 0) note_recovery(leader);
     if (now_s - leader->status_s > STATUS_EVERY_S) {
         TRY(write_status(leader, "running"));

@@ -51,6 +51,9 @@ void gw_leader_note_loss(struct gw_leader *leader, double noticed_wall_s);
  * launch has to be made anew. */
 GW_CHECK gw_err gw_leader_poll(struct gw_leader *leader, bool stop, bool *busy, bool *finished);
 
+/* Takes what other heads have drawn or finished and commits it. For the middle of a long step of the leader's own. */
+GW_CHECK gw_err gw_leader_commit(struct gw_leader *leader);
+
 /* At the end: makes the output durable, closes it, writes the last status.json. GW_ERR_STOPPED when requests are left. */
 GW_CHECK gw_err gw_leader_finish(struct gw_leader *leader);
 /* After gw_leader_finish(): tells every rank to leave. */

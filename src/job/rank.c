@@ -338,6 +338,13 @@ static void beat(void *comm)
     gw_comm_beat(comm);
 }
 
+/* What the others have drawn is committed while this rank computes, too. */
+static gw_err between_layers(void *context)
+{
+    struct rank *rank = context;
+    return rank->leader ? gw_leader_commit(rank->leader) : GW_OK;
+}
+
 /* The executor of the post, whose team has its place. `awaited`: as in struct gw_backend_config. */
 static gw_err create_executor(struct rank *rank, const struct gw_peer *self, int kv_pages, const bool *awaited,
                               bool resumed)
@@ -360,7 +367,9 @@ static gw_err create_executor(struct rank *rank, const struct gw_peer *self, int
                                         .model_key = rank->own.model_key,
                                         .resumed = resumed,
                                         .tick = beat,
-                                        .tick_context = rank->comm};
+                                        .tick_context = rank->comm,
+                                        .between = between_layers,
+                                        .between_context = rank};
     double began_s = gw_clock_now_s();
     TRY(gw_executor_create(&config, &rank->post->executor));
     struct gw_backend *backend = gw_executor_backend(rank->post->executor);
