@@ -134,9 +134,8 @@ static gw_err conclude(const struct gw_supervisor *s, const struct gw_launch *la
                        (long long)(status.requests_done + status.requests_failed), (long long)status.requests_total);
     if (s->leave_why[0] && fit)
         return gw_fail(GW_ERR_NOTICE,
-                       "%s; stopped with %lld of %lld requests answered, and the same command carries on",
-                       s->leave_why, (long long)(status.requests_done + status.requests_failed),
-                       (long long)status.requests_total);
+                       "%s; stopped with %lld of %lld requests answered, and the same command carries on", s->leave_why,
+                       (long long)(status.requests_done + status.requests_failed), (long long)status.requests_total);
     if (s->stops > 1)
         return gw_fail(GW_ERR_STOPPED, "stopped at once; finished answers are kept, and the same command carries on");
     if (!gw_launch_explained(launch)) {
