@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/process.h"
 #include "comm/comm.h"
@@ -34,7 +35,7 @@
 
 extern char **environ;
 
-enum { KEPT_BYTES = 16384, MOST_WORDS = 64 };
+enum { KEPT_BYTES = 16384, MOST_WORDS = 64, LAST_LINES = 16 };
 static const double ALONE_S = 2, STARTUP_S = 60, POLITE_S = 2, LOOK_EVERY_S = 0.5;
 
 struct gw_launch {
@@ -44,9 +45,11 @@ struct gw_launch {
     bool standby, gone; /* standby: has not been told to begin; gone: the launcher has ended */
     char *scratch;      /* made here, or NULL */
     double began_wall_s, looked_s;
-    double ending_s; /* when it was told to end; 0: it was not */
-    int status;      /* of waitpid(), once gone */
-    int stand_by;    /* ranks that do */
+    double ending_s;                 /* when it was told to end; 0: it was not */
+    int status;                      /* of waitpid(), once gone */
+    int stand_by;                    /* ranks that do */
+    uint64_t last_lines[LAST_LINES]; /* hashes of what they said */
+    unsigned line_count;
     /* the launcher's error stream, line by line */
     int fd;
     char line[4096];
@@ -273,6 +276,17 @@ void gw_launch_destroy(struct gw_launch *launch)
 
 /* ---- what it says ---------------------------------------------------------------------------------------------- */
 
+/* Every rank meets the same damaged file, and says so: once is enough. Remembers what the last lines said, without who said it. */
+static bool is_repeated(struct gw_launch *launch)
+{
+    const char *said = strchr(launch->line, ':');
+    uint64_t hash = said ? gw_hash64(said, strlen(said), 0) : 0;
+    for (int i = 0; said && i < LAST_LINES; i++)
+        if (launch->last_lines[i] == hash) return true;
+    launch->last_lines[launch->line_count++ % LAST_LINES] = hash;
+    return false;
+}
+
 static void take_line(struct gw_launch *launch)
 {
     launch->line[launch->used] = 0;
@@ -282,7 +296,7 @@ static void take_line(struct gw_launch *launch)
         launch->stand_by++;
     } else if (!strncmp(launch->line, "godwit", 6)) {
         gw_progress_clear();
-        fprintf(stderr, "%s\n", launch->line);
+        if (!is_repeated(launch)) fprintf(stderr, "%s\n", launch->line);
         if (strstr(launch->line, ": error: ")) launch->explained = true;
     } else if (launch->kept.bytes + launch->used < KEPT_BYTES) {
         gw_buf_add(&launch->kept, launch->line, launch->used);
