@@ -753,10 +753,11 @@ out:
         if (!rank.comm) return rc;
         gw_comm_abort(rank.comm, gw_err_exit_code(rc));
     }
-    bool changed = gw_comm_changed(rank.comm), led = rank.leader != NULL;
+    bool alone = gw_comm_size(rank.comm) == 1 && !gw_comm_changed(rank.comm), led = rank.leader != NULL;
     close_rank(&rank);
-    gw_err ended = changed ? gw_comm_flush(rank.comm) : gw_comm_destroy(rank.comm);
-    if (changed && led) gw_comm_linger(rank.comm);
-    if (changed) _exit(gw_err_exit_code(rc == GW_ERR_STOPPED ? GW_OK : rc)); /* MPI_Finalize may wait for the dead */
-    return rc != GW_OK ? rc : ended;
+    gw_err ended = alone ? gw_comm_destroy(rank.comm) : gw_comm_flush(rank.comm);
+    if (alone) return rc != GW_OK ? rc : ended;
+    if (led) gw_comm_linger(rank.comm);
+    _exit(gw_err_exit_code(
+        rc == GW_ERR_STOPPED ? GW_OK : rc)); /* all is on disk, and MPI_Finalize may wait for one that is gone */
 }
