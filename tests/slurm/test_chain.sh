@@ -6,7 +6,7 @@
 . "$(dirname "$0")/../lib/jobs.sh"
 . "$(dirname "$0")/lib.sh"
 need_slurm
-make_slurm_batch 400
+make_slurm_batch 900
 # shellcheck disable=SC2034 # lib.sh reads it
 preempt_mode=CANCEL
 slurm_start 2 12 SlurmctldParameters=preempt_send_user_signal

@@ -6,7 +6,7 @@
 . "$(dirname "$0")/../lib/jobs.sh"
 . "$(dirname "$0")/lib.sh"
 need_slurm
-make_slurm_batch 400
+make_slurm_batch 900
 
 for settings in SlurmctldParameters=preempt_send_user_signal ""; do
     slurm_start 3 12 ${settings:+"$settings"}
