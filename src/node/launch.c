@@ -319,6 +319,8 @@ static void drain(struct gw_launch *launch)
             return;
         }
         for (ssize_t i = 0; i < got; i++) {
+            if (data[i] == 0)
+                continue; /* mpirun ends some of its texts with one, and a rank's line may come right behind it */
             if (data[i] == '\n' || launch->used == sizeof launch->line - 1) take_line(launch);
             if (data[i] != '\n') launch->line[launch->used++] = data[i];
         }
