@@ -98,6 +98,10 @@ static inline uint16_t *kv_page(const struct cpu *cpu, int layer, int page, int 
 GW_CHECK gw_err gw_cpu_load(struct cpu *cpu);
 void gw_cpu_unload(struct cpu *cpu);
 
+/* Packs the part of a tensor that begins at output n_begin and input k_begin into packed->data, on all threads. */
+void gw_cpu_pack(struct cpu *cpu, const struct gw_packed *packed, const struct gw_gguf_tensor *tensor, int n_begin,
+                 int k_begin);
+
 /* These of struct gw_backend_ops. */
 gw_err gw_cpu_kv_export(struct gw_backend *backend, int layer, int page, int kv_begin, int kv_end, uint16_t *canonical);
 gw_err gw_cpu_kv_import(struct gw_backend *backend, int layer, int page, int kv_begin, int kv_end,

@@ -78,15 +78,18 @@ static void pack_share(void *arg, int thread, int threads)
     gw_pack_panels(job->packed, job->src, job->row_bytes, job->k_begin, begin, end);
 }
 
+void gw_cpu_pack(struct cpu *cpu, const struct gw_packed *packed, const struct gw_gguf_tensor *tensor, int n_begin,
+                 int k_begin)
+{
+    struct pack_job job = {packed, tensor->data + (size_t)n_begin * tensor->row_bytes, tensor->row_bytes, k_begin};
+    gw_pool_run(cpu->pool, pack_share, &job);
+}
+
 static void pack_part(struct cpu *cpu, const struct part *part)
 {
-    for (int i = 0; i < part->count; i++) {
-        const struct gw_gguf_tensor *tensor = part->matrices[i].tensor;
-        struct pack_job job = {part->matrices[i].packed,
-                               tensor->data + (size_t)part->matrices[i].n_begin * tensor->row_bytes, tensor->row_bytes,
-                               part->matrices[i].k_begin};
-        gw_pool_run(cpu->pool, pack_share, &job);
-    }
+    for (int i = 0; i < part->count; i++)
+        gw_cpu_pack(cpu, part->matrices[i].packed, part->matrices[i].tensor, part->matrices[i].n_begin,
+                    part->matrices[i].k_begin);
     cpu->packed_bytes += part->bytes;
 }
 

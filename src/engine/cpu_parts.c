@@ -47,21 +47,6 @@ static bool find_place(struct cpu *cpu, int number, enum gw_part part, struct pl
     return place->all > 0;
 }
 
-struct packing {
-    const struct gw_packed *packed;
-    const uint8_t *src;
-    size_t row_bytes;
-    int k_begin;
-};
-
-static void pack_share(void *arg, int thread, int threads)
-{
-    const struct packing *job = arg;
-    int begin, end;
-    gw_split(job->packed->panels, threads, thread, &begin, &end);
-    gw_pack_panels(job->packed, job->src, job->row_bytes, job->k_begin, begin, end);
-}
-
 /* Where a matrix of this shard begins in the model's. */
 static void begin_of(const struct cpu *cpu, enum gw_tensor_role role, int *n_begin, int *k_begin)
 {
@@ -96,9 +81,7 @@ gw_err gw_cpu_part_load(struct gw_backend *backend, int layer, enum gw_part part
                                                               part == GW_PART_OUTPUT ? 0 : layer);
         int n_begin, k_begin;
         begin_of(cpu, role, &n_begin, &k_begin);
-        struct packing job = {&place.packed[i], tensor->data + (size_t)n_begin * tensor->row_bytes, tensor->row_bytes,
-                              k_begin};
-        gw_pool_run(cpu->pool, pack_share, &job);
+        gw_cpu_pack(cpu, &place.packed[i], tensor, n_begin, k_begin);
     }
     *place.awaited = 0;
     return GW_OK;

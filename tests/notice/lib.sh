@@ -74,3 +74,13 @@ JobId=42 JobName=x JobState=PREEMPTED
 END
     mv "$GW_TMP/bin/answer.new" "$GW_TMP/bin/answer"
 }
+
+# need_notice_job: a program that can ask the services, a tiny model ($MODEL) and a batch for it ($BATCH)
+need_notice_job() {
+    need_program
+    "$GODWIT" notice --for 0 aws=http://127.0.0.1:1 >"$GW_TMP/out" 2>&1 || skip "$(sed 's/.*: //' "$GW_TMP/out")"
+    export GODWIT_NOTICE_POLL_S=0.1
+    MODEL=$GW_TMP/tiny.gguf BATCH=$GW_TMP/batch.jsonl
+    "$GW_BUILDDIR/tests/support/make_tiny" "$MODEL" >"$GW_TMP/out" 2>&1 || { cat "$GW_TMP/out"; skip "make_tiny does not run"; }
+    make_requests 60 5 >"$BATCH"
+}

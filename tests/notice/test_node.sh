@@ -5,12 +5,7 @@
 . "$(dirname "$0")/../lib/jobs.sh"
 . "$(dirname "$0")/../chaos/lib.sh"
 . "$(dirname "$0")/lib.sh"
-need_program
-"$GODWIT" notice --for 0 aws=http://127.0.0.1:1 >"$GW_TMP/out" 2>&1 || skip "$(sed 's/.*: //' "$GW_TMP/out")"
-export GODWIT_NOTICE_POLL_S=0.1
-MODEL=$GW_TMP/tiny.gguf BATCH=$GW_TMP/batch.jsonl
-"$GW_BUILDDIR/tests/support/make_tiny" "$MODEL" >"$GW_TMP/out" 2>&1 || { cat "$GW_TMP/out"; skip "make_tiny does not run"; }
-make_requests 60 5 >"$BATCH"
+need_notice_job
 undisturbed -t 1
 start_server
 quiet
