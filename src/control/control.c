@@ -170,7 +170,7 @@ static bool all_ready(const struct gw_control *control)
     return true;
 }
 
-static bool all_leave(const struct gw_control *control)
+bool gw_control_all_leave(const struct gw_control *control)
 {
     for (int i = 0; i < control->count; i++)
         if (!control->members[i].leaving) return false;
@@ -196,7 +196,7 @@ static int may_replace(struct gw_control *control, double now_s)
 /* Orders what growth is due, if none is under way. */
 static void order_growth(struct gw_control *control, double now_s, struct gw_update *update)
 {
-    if (!control->may_grow || control->spawning || control->arrived || all_leave(control)) return;
+    if (!control->may_grow || control->spawning || control->arrived || gw_control_all_leave(control)) return;
     int replace = may_replace(control, now_s);
     if (control->replaced + replace > control->replaced_capacity) {
         control->replaced_capacity = control->replaced + replace;
@@ -241,11 +241,13 @@ static bool change_due(const struct gw_control *control)
 
 double gw_control_drain_at(const struct gw_control *control)
 {
-    double at_s = 0;
+    double at_s = 0, move_s = control->limits.move_s;
+    /* nothing moves when nobody is left */
+    if (gw_control_all_leave(control) && control->limits.save_s > move_s) move_s = control->limits.save_s;
     for (int i = 0; i < control->count; i++) {
         const struct member *m = &control->members[i];
         if (!m->leaving || m->planned_out) continue;
-        double start_s = m->leave_by_s - control->limits.move_s - control->limits.margin_s;
+        double start_s = m->leave_by_s - move_s - control->limits.margin_s;
         if (at_s == 0 || start_s < at_s) at_s = start_s > 0 ? start_s : 1e-9;
     }
     return at_s;
@@ -338,7 +340,7 @@ static void settle(struct gw_control *control, double now_s, struct gw_update *u
     bool late = now_s > control->deadline_s;
     switch (control->state) {
     case GW_STATE_AGREE:
-        if (all_leave(control)) {
+        if (gw_control_all_leave(control)) {
             end_saving(control, now_s, update);
         } else if (control->count && all_hello(control)) {
             reform(control, now_s, update);
@@ -369,7 +371,7 @@ static void settle(struct gw_control *control, double now_s, struct gw_update *u
             enter(control, GW_STATE_REFORM, now_s);
             control->waiting = false;
             if (control->arrived) form(control, update);
-            else if (all_leave(control)) end_saving(control, now_s, update);
+            else if (gw_control_all_leave(control)) end_saving(control, now_s, update);
             else ask_for_plan(control, update);
         } else if (late) {
             update->what |= GW_DO_GIVE_UP;
@@ -385,7 +387,7 @@ static void settle(struct gw_control *control, double now_s, struct gw_update *u
 /* A planned change at a token boundary: the members form again, or the job ends if none would be left. */
 static void drained(struct gw_control *control, double now_s, struct gw_update *update)
 {
-    if (all_leave(control)) {
+    if (gw_control_all_leave(control)) {
         end_saving(control, now_s, update);
         return;
     }

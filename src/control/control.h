@@ -70,6 +70,7 @@ struct gw_update {
 struct gw_control_limits {
     double agree_s, migrate_s, drain_s; /* deadlines of the states */
     double move_s;                      /* what a move takes, from measurements; the caller keeps it current */
+    double save_s;                      /* what a checkpoint takes: for when all go; kept current like move_s */
     double margin_s;                    /* kept beside it */
     int wanted;       /* ranks the job should have, spares included; lost ones are replaced up to that */
     int spares;       /* of them, so many can be missing without a wait for new ones */
@@ -95,6 +96,8 @@ int gw_control_members(const struct gw_control *control);
 bool gw_control_has(const struct gw_control *control, int member);
 /* May the next plan give this member a place? Not when it has been given notice. */
 bool gw_control_active(const struct gw_control *control, int member);
+/* Has every member been given notice? */
+bool gw_control_all_leave(const struct gw_control *control);
 /* When a planned change will begin; 0: none is due. */
 double gw_control_drain_at(const struct gw_control *control);
 

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const double SYNC_EVERY_S = 1.0, STATUS_EVERY_S = 0.5, COMMIT_EVERY_S = 0.005;
+static const double SYNC_EVERY_S = 1.0, STATUS_EVERY_S = 0.5, COMMIT_EVERY_S = 0.005, LEAVE_MARGIN_S = 0.3;
 
 /* ---- begin and end --------------------------------------------------------------------------------------------- */
 
@@ -26,7 +26,7 @@ static struct gw_control_limits limits_of(const struct gw_job_options *o, int ra
                                       .migrate_s = 60 * timeout_s, /* silent ranks are found long before */
                                       .drain_s = 10 * timeout_s,
                                       .move_s = 0.2,
-                                      .margin_s = 0.3,
+                                      .margin_s = LEAVE_MARGIN_S,
                                       .wanted = wanted,
                                       .spares = o->ranks ? o->spares : 0,
                                       .replacements = o->replace ? 4 * wanted : 0,
@@ -260,7 +260,8 @@ gw_err gw_leader_begin_checkpoint(struct gw_leader *leader)
     if (!leader->head_count || gw_checkpoints_under_way(leader->checkpoints)) return GW_OK;
     if (!gw_checkpoints_on(leader->checkpoints)) return GW_OK;
     TRY(leader->config.at_point(leader->config.point_context, GW_CHAOS_AT_CHECKPOINT));
-    uint64_t increment = gw_checkpoints_begin(leader->checkpoints, leader->head_count, ranks, gw_clock_now_s());
+    leader->checkpoint_s = gw_clock_now_s();
+    uint64_t increment = gw_checkpoints_begin(leader->checkpoints, leader->head_count, ranks, leader->checkpoint_s);
     uint8_t again = gw_checkpoints_again(leader->checkpoints);
     gw_checkpoints_may_prune(leader->checkpoints, !gw_requests_begun_wait(leader->requests));
     for (int h = 0; h < leader->head_count; h++)
@@ -282,6 +283,7 @@ static gw_err take_saved(struct gw_leader *leader, const struct gw_msg *msg)
     uint64_t bytes = 0;
     double cost_s = 0;
     TRY(gw_checkpoints_saved(leader->checkpoints, msg->data, msg->bytes, &done, &bytes, &cost_s));
+    if (done) gw_control_limits(leader->control)->save_s = gw_clock_now_s() - leader->checkpoint_s;
     if (done)
         gw_record_event(leader->config.options->out_dir, "checkpoint",
                         json_pack("{s:I,s:f,s:f}", "bytes", (json_int_t)bytes, "cost_s", cost_s, "next_in_s",
@@ -332,10 +334,23 @@ static gw_err take_report(struct gw_leader *leader, const struct gw_msg *msg)
     int h = gw_leader_head_of(leader, msg->source);
     if (h < 0 || msg->bytes != sizeof *leader->reports) return GW_OK;
     struct head_state *head = &leader->heads[h];
+    struct gw_head_report before = leader->reports[h];
     memcpy(&leader->reports[h], msg->data, sizeof *leader->reports);
+    if (leader->reports[h].steps > before.steps)
+        head->step_s = (leader->reports[h].compute_s - before.compute_s) /
+                       (double)(leader->reports[h].steps - before.steps);
     head->wants = leader->reports[h].wants - (int)(head->granted - leader->reports[h].taken);
     gw_calibration_steps(&leader->cost, &leader->config.dims, leader->plan.layout, &leader->reports[h], &head->timed);
     return GW_OK;
+}
+
+/* Before anybody leaves, the steps in flight end: a margin beside what the move takes, which counts them as they were, not as they are now. */
+static void note_margin(struct gw_leader *leader)
+{
+    double longest_s = 0;
+    for (int h = 0; h < leader->head_count; h++)
+        if (leader->heads[h].step_s > longest_s) longest_s = leader->heads[h].step_s;
+    gw_control_limits(leader->control)->margin_s = LEAVE_MARGIN_S + 2 * leader->plan.layout.pipeline * longest_s;
 }
 
 /* Rounds over the heads, so that none takes all of what is left because it asked first. */
@@ -439,6 +454,7 @@ gw_err gw_leader_poll(struct gw_leader *leader, bool stop, bool *busy, bool *fin
     *finished = leader->told && leader->byes == leader->head_count;
     TRY(gw_leader_take_work(leader, busy));
     TRY(gw_leader_take_all(leader, GW_MSG_WANT, take_report, NULL));
+    note_margin(leader);
     TRY(gw_leader_poll_world(leader, busy));
     TRY(gw_leader_take_all(leader, GW_MSG_KEEP, take_keep, NULL));
     TRY(gw_leader_take_all(leader, GW_MSG_SAVED, take_saved, busy));

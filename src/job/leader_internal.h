@@ -17,6 +17,7 @@ struct head_state {
     uint32_t granted; /* requests sent so far */
     bool drained;
     struct gw_head_report timed; /* as it was when the calibration last took it in */
+    double step_s;               /* mean length of the steps between the last two reports */
 };
 
 struct gw_leader {
@@ -24,6 +25,7 @@ struct gw_leader {
     struct gw_requests *requests;
     struct gw_checkpoints *checkpoints;
     double saving_until_s; /* the grace of all ends */
+    double checkpoint_s;   /* when the one under way was begun */
     struct gw_control *control;
     struct gw_cost cost;
     double spawn_s; /* when new ranks were ordered that have not started yet; 0: none were */

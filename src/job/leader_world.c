@@ -334,6 +334,8 @@ gw_err gw_leader_step(struct gw_leader *leader, const struct gw_event *event)
 
 static gw_err obey_notice(struct gw_leader *leader, const struct gw_notice *notice)
 {
+    gw_err rc = GW_OK;
+    bool leaving = false;
     const char *out_dir = leader->config.options->out_dir;
     const struct gw_layout *l = &notice->layout;
     struct gw_event event = {.kind = GW_EVENT_NOTICE, .member = notice->member, .seconds = notice->seconds};
@@ -354,10 +356,16 @@ static gw_err obey_notice(struct gw_leader *leader, const struct gw_notice *noti
     } else {
         leader->before.notices++;
         leader->status_s = 0;
+        leaving = true;
         gw_record_event(out_dir, "notice",
                         json_pack("{s:i,s:f}", "member", notice->member, "grace_s", notice->seconds));
     }
-    return gw_leader_step(leader, &event);
+    TRY(gw_leader_step(leader, &event));
+    /* most of what there is to be saved is saved while decoding goes on; what is decoded until the end of the grace is little */
+    if (leaving && gw_control_all_leave(leader->control) && gw_control_state(leader->control) == GW_STATE_RUN)
+        TRY(gw_leader_begin_checkpoint(leader));
+out:
+    return rc;
 }
 
 static gw_err take_notice(struct gw_leader *leader, const struct gw_msg *msg)

@@ -96,10 +96,10 @@ static int active_members(const struct sim *s)
 /* Should decoding stop now for one who leaves? */
 static bool leave_due(const struct sim *s)
 {
+    double move_s = active_members(s) || s->limits.move_s > s->limits.save_s ? s->limits.move_s : s->limits.save_s;
     for (int i = 0; i < s->count; i++) {
         const struct member *m = &s->members[i];
-        if (m->leaving && !m->planned_out && s->now_s >= m->leave_by_s - s->limits.move_s - s->limits.margin_s)
-            return true;
+        if (m->leaving && !m->planned_out && s->now_s >= m->leave_by_s - move_s - s->limits.margin_s) return true;
     }
     return false;
 }
@@ -516,6 +516,7 @@ static void run_episode(struct sim *s)
                                            .migrate_s = 5 + next_int(60),
                                            .drain_s = 5 + next_int(20),
                                            .move_s = next_real() * 3,
+                                           .save_s = next_real() * 6,
                                            .margin_s = next_real(),
                                            .wanted = ranks,
                                            .spares = next_int(ranks),
@@ -643,6 +644,24 @@ static void test_notice(void)
     gw_control_destroy(c);
 }
 
+/* All are given 60 s: what is kept then is the time that saving takes, not that of a move. */
+static void test_notice_for_all(void)
+{
+    static const int three[] = {0, 1, 2};
+    struct gw_control *c = gw_control_create(&plain);
+    struct gw_update u;
+    world(c, 0, three, 3, true, &u);
+    plan_and_ready(c, 1, three, 3, &u);
+    gw_control_limits(c)->save_s = 5;
+    CU_ASSERT(!gw_control_all_leave(c));
+    step(c, (struct gw_event){.kind = GW_EVENT_NOTICE, .now_s = 10, .member = -1, .seconds = 60}, &u);
+    CU_ASSERT(gw_control_all_leave(c) && gw_control_drain_at(c) == 64);
+    CU_ASSERT_EQUAL(step(c, (struct gw_event){.kind = GW_EVENT_TICK, .now_s = 64, .member = -1}, &u), GW_DO_DRAIN);
+    CU_ASSERT_EQUAL(step(c, (struct gw_event){.kind = GW_EVENT_DRAINED, .now_s = 64.5, .member = -1}, &u), GW_DO_SAVE);
+    CU_ASSERT_DOUBLE_EQUAL(u.grace_s, 5.5, 1e-9);
+    gw_control_destroy(c);
+}
+
 /* Between the plan and its being out a notice comes: that plan has a place for the member, so it stays until the next. */
 static void test_notice_while_planning(void)
 {
@@ -765,6 +784,7 @@ int main(void)
     CU_pSuite suite = CU_add_suite("control", NULL, NULL);
     CU_add_test(suite, "notice", test_notice);
     CU_add_test(suite, "notice while planning", test_notice_while_planning);
+    CU_add_test(suite, "notice for all", test_notice_for_all);
     CU_add_test(suite, "dismissed and there again", test_dismissed_again);
     CU_add_test(suite, "replacement", test_replacement);
     CU_add_test(suite, "disturbed replacement", test_disturbed_replacement);
