@@ -374,6 +374,9 @@ gw_err gw_requests_result(struct gw_requests *requests, int replica, const uint8
     TRY(gw_result_decode(data, bytes, &result));
     struct active *active = find_active(requests, result.index);
     if (!active || active->replica != replica) goto out;
+    /* its last tokens may not have been taken yet: what comes of a finished request is passed over */
+    int known = gw_journal_tokens_count(gw_journal_live(requests->journal), result.index);
+    if (result.completion_tokens > known) requests->counts.committed_tokens += result.completion_tokens - known;
     gw_buf_clear(&requests->line);
     gw_buf_add(&requests->line, result.line, result.line_bytes);
     if (result.failed) TRY(gw_output_add_error_line(requests->output, &requests->line));

@@ -15,6 +15,9 @@ wanted=$(run_job "$GW_TMP/1x1x1" --layout 1x1x1 --context 1024)
 expect_exit 0 "$GODWIT" verify "$GW_TMP/1x1x1"
 for layout in 2x1x1 1x3x1 1x2x2; do
     expect_equal "digest of $layout" "$(run_job "$GW_TMP/$layout" --layout $layout --context 1024)" "$wanted"
+    answered=$(grep -o '"completion_tokens": *[0-9]*' "$GW_TMP/$layout/output.jsonl" | awk -F: '{n += $2} END {print n}')
+    told=$(grep -o '"generated_tokens": *[0-9]*' "$GW_TMP/$layout/status.json" | awk -F: '{print $2 + 0}')
+    expect_equal "tokens generated at $layout" "$told" "$answered"
 done
 for k in $(kernels_here); do
     case $k in ref | ref-fma) continue ;; esac # below
