@@ -115,6 +115,7 @@ static bool plan_is_sound(const struct gw_plan *plan)
 void gw_hello_encode(const struct gw_hello *hello, struct gw_buf *out)
 {
     gw_buf_add(out, &hello->peer, sizeof hello->peer);
+    gw_buf_add(out, hello->node, sizeof hello->node);
     gw_buf_add_u64(out, hello->memory);
     gw_buf_add_u32(out, (uint32_t)hello->cpus);
     gw_buf_add_u64(out, hello->plan);
@@ -135,13 +136,15 @@ gw_err gw_hello_decode(const uint8_t *data, size_t bytes, struct gw_hello *hello
     struct gw_reader in = {.data = data, .bytes = bytes};
     *hello = (struct gw_hello){0};
     read_struct(&in, &hello->peer, sizeof hello->peer);
+    read_struct(&in, hello->node, sizeof hello->node);
     hello->memory = gw_read_u64(&in);
     hello->cpus = (int32_t)gw_read_u32(&in);
     hello->plan = gw_read_u64(&in);
     read_struct(&in, &hello->layout, sizeof hello->layout);
     hello->kv_pages = (int32_t)gw_read_u32(&in);
     hello->held = read_held(&in, &hello->held_count);
-    if (!in.failed && in.at == bytes && peer_is_sound(&hello->peer, hello->layout)) return GW_OK;
+    bool named = memchr(hello->node, 0, sizeof hello->node) != NULL;
+    if (!in.failed && in.at == bytes && named && peer_is_sound(&hello->peer, hello->layout)) return GW_OK;
     gw_hello_free(hello);
     return gw_fail(GW_ERR_PEER, "a hello of %zu bytes is malformed", bytes);
 }

@@ -14,7 +14,7 @@
 #include "engine/backend.h"
 #include "plan/moves.h"
 
-enum { GW_HOST_BYTES = 80 };
+enum { GW_HOST_BYTES = 80, GW_NODE_BYTES = 64 };
 
 /* A sequence that a head has: its request, and the pages with the KV of its first `computed` tokens. */
 struct gw_held {
@@ -41,7 +41,8 @@ struct gw_peer {
 
 struct gw_hello {
     struct gw_peer peer;
-    uint64_t memory; /* bytes it may use */
+    char node[GW_NODE_BYTES]; /* the agent's name for its node (job/handover.h); "": there are no agents */
+    uint64_t memory;          /* bytes it may use */
     int32_t cpus;
     uint64_t plan; /* in which it has its place, and that plan's layout and pages */
     struct gw_layout layout;

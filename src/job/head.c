@@ -341,6 +341,7 @@ static gw_err end_replica(struct gw_head *head)
 {
     gw_err rc = GW_OK;
     if (in_flight(head)) return GW_OK;
+    gw_head_take_snapshot(head); /* with what the last steps have computed: the next launch may go on from there */
     TRY(gw_head_tell(head, GW_MSG_STOP, 0, NULL, 0));
     TRY(gw_comm_send(head->config.comm, LEADER, GW_MSG_BYE, 0, NULL, 0));
     head->stopped = true;

@@ -115,6 +115,7 @@ void gw_leader_destroy(struct gw_leader *leader)
     gw_history_close(leader->history);
     gw_control_destroy(leader->control);
     gw_leader_free_hellos(leader);
+    gw_leader_free_handing(leader);
     gw_plan_free(&leader->plan);
     free(leader->heads);
     free(leader->reports);
@@ -464,7 +465,8 @@ gw_err gw_leader_poll(struct gw_leader *leader, bool stop, bool *busy, bool *fin
     TRY(gw_leader_step(leader, &(struct gw_event){.kind = GW_EVENT_TICK, .member = -1}));
     TRY(hand_out(leader, busy));
     TRY(housekeeping(leader));
-    TRY(check_end(leader, stop));
+    TRY(gw_leader_poll_handover(leader));
+    TRY(check_end(leader, stop || leader->give_way));
 out:
     return rc;
 }

@@ -1,5 +1,5 @@
-/* The inside of the leader, shared by leader.c (requests, commit, status, the end) and leader_world.c (worlds, plans, notices: what the controller
- * hears and says). Nobody else includes this. */
+/* The inside of the leader, shared by leader.c (requests, commit, status, the end), leader_world.c (worlds, plans, notices: what the controller
+ * hears and says) and leader_handover.c (the launch gives way to the next one). Nobody else includes this. */
 #ifndef GW_JOB_LEADER_INTERNAL_H
 #define GW_JOB_LEADER_INTERNAL_H
 
@@ -52,8 +52,10 @@ struct gw_leader {
         int64_t committed;
     } recovery;
     double formed_s;
-    bool told, saving; /* saving: everybody has been given notice */
-    int byes;          /* heads that have sent their last message */
+    bool told, saving;          /* saving: everybody has been given notice */
+    struct gw_handing *handing; /* under agents: where the members are, and the order to give way (leader_handover.c) */
+    bool give_way;              /* to the next launch, now */
+    int byes;                   /* heads that have sent their last message */
     double started_s, synced_s, status_s, committed_s;
     double commit_s; /* spent on committing, of this leader's life */
     const char *kernels;
@@ -77,5 +79,13 @@ GW_CHECK gw_err gw_leader_step(struct gw_leader *leader, const struct gw_event *
 /* Messages that concern the world: hellos, notices, readiness; and new ranks. */
 GW_CHECK gw_err gw_leader_poll_world(struct gw_leader *leader, bool *busy);
 void gw_leader_free_hellos(struct gw_leader *leader);
+
+/* All have said hello: which node each is on. */
+void gw_leader_note_nodes(struct gw_leader *leader);
+/* Carries out an order to give way; sets leader->give_way in the end. */
+GW_CHECK gw_err gw_leader_poll_handover(struct gw_leader *leader);
+/* Has it been ordered to? */
+bool gw_leader_gives_way(const struct gw_leader *leader);
+void gw_leader_free_handing(struct gw_leader *leader);
 
 #endif

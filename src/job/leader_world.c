@@ -106,6 +106,7 @@ static gw_err note_hellos(struct gw_leader *leader)
         if (waited_s < gw_control_limits(leader->control)->agree_s) return GW_OK;
         return gw_fail(GW_ERR_TIMEOUT, "rank %d has not said hello for %.0f s", r, waited_s);
     }
+    gw_leader_note_nodes(leader);
     members = gw_alloc((size_t)count + 1, sizeof *members);
     for (int r = 0; r < count; r++) {
         members[r] = leader->hellos[r].peer.member;
@@ -277,7 +278,9 @@ static gw_err let_leave(struct gw_leader *leader, const struct gw_update *update
     for (int i = 0; i < count; i++) json_array_append_new(members, json_integer(leader->plan.peers[ranks[i]].member));
     gw_record_event(leader->config.options->out_dir, "leave",
                     json_pack("{s:i,s:o}", "ranks", (int)count, "members", members));
-    TRY(gw_leader_tell_all(leader, GW_MSG_LEAVE, ranks, (size_t)count * sizeof *ranks));
+    /* in a launch that gives way they end with it, in a moment: till then they are in nobody's way */
+    if (!gw_leader_gives_way(leader))
+        TRY(gw_leader_tell_all(leader, GW_MSG_LEAVE, ranks, (size_t)count * sizeof *ranks));
 out:
     free(ranks);
     return rc;

@@ -14,6 +14,7 @@
 #include "job/chaos.h"
 #include "job/executor.h"
 #include "job/formation.h"
+#include "job/handover.h"
 #include "job/head.h"
 #include "job/leader.h"
 #include "job/mover.h"
@@ -150,6 +151,8 @@ static gw_err describe_self(struct rank *rank)
     self->peer = (struct gw_peer){.member = gw_comm_member(rank->comm), .pid = getpid()};
     self->peer.started = gw_process_started(getpid());
     snprintf(self->peer.host, sizeof self->peer.host, "%s", host.nodename);
+    const char *node = getenv(GW_NODE_NAME);
+    snprintf(self->node, sizeof self->node, "%s", node ? node : "");
     self->memory = gw_process_memory();
     self->cpus = gw_process_cpus();
 out:

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/process.h"
+#include "job/handover.h"
 #include "job/record.h"
 #include "node/cluster.h"
 #include "node/exec.h"
@@ -22,8 +23,8 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-enum { FDS_MOST = 512, TURN_MS = 50, NAMES_MOST = 64 };
-static const double BEATS_PER_LEASE = 5, GIVE_UP_LEASES = 20, END_S = 1.5;
+enum { FDS_MOST = 512, TURN_MS = 50, NAMES_MOST = 64, NODES_LEAVING = 4096 };
+static const double BEATS_PER_LEASE = 5, GIVE_UP_LEASES = 20, END_S = 1.5, LEAVE_MARGIN_S = 1, MOVE_MOST_S = 20;
 
 struct agent {
     const struct gw_agent_config *config;
@@ -57,6 +58,7 @@ struct agent {
     /* leaving */
     struct gw_notice_source *notices; /* of this node; or NULL */
     bool noticed;                     /* one of them wants it to go */
+    double free_s;                    /* since when nothing runs here any more; 0: something does */
     double leave_s;                   /* when it must be gone; 0: it is not leaving */
     int leaves;                       /* requests seen */
 };
@@ -155,6 +157,7 @@ static gw_err begin(struct agent *agent)
     const char *notice = config->options->notice;
     if (notice && gw_notice_spec_polled(notice)) TRY(gw_notice_source_open(notice, &agent->notices));
     setenv(GW_NODES_FOLDER, agent->folder, 1);
+    setenv(GW_NODE_NAME, agent->lease.name, 1);
     prctl(PR_SET_CHILD_SUBREAPER, 1); /* what a killed launcher leaves falls to this process */
     gw_info("node %s listens on %s port %d (%d slots, %.1f Gop/s)", agent->lease.name, agent->lease.address,
             agent->lease.port, agent->lease.slots, agent->lease.gflops);
@@ -228,6 +231,24 @@ static bool launch_cleared(void *context, bool *fence)
     return true;
 }
 
+/* The launch is told which nodes leave, and brings what they hold to the others. A tenth of the grace is for what follows. */
+static bool give_way(void *context, int number, double *within_s)
+{
+    struct agent *agent = context;
+    const char *names[NODES_LEAVING];
+    double left_s;
+    struct gw_handover order = {.launch = number};
+    order.node_count = gw_cluster_leaving(agent->cluster, names, NODES_LEAVING, &left_s);
+    *within_s = 0.9 * left_s - LEAVE_MARGIN_S;
+    if (*within_s > MOVE_MOST_S) *within_s = MOVE_MOST_S;
+    if (!order.node_count || *within_s <= 0) return false;
+    order.seconds = *within_s;
+    order.nodes = (char **)names;
+    if (gw_handover_post(agent->config->options->out_dir, &order) == GW_OK) return true;
+    gw_warn("%s; what the leaving nodes hold is computed again", gw_error_detail());
+    return false;
+}
+
 static void step_down(struct agent *agent)
 {
     gw_supervisor_destroy(agent->supervisor);
@@ -272,6 +293,7 @@ static gw_err take_over(struct agent *agent)
                                               .place = place,
                                               .ended = launch_ended,
                                               .cleared = launch_cleared,
+                                              .give_way = give_way,
                                               .context = agent};
     agent->supervisor = gw_supervisor_create(&supervisor);
     agent->launched = term.number > 1 && !ended;
@@ -481,8 +503,14 @@ static void take_requests(struct agent *agent, int asked)
 static bool may_go(struct agent *agent)
 {
     if (agent->leave_s == 0) return false;
-    if (gw_clock_now_s() >= agent->leave_s) return true;
-    return !agent->own.number && !gw_server_daemons(agent->server) && agent->lease.counter > 1;
+    double now_s = gw_clock_now_s();
+    if (now_s >= agent->leave_s) return true;
+    if (agent->own.number || gw_server_daemons(agent->server) || agent->lease.counter <= 1) {
+        agent->free_s = 0;
+        return false;
+    }
+    if (agent->free_s == 0) agent->free_s = now_s;
+    return !gw_server_owes_word(agent->server) || now_s - agent->free_s > END_S; /* the supervisor waits for that */
 }
 
 /* ---- the loop -------------------------------------------------------------------------------------------------- */

@@ -16,6 +16,7 @@ struct peer {
     struct gw_watch watch;
     struct gw_link *link;
     double tried_s, pinged_s, heard_s;
+    double leaves_s;      /* when it was first seen to be leaving, its grace as it is now; 0: it is not */
     bool listed, refused; /* refused: nobody listens there any more */
     bool asked, answered; /* in this round */
 };
@@ -87,6 +88,8 @@ static void read_leases(struct gw_cluster *cluster)
             peer->link = NULL;
             peer->refused = false;
         }
+        bool begins = leases[l].leaving && (!peer->lease.leaving || peer->lease.grace_s > leases[l].grace_s);
+        if (begins || (leases[l].leaving && peer->leaves_s == 0)) peer->leaves_s = now_s;
         peer->lease = leases[l];
         peer->listed = true;
         gw_watch_note(&peer->watch, leases[l].incarnation, leases[l].counter, now_s);
@@ -211,8 +214,23 @@ bool gw_cluster_round(struct gw_cluster *cluster, int64_t through)
         gw_cluster_poll(cluster, true);
     }
     for (int p = 0; p < cluster->peer_count; p++)
-        open |= usable(cluster, &cluster->peers[p]) && !cluster->peers[p].answered;
+        open |= present(cluster, &cluster->peers[p]) && !cluster->peers[p].answered;
     return !open || gw_clock_now_s() - cluster->round_s > ROUND_S;
+}
+
+int gw_cluster_leaving(const struct gw_cluster *cluster, const char **names, int most, double *left_s)
+{
+    int count = 0;
+    double now_s = gw_clock_now_s();
+    *left_s = 1e9;
+    for (int p = -1; p < cluster->peer_count && count < most; p++) {
+        const struct gw_lease *lease = p < 0 ? cluster->config.self : &cluster->peers[p].lease;
+        if (!lease->leaving) continue;
+        double seen_s = p < 0 || cluster->peers[p].leaves_s == 0 ? now_s : cluster->peers[p].leaves_s;
+        names[count++] = lease->name;
+        if (lease->grace_s - (now_s - seen_s) < *left_s) *left_s = lease->grace_s - (now_s - seen_s);
+    }
+    return count;
 }
 
 static void add_part(struct gw_cluster *cluster, const struct gw_lease *lease, int64_t launch)

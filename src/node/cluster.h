@@ -37,6 +37,8 @@ int gw_cluster_usable(const struct gw_cluster *cluster);
 bool gw_cluster_round(struct gw_cluster *cluster, int64_t through);
 /* After a round: the nodes for launch `number`, as the launcher's list of hosts (the caller frees), their slots in all, and whether it needs a fence. */
 char *gw_cluster_place(struct gw_cluster *cluster, int64_t number, int *ranks, bool *fence);
+/* The nodes that are leaving: their names (up to `most`, valid until the next poll), and the least time that one of them has left. */
+int gw_cluster_leaving(const struct gw_cluster *cluster, const char **names, int most, double *left_s);
 /* Launch `number` has ended; `led`: its ranks had OUTDIR, if it was fenced nothing older matters any more. */
 void gw_cluster_ended(struct gw_cluster *cluster, int64_t number, bool led);
 /* Might something of an ended launch still run? */

@@ -39,6 +39,8 @@ struct gw_server {
     bool refuse, drained;
     double drain_s;
     int made; /* folders so far */
+    struct gw_frame_job ran,
+        told; /* the newest daemon that has run; what a supervisor has last been told to have ended */
 };
 
 /* ---- begin and end --------------------------------------------------------------------------------------------- */
@@ -185,6 +187,7 @@ static void execute(struct gw_server *server, struct client *client, const struc
                                 (long long)client->job.launch, server->made++);
     if (gw_daemon_start(command, scratch, &client->daemon) == GW_OK) {
         client->runs = true;
+        server->ran = client->job;
     } else {
         gw_warn("%s", gw_error_detail());
         answer_exit(client, NULL, 1);
@@ -270,6 +273,7 @@ static void answer_end(struct gw_server *server, struct client *client)
             return;
     }
     client->owes_end = false;
+    server->told = client->through;
     gw_link_send(client->link, GW_FRAME_ENDED, &client->through, sizeof client->through);
 }
 
@@ -337,6 +341,17 @@ int gw_server_daemons(const struct gw_server *server)
     int count = 0;
     for (int c = 0; c < server->count; c++) count += server->clients[c].runs;
     return count;
+}
+
+bool gw_server_owes_word(const struct gw_server *server)
+{
+    bool unsent = false;
+    if (!server->made || !gw_server_supervised(server)) return false;
+    for (int c = 0; c < server->count; c++)
+        unsent |= server->clients[c].supervisor && gw_link_unsent_bytes(server->clients[c].link) > 0;
+    bool told = server->told.term > server->ran.term ||
+                (server->told.term == server->ran.term && server->told.launch >= server->ran.launch);
+    return !told || unsent;
 }
 
 void gw_server_refuse(struct gw_server *server)

@@ -24,7 +24,8 @@
 #include <unistd.h>
 
 enum { MOST_FRUITLESS = 4 };
-static const double PAUSE_S[MOST_FRUITLESS] = {0, 0.2, 1, 3}, STAND_BY_S = 60, REPORT_EVERY_S = 300, HAND_OVER_S = 20;
+static const double PAUSE_S[MOST_FRUITLESS] = {0, 0.2, 1, 3}, STAND_BY_S = 60, REPORT_EVERY_S = 300, HAND_OVER_S = 20,
+                    STOP_S = 3;
 
 struct gw_supervisor {
     struct gw_supervisor_config config;
@@ -39,11 +40,13 @@ struct gw_supervisor {
     double
         status_s; /* updated_at of status.json when the present launch began: what it has not written is not its own */
     bool renew;   /* the nodes have changed */
-    bool handing_over; /* the present launch has been stopped for the next one */
+    bool handing_over; /* the present launch has been told to give way to the next one */
+    bool moving;       /* and brings what leaving nodes hold to the others before */
     bool next_fenced;
     double not_before_s; /* the next launch */
     double report_s;     /* when the next is due */
-    double next_since_s, handing_since_s;
+    double next_since_s;
+    double press_s; /* when it has had its time for that, or for stopping */
 };
 
 struct gw_supervisor *gw_supervisor_create(const struct gw_supervisor_config *config)
@@ -243,6 +246,26 @@ static void begin_next(struct gw_supervisor *s)
     gw_launch_go(s->launch);
 }
 
+/* The present launch gives way: at once, or when it has brought what leaving nodes hold to the others. */
+static void begin_hand_over(struct gw_supervisor *s, double now_s)
+{
+    double within_s = 0;
+    s->handing_over = true;
+    s->moving = s->config.give_way && s->config.give_way(s->config.context, gw_launch_number(s->launch), &within_s);
+    s->press_s = now_s + (s->moving ? within_s : HAND_OVER_S);
+    if (!s->moving) gw_launch_stop(s->launch);
+}
+
+/* When bringing takes too long the launch is stopped without, and a launch that does not stop is ended. */
+static void press_on(struct gw_supervisor *s, double now_s)
+{
+    if (now_s < s->press_s) return;
+    s->press_s = now_s + STOP_S;
+    if (s->moving) gw_launch_stop(s->launch);
+    else gw_launch_end(s->launch);
+    s->moving = false;
+}
+
 /* Sees to a launch that stands by, or will. */
 static gw_err poll_next(struct gw_supervisor *s)
 {
@@ -253,18 +276,14 @@ static gw_err poll_next(struct gw_supervisor *s)
         drop_next(s);
         s->next_since_s = now_s; /* and the present one is stopped for it */
         s->handing_over = s->launch != NULL;
-        s->handing_since_s = now_s;
+        s->moving = false;
+        s->press_s = now_s + HAND_OVER_S;
         if (s->launch) gw_launch_stop(s->launch);
     }
     if (s->next && s->launch && !s->handing_over && gw_launch_stands_by(s->next)) {
-        s->handing_over = true;
-        s->handing_since_s = now_s;
-        gw_launch_stop(s->launch);
+        begin_hand_over(s, now_s);
     }
-    if (s->launch && s->handing_over && now_s - s->handing_since_s > HAND_OVER_S) {
-        s->handing_since_s = now_s;
-        gw_launch_end(s->launch);
-    }
+    if (s->launch && s->handing_over) press_on(s, now_s);
     if (s->next && !s->launch && gw_launch_stands_by(s->next)) begin_next(s);
     if (!s->renew || s->next || s->handing_over || s->stops || s->leave_why[0]) return GW_OK;
     if (!s->launch) s->renew = false; /* what is started next runs on today's nodes anyway */

@@ -20,6 +20,9 @@ struct gw_supervisor_config {
     bool (*place)(void *context, struct gw_launch_config *launch);
     /* A launch has ended; `led`: it has had OUTDIR. */
     void (*ended)(void *context, int number, bool led);
+    /* Launch `number` shall give way to the one that stands by. True: it has been told to bring what leaving nodes hold to the others first, for which there
+     * are *within_s; false: nothing has to be brought, and it is stopped by a signal. */
+    bool (*give_way)(void *context, int number, double *within_s);
     /* Is it known by now whether anything of ended launches may still run (*fence)? Asked before a launch that stands by begins. */
     bool (*cleared)(void *context, bool *fence);
     void *context;
