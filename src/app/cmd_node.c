@@ -18,12 +18,12 @@
 #include <string.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t asked_to_leave;
+static volatile sig_atomic_t asked_to_leave, asked_to_stop;
 
 static void on_signal(int signal)
 {
-    (void)signal;
-    asked_to_leave++;
+    if (signal == SIGINT) asked_to_stop++;
+    else asked_to_leave++;
 }
 
 enum node_option { NODE_NAME, NODE_SLOTS, NODE_LISTEN, NODE_NET, NODE_MIN, NODE_WAIT, NODE_LEASE, NODE_OPTIONS };
@@ -184,12 +184,14 @@ gw_err gw_cmd_node(int argc, char **argv)
     config.net = a.values[NODE_NET];
     config.address = address;
     config.grace_s = options.grace_s;
+    config.leave = &asked_to_leave;
+    config.stop = &asked_to_stop;
     struct sigaction action = {.sa_handler = on_signal};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
-    TRY(gw_agent_run(&config, &asked_to_leave));
+    TRY(gw_agent_run(&config));
 out:
     free(address);
     return rc;

@@ -45,10 +45,9 @@ struct gw_requests {
 
 /* ---- opening --------------------------------------------------------------------------------------------------- */
 
-static gw_err open_manifest(struct gw_requests *requests, const struct gw_model *model, int context, uint64_t *job_id)
+gw_err gw_requests_same_job(const struct gw_job_options *o, const struct gw_model *model, int context, uint64_t *job_id)
 {
     gw_err rc = GW_OK;
-    const struct gw_job_options *o = requests->options;
     struct gw_manifest manifest = {.created = o->created, .started_at = gw_clock_wall_s()};
     char hex[65], number[32];
     bool created = false;
@@ -140,7 +139,7 @@ gw_err gw_requests_open(const struct gw_job_options *o, const struct gw_model *m
     requests->options = o;
     TRY(gw_ledger_open(o->input_path, &o->defaults, &requests->ledger));
     TRY(gw_make_dir(o->out_dir));
-    TRY(open_manifest(requests, model, context, &job_id));
+    TRY(gw_requests_same_job(o, model, context, &job_id));
     /* Where another leader may live, the journal is taken first: what that leader commits from then on fails, so that whatever it has told anybody
      * of is in the files when they are copied. Else the lock of the output comes first: a second command on one OUTDIR must change nothing. */
     if (o->fence) TRY(open_journal(requests, job_id));

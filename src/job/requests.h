@@ -24,6 +24,9 @@ struct gw_request_counts {
     int64_t resumed_tokens;                   /* found committed when this leader began */
 };
 
+/* Is OUTDIR that of this job? Makes it so when it is nobody's. GW_ERR_MISMATCH says what differs. */
+GW_CHECK gw_err gw_requests_same_job(const struct gw_job_options *options, const struct gw_model *model, int context,
+                                     uint64_t *job_id);
 /* Opens the input and OUTDIR, creating or carrying on; takes the journal's lead. Whoever led before must be gone.
  * GW_ERR_MISMATCH: OUTDIR is another job's, or another leader was faster. */
 GW_CHECK gw_err gw_requests_open(const struct gw_job_options *options, const struct gw_model *model, int context,

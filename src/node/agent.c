@@ -24,7 +24,8 @@
 #include <unistd.h>
 
 enum { FDS_MOST = 512, TURN_MS = 50, NAMES_MOST = 64, NODES_LEAVING = 4096 };
-static const double BEATS_PER_LEASE = 5, GIVE_UP_LEASES = 20, END_S = 1.5, LEAVE_MARGIN_S = 1, MOVE_MOST_S = 20;
+static const double BEATS_PER_LEASE = 5, GIVE_UP_LEASES = 20, END_S = 1.5, LEAVE_MARGIN_S = 1, MOVE_MOST_S = 20,
+                    END_MOST_S = 5, LEAVE_SETTLE_S = 0.3, HAND_ON_LEAST_S = 2, HAND_ON_LEASES = 3;
 
 struct agent {
     const struct gw_agent_config *config;
@@ -44,23 +45,34 @@ struct agent {
     int64_t old_term;      /* that had ended before this agent began: not what it waits for */
     struct gw_link *probe; /* is the supervisor's agent there at all? */
     double probed_s;
+    bool done;             /* so is the job, and nobody has said so */
     bool supervised, gone; /* its connection is there; its process is certainly not */
     /* as the supervisor */
     struct gw_term own; /* number 0: this agent does not supervise */
     struct gw_cluster *cluster;
     struct gw_supervisor *supervisor;
-    bool launched, over, ending;
+    bool launched, over, saving; /* saving: all nodes leave, and the launch saves what it can */
+    double handed_s;             /* when the supervision was offered to another; 0: it was not */
+    int short_of;                /* nodes that were too few for the last launch; 0: none was */
+    double short_until_s;
     int64_t least_launch; /* that may run */
     int running;          /* launches */
     int64_t numbers[4];
     double ending_s;
     gw_err result;
+    /* as one that was the supervisor */
+    struct gw_launch *kept; /* its launch, until it has given way to the next one; or NULL */
+    int64_t kept_term;
+    int kept_launch;
     /* leaving */
     struct gw_notice_source *notices; /* of this node; or NULL */
     bool noticed;                     /* one of them wants it to go */
     double free_s;                    /* since when nothing runs here any more; 0: something does */
-    double leave_s;                   /* when it must be gone; 0: it is not leaving */
-    int leaves;                       /* requests seen */
+    bool last_words; /* the supervisor leaves as well, and may be about to say that the job has ended */
+    double leave_s;  /* when it must be gone; 0: it is not leaving */
+    bool hurried;    /* asked to stop: nothing is to be saved */
+    double noted_s;  /* when it began to leave */
+    int leaves;      /* requests seen */
 };
 
 /* ---- begin ----------------------------------------------------------------------------------------------------- */
@@ -193,7 +205,10 @@ static bool enough(struct agent *agent)
 static bool place(void *context, struct gw_launch_config *launch)
 {
     struct agent *agent = context;
-    static char *hosts[2]; /* of this launch and of the one before */
+    static char *hosts[2];                /* of this launch and of the one before */
+    if (agent->leave_s > 0) return false; /* the next supervisor starts it */
+    if (agent->short_of && gw_cluster_usable(agent->cluster) <= agent->short_of) return false;
+    agent->short_of = 0;
     if (!enough(agent) || !gw_cluster_round(agent->cluster, least_running(agent) - 1)) return false;
     free(hosts[0]);
     hosts[0] = hosts[1];
@@ -221,12 +236,29 @@ static void launch_ended(void *context, int number, bool led)
         if (agent->numbers[i] == number) agent->numbers[i--] = agent->numbers[--agent->running];
     gw_cluster_ended(agent->cluster, number, led);
     agent->own.least_launch = least_running(agent);
+    if (agent->own.present == number) agent->own.present = -1;
+    gw_server_fence(agent->server, agent->own.number, agent->own.since, agent->own.least_launch);
+}
+
+static bool too_few(void *context, int number)
+{
+    struct agent *agent = context;
+    if (agent->config->wait_s <= 0) return false;
+    agent->short_of = gw_cluster_usable(agent->cluster);
+    agent->short_until_s = gw_clock_now_s() + agent->config->wait_s;
+    gw_warn("%d nodes are too few for this job, for the reason above: waiting for more, at most %.0f s (--wait)",
+            agent->short_of, agent->config->wait_s);
+    note_event(agent, "too-few",
+               json_pack("{s:i,s:i,s:f}", "launch", number, "nodes", agent->short_of, "wait_s", agent->config->wait_s));
+    return true;
 }
 
 static bool launch_cleared(void *context, bool *fence)
 {
     struct agent *agent = context;
     if (!gw_cluster_round(agent->cluster, least_running(agent) - 1)) return false;
+    if (gw_server_daemons(agent->server))
+        return false; /* of the launch that was another supervisor's: they are ending */
     *fence = gw_cluster_unclean(agent->cluster);
     return true;
 }
@@ -256,26 +288,61 @@ static void step_down(struct agent *agent)
     agent->supervisor = NULL;
     agent->cluster = NULL;
     agent->own = (struct gw_term){0};
-    agent->running = 0;
-    agent->launched = agent->over = agent->ending = false;
+    agent->running = agent->short_of = 0;
+    agent->launched = agent->over = agent->saving = false;
+    agent->handed_s = 0;
+}
+
+/* Another agent supervises, and lets the launch of this one give way to its own: it runs on until then. */
+static void keep_launch(struct agent *agent)
+{
+    agent->kept_launch = gw_supervisor_present(agent->supervisor);
+    agent->kept_term = agent->own.number;
+    agent->kept = gw_supervisor_release(agent->supervisor);
+    gw_server_keeps(agent->server, agent->kept_term, agent->kept_launch);
+    if (!agent->kept) gw_server_kept_is_over(agent->server);
+}
+
+static void look_after_kept(struct agent *agent)
+{
+    if (!agent->kept) return;
+    if (!gw_server_may_keep(agent->server)) gw_launch_destroy(agent->kept);
+    else if (gw_launch_poll(agent->kept)) gw_launch_destroy(agent->kept);
+    else return;
+    agent->kept = NULL;
+    gw_server_kept_is_over(agent->server);
+}
+
+static void end_kept(struct agent *agent)
+{
+    if (!agent->kept) return;
+    gw_launch_destroy(agent->kept);
+    agent->kept = NULL;
+    gw_server_kept_is_over(agent->server);
 }
 
 /* Begins the next term; somebody else may be faster. */
 static gw_err take_over(struct agent *agent)
 {
     gw_err rc = GW_OK;
-    bool taken = false, ended = agent->term.state == GW_TERM_ENDED;
+    bool taken = false, ended = agent->term.state == GW_TERM_ENDED, heir = agent->term.state == GW_TERM_LEAVING;
     struct gw_term term = {.number = agent->term.number + 1,
                            .next_launch = ended ? 0 : agent->term.next_launch,
                            .clean = !agent->term.number || agent->term.clean};
     char number[24];
-    term.least_launch = term.next_launch;
+    bool runs = heir && agent->term.present >= 0;
+    heir = runs && !agent->gone;
+    term.clean &= heir || !runs;
+    term.since = heir ? agent->term.since : term.number;
+    term.present = heir ? agent->term.present : -1;
+    term.least_launch = heir ? term.present : term.next_launch;
     snprintf(term.name, sizeof term.name, "%s", agent->lease.name);
     snprintf(term.incarnation, sizeof term.incarnation, "%s", agent->lease.incarnation);
     TRY(gw_term_begin(agent->folder, &term, &taken));
     if (taken) goto out;
     gw_term_prune(agent->folder, term.number);
-    gw_server_fence(agent->server, term.number, term.least_launch);
+    gw_handover_forget(agent->config->options->out_dir); /* its launch may have a number that comes again */
+    gw_server_fence(agent->server, term.number, term.since, term.least_launch);
     agent->own = agent->term = term;
     snprintf(number, sizeof number, "%lld", (long long)term.number);
     setenv(GW_NODES_TERM, number, 1);
@@ -283,6 +350,7 @@ static gw_err take_over(struct agent *agent)
                                         .secret = agent->secret,
                                         .self = &agent->lease,
                                         .term = term.number,
+                                        .since = term.since,
                                         .lease_s = agent->config->lease_s,
                                         .unclean = !term.clean};
     agent->cluster = gw_cluster_create(&cluster);
@@ -294,13 +362,57 @@ static gw_err take_over(struct agent *agent)
                                               .ended = launch_ended,
                                               .cleared = launch_cleared,
                                               .give_way = give_way,
+                                              .too_few = too_few,
                                               .context = agent};
     agent->supervisor = gw_supervisor_create(&supervisor);
     agent->launched = term.number > 1 && !ended;
+    if (heir) {
+        agent->numbers[agent->running++] = term.present;
+        gw_cluster_inherit(agent->cluster, term.present);
+        gw_supervisor_inherit(agent->supervisor, (int)term.present);
+    }
     gw_info("node %s supervises the job (term %lld)", agent->lease.name, (long long)term.number);
     note_event(agent, "supervisor", json_object());
 out:
     return rc;
+}
+
+/* All nodes leave: KV is saved as far as the grace goes, and the job ends, to be carried on by the same command. */
+static void save_all(struct agent *agent, double left_s)
+{
+    double margin_s = 0.1 * agent->config->grace_s < END_MOST_S ? 0.1 * agent->config->grace_s : END_MOST_S;
+    struct gw_handover order = {.launch = gw_supervisor_present(agent->supervisor),
+                                .all = true,
+                                .seconds = left_s - margin_s - LEAVE_MARGIN_S};
+    if (order.launch < 0 || order.seconds <= 0 || agent->hurried ||
+        gw_handover_post(agent->config->options->out_dir, &order) != GW_OK) {
+        gw_supervisor_stop(agent->supervisor);
+        return;
+    }
+    gw_supervisor_leave(agent->supervisor, "all nodes leave the job");
+}
+
+/* This node leaves and supervises the job. Where others stay one of them takes over while the launch runs on; time may be too short for that. */
+static void hand_on(struct agent *agent)
+{
+    double now_s = gw_clock_now_s(), left_s = agent->leave_s - now_s, lease_s = agent->config->lease_s;
+    bool settled = gw_supervisor_settled(agent->supervisor), others = gw_cluster_usable(agent->cluster) > 0;
+    if (agent->saving || now_s - agent->noted_s < lease_s / BEATS_PER_LEASE + LEAVE_SETTLE_S)
+        return; /* who else leaves? */
+    bool may_hand_on = others && gw_supervisor_present(agent->supervisor) >= 0 && left_s > HAND_ON_LEAST_S &&
+                       (agent->handed_s == 0 || now_s - agent->handed_s < HAND_ON_LEASES * lease_s);
+    if (may_hand_on && (agent->handed_s > 0 || !settled)) return;
+    if (may_hand_on) {
+        agent->handed_s = now_s;
+        agent->own.state = GW_TERM_LEAVING;
+        agent->own.present = gw_supervisor_present(agent->supervisor);
+        agent->own.clean = !gw_cluster_unclean(agent->cluster);
+        agent->beat_s = 0;
+        return;
+    }
+    agent->saving = true;
+    if (others) gw_supervisor_stop(agent->supervisor);
+    else save_all(agent, left_s);
 }
 
 /* What the nodes' coming and going means for the launches. */
@@ -313,6 +425,7 @@ static void follow_nodes(struct agent *agent)
         note_event(agent, "node-lost", json_pack("{s:s,s:I}", "name", name, "launch", (json_int_t)lost));
         gw_supervisor_give_up(agent->supervisor, (int)lost);
     }
+    if (agent->leave_s > 0) hand_on(agent);
     if (agent->leave_s > 0 || !gw_supervisor_settled(agent->supervisor)) return;
     if (!gw_cluster_changed(agent->cluster, &more, &less)) return;
     gw_info("nodes have changed (%d more, %d leaving): going over to a new launch", more, less);
@@ -323,7 +436,8 @@ static void follow_nodes(struct agent *agent)
 /* The job is over for this supervisor: either for all, or because this node leaves and another is to go on. */
 static void conclude(struct agent *agent, gw_err rc)
 {
-    bool leaving = agent->leave_s > 0 && rc == GW_ERR_STOPPED;
+    bool leaving = agent->leave_s > 0 && (rc == GW_ERR_STOPPED || rc == GW_ERR_NOTICE);
+    if (rc == GW_ERR_NOTICE && gw_cluster_usable(agent->cluster) == 0) leaving = false; /* nobody goes on for now */
     agent->result = rc;
     agent->over = true;
     agent->own.state = leaving ? GW_TERM_RESIGNED : GW_TERM_ENDED;
@@ -382,9 +496,11 @@ static gw_err read_term(struct agent *agent)
     if (term.number > agent->term.number) agent->gone = agent->supervised = false;
     agent->term = term;
     gw_watch_note(&agent->watch, term.incarnation, term.counter, gw_clock_now_s());
-    gw_server_fence(agent->server, term.number, term.least_launch);
+    gw_server_fence(agent->server, term.number, term.since, term.least_launch);
     if (agent->own.number && term.number > agent->own.number) {
-        gw_warn("another node supervises the job by now (term %lld)", (long long)term.number);
+        bool heir = agent->own.state == GW_TERM_LEAVING && term.since <= agent->own.number && !agent->over;
+        if (heir) keep_launch(agent);
+        else gw_warn("another node supervises the job by now (term %lld)", (long long)term.number);
         step_down(agent);
     }
 out:
@@ -397,19 +513,26 @@ static gw_err follow(struct agent *agent)
     gw_err rc = GW_OK;
     double now_s = gw_clock_now_s(), lease_s = agent->config->lease_s;
     const struct gw_term *term = &agent->term;
-    bool none = !term->number || term->number == agent->old_term || term->state == GW_TERM_RESIGNED;
+    bool none = !term->number || term->number == agent->old_term || term->state == GW_TERM_RESIGNED ||
+                term->state == GW_TERM_LEAVING;
     int64_t number = term->number;
     double still_s = now_s - agent->watch.changed_s;
     bool supervised = gw_server_supervised(agent->server);
     bool doubt = !none && (still_s > lease_s / 2 || (agent->supervised && !supervised) || !agent->watch.moves);
     agent->supervised = supervised;
-    if (!none && still_s > lease_s) gw_server_end_all(agent->server);
+    if (!none && still_s > lease_s) {
+        gw_server_end_all(agent->server);
+        end_kept(agent);
+    }
     if (doubt || agent->probe) look_for_supervisor(agent);
     if (agent->leave_s > 0) goto out;
     if (none || agent->gone || still_s > 2 * lease_s) {
         agent->gone = false;
         if (read_term(agent) != GW_OK) goto out; /* its last word may be that the job has ended */
-        if (term->number == number && (none || term->state != GW_TERM_ENDED)) TRY(take_over(agent));
+        if (term->number != number || (!none && term->state == GW_TERM_ENDED)) goto out;
+        TRY(gw_supervisor_done(agent->config->options,
+                               &agent->done)); /* it came too late, or the last word was not said */
+        if (!agent->done) TRY(take_over(agent));
     }
 out:
     return rc;
@@ -423,6 +546,7 @@ static gw_err without_files(struct agent *agent, gw_err rc)
     double since_s = gw_clock_now_s() - agent->written_s;
     if (since_s < agent->config->lease_s) return GW_OK;
     gw_server_end_all(agent->server);
+    end_kept(agent);
     if (agent->own.number) {
         gw_warn("the job's folder cannot be written: %s", gw_error_detail());
         step_down(agent);
@@ -481,12 +605,13 @@ static void begin_to_leave(struct agent *agent, double seconds)
     agent->lease.grace_s = seconds;
     agent->beat_s = 0; /* the others shall know at once */
     if (!first) return;
+    agent->noted_s = gw_clock_now_s();
     gw_info("node %s leaves the job within %.0f s", agent->lease.name, seconds);
-    if (agent->supervisor) gw_supervisor_stop(agent->supervisor);
 }
 
-static void take_requests(struct agent *agent, int asked)
+static void take_requests(struct agent *agent)
 {
+    int stops = *agent->config->stop, asked = stops + *agent->config->leave;
     double seconds;
     struct gw_notice_event event;
     while (agent->notices && gw_notice_source_take(agent->notices, &event)) {
@@ -496,6 +621,7 @@ static void take_requests(struct agent *agent, int asked)
         begin_to_leave(agent, event.left_s);
     }
     if (gw_server_drained(agent->server, &seconds)) begin_to_leave(agent, seconds);
+    agent->hurried |= stops > 0;
     for (; agent->leaves < asked; agent->leaves++) begin_to_leave(agent, agent->leaves ? 0 : agent->config->grace_s);
 }
 
@@ -505,11 +631,17 @@ static bool may_go(struct agent *agent)
     if (agent->leave_s == 0) return false;
     double now_s = gw_clock_now_s();
     if (now_s >= agent->leave_s) return true;
-    if (agent->own.number || gw_server_daemons(agent->server) || agent->lease.counter <= 1) {
+    if (agent->own.number || agent->kept || gw_server_daemons(agent->server) || agent->lease.counter <= 1) {
         agent->free_s = 0;
         return false;
     }
-    if (agent->free_s == 0) agent->free_s = now_s;
+    if (agent->free_s == 0) {
+        struct gw_lease lease;
+        agent->free_s = now_s;
+        agent->last_words = gw_lease_read(agent->folder, agent->term.name, &lease) == GW_OK && lease.leaving &&
+                            !strcmp(lease.incarnation, agent->term.incarnation);
+    }
+    if (agent->last_words && agent->term.state == GW_TERM_RUNNING && now_s - agent->free_s < 2 * END_S) return false;
     return !gw_server_owes_word(agent->server) || now_s - agent->free_s > END_S; /* the supervisor waits for that */
 }
 
@@ -519,10 +651,12 @@ static void wait_for_something(struct agent *agent)
 {
     struct pollfd fds[FDS_MOST];
     int streams[2], count = gw_server_fds(agent->server, fds, FDS_MOST / 2);
-    if (agent->cluster) count += gw_cluster_fds(agent->cluster, fds + count, FDS_MOST - count - 3);
+    if (agent->cluster) count += gw_cluster_fds(agent->cluster, fds + count, FDS_MOST - count - 4);
     if (agent->supervisor)
         for (int i = gw_supervisor_fds(agent->supervisor, streams); i-- > 0;)
             fds[count++] = (struct pollfd){.fd = streams[i], .events = POLLIN};
+    if (agent->kept && gw_launch_fd(agent->kept) >= 0)
+        fds[count++] = (struct pollfd){.fd = gw_launch_fd(agent->kept), .events = POLLIN};
     if (agent->probe && gw_link_fd(agent->probe) >= 0)
         fds[count++] = (struct pollfd){.fd = gw_link_fd(agent->probe), .events = gw_link_events(agent->probe)};
     poll(fds, (nfds_t)count, TURN_MS);
@@ -534,11 +668,19 @@ static gw_err turn(struct agent *agent, bool *ended)
     bool due = false, over = false;
     gw_server_poll(agent->server);
     TRY(beat(agent, &due));
+    look_after_kept(agent);
     if (agent->own.number) {
         gw_cluster_poll(agent->cluster, due);
         if (!agent->over) {
             follow_nodes(agent);
-            rc = gw_supervisor_poll(agent->supervisor, &over);
+            if (gw_cluster_over(agent->cluster) >= 0 && gw_cluster_over(agent->cluster) == agent->own.present)
+                rc = gw_supervisor_inherited_over(agent->supervisor, &over);
+            if (!over) rc = gw_supervisor_poll(agent->supervisor, &over);
+            if (!over && agent->short_of && gw_clock_now_s() > agent->short_until_s) {
+                rc = gw_fail(GW_ERR_LAYOUT, "%d nodes are too few for this job, and no other has come within %.0f s",
+                             agent->short_of, agent->config->wait_s);
+                over = true;
+            }
             if (over) conclude(agent, rc);
             rc = GW_OK;
         }
@@ -553,7 +695,9 @@ static gw_err turn(struct agent *agent, bool *ended)
                 break;
             }
     } else {
-        rc = follow(agent);
+        TRY(follow(agent));
+        *ended = agent->done;
+        if (agent->done) rc = gw_supervisor_summary(agent->config->options);
     }
 out:
     return rc;
@@ -569,6 +713,7 @@ static void end(struct agent *agent)
         if (gw_term_write(agent->folder, &agent->own) != GW_OK) gw_debug("%s", gw_error_detail());
     }
     step_down(agent);
+    end_kept(agent);
     gw_server_destroy(agent->server);
     gw_link_destroy(agent->probe);
     if (agent->noticed) gw_notice_source_acknowledge(agent->notices);
@@ -582,7 +727,7 @@ static void end(struct agent *agent)
     free(agent->folder);
 }
 
-gw_err gw_agent_run(const struct gw_agent_config *config, const volatile sig_atomic_t *leave)
+gw_err gw_agent_run(const struct gw_agent_config *config)
 {
     gw_err rc = GW_OK;
     bool ended = false;
@@ -591,7 +736,7 @@ gw_err gw_agent_run(const struct gw_agent_config *config, const volatile sig_ato
     TRY(begin(&agent));
     while (!ended) {
         TRY(turn(&agent, &ended));
-        take_requests(&agent, *leave);
+        take_requests(&agent);
         if (!ended && may_go(&agent)) FAIL(GW_ERR_STOPPED, "node %s has left the job", agent.lease.name);
         if (!ended) wait_for_something(&agent);
     }

@@ -12,6 +12,9 @@
  *  - and where a node has not said that it has ended what was to end, the next leader writes new files (batch/io/output.h): what a stale one still
  *    appends goes to files without a name, and its journal is sealed.
  * So a second leader never rests on clocks or on the network alone.
+ *
+ * A supervisor whose node leaves says so in its file and keeps its launch running: another agent takes the next term, lets that launch give way to one
+ * of its own as at any other change, and hears from the first one's agent when it is over. Until then both terms' daemons may run (struct gw_term, since).
  */
 #ifndef GW_NODE_AGENT_H
 #define GW_NODE_AGENT_H
@@ -31,9 +34,13 @@ struct gw_agent_config {
     int slots, min_nodes;
     double wait_s; /* for min_nodes, before the first launch */
     double lease_s, grace_s;
+    const volatile sig_atomic_t
+        *leave; /* how often it has been asked to leave within grace_s; the second time it goes at once */
+    const volatile sig_atomic_t *
+        stop; /* the same, in haste: where it is the last node nothing is saved and nothing decoded until the grace ends */
 };
 
-/* Takes part until the job has ended, or until *leave is not 0 and the node has left. The code is the job's; GW_ERR_STOPPED: it has left. */
-GW_CHECK gw_err gw_agent_run(const struct gw_agent_config *config, const volatile sig_atomic_t *leave);
+/* Takes part until the job has ended, or until it has been asked to leave and has left. The code is the job's; GW_ERR_STOPPED: it has left. */
+GW_CHECK gw_err gw_agent_run(const struct gw_agent_config *config);
 
 #endif

@@ -25,7 +25,8 @@ struct peer {
 struct part {
     char name[GW_NAME_BYTES], incarnation[GW_INCARNATION_BYTES];
     int64_t launch;
-    bool over; /* the launch has ended, and the node has not said that nothing of it is left */
+    double inherited_s; /* when it was taken over from another supervisor; 0: it was not */
+    bool over;          /* the launch has ended, and the node has not said that nothing of it is left */
 };
 
 struct gw_cluster {
@@ -37,7 +38,8 @@ struct gw_cluster {
     int64_t running[LAUNCHES_MOST];
     bool fenced[LAUNCHES_MOST], lost[LAUNCHES_MOST];
     int running_count;
-    double round_s; /* when it began; 0: there is none */
+    double round_s;         /* when it began; 0: there is none */
+    int64_t inherited_over; /* gw_cluster_over() */
     int64_t through;
     int last_more, last_less;
     double changed_s;
@@ -47,6 +49,7 @@ struct gw_cluster *gw_cluster_create(const struct gw_cluster_config *config)
 {
     struct gw_cluster *cluster = gw_alloc(1, sizeof *cluster);
     cluster->config = *config;
+    cluster->inherited_over = -1;
     return cluster;
 }
 
@@ -107,7 +110,7 @@ static void read_leases(struct gw_cluster *cluster)
 
 static void send_job(struct gw_cluster *cluster, struct peer *peer, enum gw_frame_kind kind, int64_t launch)
 {
-    struct gw_frame_job job = {.term = cluster->config.term, .launch = launch};
+    struct gw_frame_job job = {.term = cluster->config.term, .launch = launch, .since = cluster->config.since};
     gw_link_send(peer->link, kind, &job, sizeof job);
     peer->pinged_s = gw_clock_now_s();
 }
@@ -139,14 +142,24 @@ static void take_ended(struct gw_cluster *cluster, struct peer *peer, const stru
     }
 }
 
+static void take_over(struct gw_cluster *cluster, const struct gw_frame *frame)
+{
+    struct gw_frame_job job;
+    if (frame->bytes != sizeof job) return;
+    memcpy(&job, frame->data, sizeof job);
+    if (job.term == cluster->config.term) cluster->inherited_over = job.launch;
+}
+
 static void poll_peer(struct gw_cluster *cluster, struct peer *peer)
 {
     struct gw_frame frame;
     if (!peer->link) connect_to(cluster, peer);
     if (!peer->link) return;
     bool open = gw_link_poll(peer->link);
-    while (gw_link_next(peer->link, &frame))
+    while (gw_link_next(peer->link, &frame)) {
         if (frame.kind == GW_FRAME_ENDED) take_ended(cluster, peer, &frame);
+        if (frame.kind == GW_FRAME_OVER) take_over(cluster, &frame);
+    }
     bool late = gw_link_silent_s(peer->link) > cluster->config.lease_s;
     if (!open || late) {
         peer->refused = gw_link_refused(peer->link);
@@ -285,6 +298,23 @@ char *gw_cluster_place(struct gw_cluster *cluster, int64_t number, int *ranks, b
     return (char *)hosts.data;
 }
 
+void gw_cluster_inherit(struct gw_cluster *cluster, int64_t number)
+{
+    GW_ASSERT(cluster->running_count < LAUNCHES_MOST);
+    read_leases(cluster);
+    for (int p = 0; p < cluster->peer_count; p++) {
+        add_part(cluster, &cluster->peers[p].lease, number);
+        cluster->parts[cluster->part_count - 1].inherited_s = gw_clock_now_s();
+    }
+    cluster->fenced[cluster->running_count] = cluster->lost[cluster->running_count] = false;
+    cluster->running[cluster->running_count++] = number;
+}
+
+int64_t gw_cluster_over(const struct gw_cluster *cluster)
+{
+    return cluster->inherited_over;
+}
+
 void gw_cluster_ended(struct gw_cluster *cluster, int64_t number, bool led)
 {
     for (int r = 0; r < cluster->running_count; r++) {
@@ -312,6 +342,8 @@ static bool holds(struct gw_cluster *cluster, const struct part *part)
     double now_s = gw_clock_now_s();
     const struct peer *peer = find(cluster, part->name);
     if (!peer || strcmp(peer->lease.incarnation, part->incarnation) || peer->refused) return false;
+    /* one that another supervisor has seen has not been heard from here yet */
+    if (part->inherited_s > 0 && now_s - part->inherited_s < 2 * cluster->config.lease_s) return true;
     if (!gw_watch_alive(&peer->watch, now_s, cluster->config.lease_s)) return false;
     return now_s - peer->heard_s < cluster->config.lease_s;
 }

@@ -19,7 +19,7 @@ struct gw_cluster_config {
     const char *folder;
     const uint8_t *secret;
     const struct gw_lease *self; /* of the supervisor's own node: always used, unless it is leaving */
-    int64_t term;
+    int64_t term, since;         /* since: struct gw_term */
     double lease_s;
     bool unclean; /* an earlier supervisor's launches may still run somewhere */
 };
@@ -39,6 +39,10 @@ bool gw_cluster_round(struct gw_cluster *cluster, int64_t through);
 char *gw_cluster_place(struct gw_cluster *cluster, int64_t number, int *ranks, bool *fence);
 /* The nodes that are leaving: their names (up to `most`, valid until the next poll), and the least time that one of them has left. */
 int gw_cluster_leaving(const struct gw_cluster *cluster, const char **names, int most, double *left_s);
+/* Launch `number` of the supervisor before goes on, on whichever nodes. */
+void gw_cluster_inherit(struct gw_cluster *cluster, int64_t number);
+/* An inherited launch of which its launcher's node has said that it has ended; -1: none. */
+int64_t gw_cluster_over(const struct gw_cluster *cluster);
 /* Launch `number` has ended; `led`: its ranks had OUTDIR, if it was fenced nothing older matters any more. */
 void gw_cluster_ended(struct gw_cluster *cluster, int64_t number, bool led);
 /* Might something of an ended launch still run? */

@@ -213,7 +213,7 @@ int gw_lease_process_runs(const struct gw_lease *lease)
 
 /* ---- terms ----------------------------------------------------------------------------------------------------- */
 
-static const char *const state_names[] = {"running", "resigned", "ended"};
+static const char *const state_names[] = {"running", "resigned", "ended", "leaving"};
 
 static char *term_path(const char *folder, int64_t number)
 {
@@ -230,11 +230,11 @@ static int64_t term_number(const char *name)
 
 static json_t *term_json(const struct gw_term *t)
 {
-    json_t *json = json_pack("{s:I,s:s,s:s,s:s,s:i,s:s,s:I,s:I,s:b,s:I}", "term", (json_int_t)t->number, "name",
+    json_t *json = json_pack("{s:I,s:s,s:s,s:s,s:i,s:s,s:I,s:I,s:b,s:I,s:I,s:I}", "term", (json_int_t)t->number, "name",
                              t->name, "incarnation", t->incarnation, "state", state_names[t->state], "exit_code",
                              t->exit_code, "reason", t->reason, "next_launch", (json_int_t)t->next_launch,
                              "least_launch", (json_int_t)t->least_launch, "clean", t->clean, "counter",
-                             (json_int_t)t->counter);
+                             (json_int_t)t->counter, "since", (json_int_t)t->since, "present", (json_int_t)t->present);
     GW_ASSERT(json);
     return json;
 }
@@ -250,13 +250,15 @@ static gw_err read_term(const char *folder, int64_t number, struct gw_term *t)
     get_text(root, "incarnation", t->incarnation, sizeof t->incarnation);
     get_text(root, "reason", t->reason, sizeof t->reason);
     get_text(root, "state", state, sizeof state);
-    for (int s = 0; s <= GW_TERM_ENDED; s++)
+    for (int s = 0; s <= GW_TERM_LEAVING; s++)
         if (!strcmp(state, state_names[s])) t->state = (enum gw_term_state)s;
     t->exit_code = (int)get_integer(root, "exit_code");
     t->next_launch = get_integer(root, "next_launch");
     t->least_launch = get_integer(root, "least_launch");
     t->clean = json_is_true(json_object_get(root, "clean"));
     t->counter = get_integer(root, "counter");
+    t->since = get_integer(root, "since");
+    t->present = get_integer(root, "present");
 out:
     json_decref(root);
     free(path);

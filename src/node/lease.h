@@ -34,7 +34,8 @@ struct gw_lease {
     double grace_s; /* left when it began to leave */
 };
 
-enum gw_term_state { GW_TERM_RUNNING, GW_TERM_RESIGNED, GW_TERM_ENDED };
+/* LEAVING: the supervisor's node leaves and its launch runs on: whoever takes the next term lets it give way to a launch of its own. */
+enum gw_term_state { GW_TERM_RUNNING, GW_TERM_RESIGNED, GW_TERM_ENDED, GW_TERM_LEAVING };
 
 struct gw_term {
     int64_t number;                                              /* 0: there is none */
@@ -44,7 +45,9 @@ struct gw_term {
     char reason[256];     /* in words, when the code is not 0 */
     int64_t next_launch;  /* number that the next launch will have */
     int64_t least_launch; /* launches below it are over: nothing of them may run */
-    bool clean;           /* no launch runs, and every node has said so */
+    bool clean;           /* no launch runs (but for `present`), and every node has said so */
+    int64_t since;        /* the oldest term of which a launch may go on: its own number, but after LEAVING */
+    int64_t present;      /* of LEAVING and of the term that follows it: the launch that goes on; -1: none */
     int64_t counter;
 };
 

@@ -31,12 +31,14 @@ enum gw_frame_kind {
     GW_FRAME_EXIT,  /* agent -> node-exec: u32 exit code, after everything else */
     GW_FRAME_DRAIN, /* godwit node --drain -> agent: u32 seconds */
     GW_FRAME_TAKEN, /* agent: it has been heard */
+    GW_FRAME_OVER,  /* agent that has supervised -> its successor: the launch that it had has ended by itself */
     GW_FRAME_KINDS
 };
 
 /* The payload of most kinds, or its beginning. */
 struct gw_frame_job {
     int64_t term, launch;
+    int64_t since; /* of a supervisor: the oldest term of which a launch may go on under its own */
 };
 
 enum { GW_FRAME_MOST_BYTES = 1 << 18 };

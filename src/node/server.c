@@ -35,7 +35,9 @@ struct gw_server {
     double lease_s;
     struct client *clients;
     int count;
-    int64_t term, least_launch; /* what may run */
+    int64_t term, since, least_launch; /* what may run */
+    struct gw_frame_job kept;          /* a launcher of this node's own */
+    bool keeps, kept_over;
     bool refuse, drained;
     double drain_s;
     int made; /* folders so far */
@@ -171,7 +173,7 @@ static void answer_exit(struct client *client, const char *why, int exit_code)
 
 static bool is_over(const struct gw_server *server, const struct gw_frame_job *job)
 {
-    return job->term < server->term || (job->term == server->term && job->launch < server->least_launch);
+    return job->term < server->since || (job->term <= server->term && job->launch < server->least_launch);
 }
 
 static void execute(struct gw_server *server, struct client *client, const struct gw_frame *frame)
@@ -227,18 +229,28 @@ static void look_after(struct gw_server *server, struct client *client)
 
 /* ---- frames ---------------------------------------------------------------------------------------------------- */
 
+/* To a successor: what this node has kept running for it has ended. */
+static void say_over(const struct gw_server *server, struct client *client)
+{
+    if (!server->kept_over || !client->supervisor || client->job.term <= server->kept.term) return;
+    struct gw_frame_job over = {.term = client->job.term, .launch = server->kept.launch};
+    gw_link_send(client->link, GW_FRAME_OVER, &over, sizeof over);
+}
+
 static void take_supervisor(struct gw_server *server, struct client *client, const struct gw_frame *frame)
 {
     if (frame->bytes != sizeof client->job) return;
     memcpy(&client->through, frame->data, sizeof client->through);
     client->supervisor = true;
     client->job = client->through;
-    if (client->through.term > server->term) gw_server_fence(server, client->through.term, 0);
+    int64_t term = client->through.term, since = client->through.since;
+    if (term > server->term) gw_server_fence(server, term, since, 0);
     if (frame->kind == GW_FRAME_PING) {
         gw_link_send(client->link, GW_FRAME_PONG, &client->through, sizeof client->through);
+        say_over(server, client);
         return;
     }
-    if (client->through.term == server->term) gw_server_fence(server, server->term, client->through.launch + 1);
+    if (term == server->term) gw_server_fence(server, term, since, client->through.launch + 1);
     client->owes_end = true;
 }
 
@@ -262,16 +274,18 @@ static void take_frame(struct gw_server *server, struct client *client, const st
     }
 }
 
+static bool is_meant(const struct gw_frame_job *through, const struct gw_frame_job *job)
+{
+    return job->term < through->since || (job->term <= through->term && job->launch <= through->launch);
+}
+
 /* Has everything that the supervisor wants gone ended? */
 static void answer_end(struct gw_server *server, struct client *client)
 {
     if (!client->owes_end) return;
-    for (int c = 0; c < server->count; c++) {
-        const struct client *other = &server->clients[c];
-        if (other->runs && (other->job.term < client->through.term ||
-                            (other->job.term == client->through.term && other->job.launch <= client->through.launch)))
-            return;
-    }
+    for (int c = 0; c < server->count; c++)
+        if (server->clients[c].runs && is_meant(&client->through, &server->clients[c].job)) return;
+    if (server->keeps && is_meant(&client->through, &server->kept)) return;
     client->owes_end = false;
     server->told = client->through;
     gw_link_send(client->link, GW_FRAME_ENDED, &client->through, sizeof client->through);
@@ -320,14 +334,34 @@ int gw_server_fds(const struct gw_server *server, struct pollfd *fds, int most)
 
 /* ---- what the agent wants to know and have --------------------------------------------------------------------- */
 
-void gw_server_fence(struct gw_server *server, int64_t term, int64_t least_launch)
+void gw_server_fence(struct gw_server *server, int64_t term, int64_t since, int64_t least_launch)
 {
     if (term < server->term || (term == server->term && least_launch <= server->least_launch)) return;
     server->term = term;
+    server->since = since;
     server->least_launch = least_launch;
     for (int c = 0; c < server->count; c++)
         if (server->clients[c].runs && is_over(server, &server->clients[c].job))
             gw_daemon_end(&server->clients[c].daemon);
+}
+
+void gw_server_keeps(struct gw_server *server, int64_t term, int64_t launch)
+{
+    server->ran = server->kept = (struct gw_frame_job){.term = term, .launch = launch};
+    server->keeps = true;
+    server->kept_over = false;
+}
+
+bool gw_server_may_keep(const struct gw_server *server)
+{
+    return !is_over(server, &server->kept);
+}
+
+void gw_server_kept_is_over(struct gw_server *server)
+{
+    server->keeps = false;
+    server->kept_over = true;
+    for (int c = 0; c < server->count; c++) say_over(server, &server->clients[c]);
 }
 
 void gw_server_end_all(struct gw_server *server)
@@ -346,12 +380,10 @@ int gw_server_daemons(const struct gw_server *server)
 bool gw_server_owes_word(const struct gw_server *server)
 {
     bool unsent = false;
-    if (!server->made || !gw_server_supervised(server)) return false;
+    if (!server->ran.term || !gw_server_supervised(server)) return false;
     for (int c = 0; c < server->count; c++)
         unsent |= server->clients[c].supervisor && gw_link_unsent_bytes(server->clients[c].link) > 0;
-    bool told = server->told.term > server->ran.term ||
-                (server->told.term == server->ran.term && server->told.launch >= server->ran.launch);
-    return !told || unsent;
+    return unsent || !is_meant(&server->told, &server->ran);
 }
 
 void gw_server_refuse(struct gw_server *server)

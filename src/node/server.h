@@ -24,8 +24,15 @@ void gw_server_poll(struct gw_server *server);
 /* What poll(2) should watch: at most `most`; returns how many. */
 int gw_server_fds(const struct gw_server *server, struct pollfd *fds, int most);
 
-/* Ends the daemons of terms before `term`, and those of `term` with a launch below `least_launch`; later ones of the kind are refused. */
-void gw_server_fence(struct gw_server *server, int64_t term, int64_t least_launch);
+/* The term in force: ends the daemons of terms before `since`, and those of `term` and before with a launch below `least_launch`; later ones of the kind
+ * are refused. */
+void gw_server_fence(struct gw_server *server, int64_t term, int64_t since, int64_t least_launch);
+/* A launcher of this node's own runs beside the daemons, from when it was the supervisor: counts like one until it is over. */
+void gw_server_keeps(struct gw_server *server, int64_t term, int64_t launch);
+/* May it run on? */
+bool gw_server_may_keep(const struct gw_server *server);
+/* It has ended: supervisors hear of it, now and later. */
+void gw_server_kept_is_over(struct gw_server *server);
 void gw_server_end_all(struct gw_server *server);
 /* Daemons that run, or are being ended. */
 int gw_server_daemons(const struct gw_server *server);

@@ -11,6 +11,7 @@
 #include "batch/io/digest.h"
 #include "job/chaos.h"
 #include "job/executor.h"
+#include "job/requests.h"
 #include "model/arch.h"
 #include "node/progress.h"
 #include "node/summary.h"
@@ -30,6 +31,7 @@ static const double PAUSE_S[MOST_FRUITLESS] = {0, 0.2, 1, 3}, STAND_BY_S = 60, R
 struct gw_supervisor {
     struct gw_supervisor_config config;
     struct gw_launch *launch; /* the present one */
+    int inherited;            /* number of the present one, if another supervisor's node has its launcher; else -1 */
     struct gw_launch *next;   /* stands by, or will */
     struct gw_progress progress;
     int number;          /* of the launch to be started next */
@@ -54,7 +56,7 @@ struct gw_supervisor *gw_supervisor_create(const struct gw_supervisor_config *co
     struct gw_supervisor *s = gw_alloc(1, sizeof *s);
     s->config = *config;
     s->number = config->first_launch;
-    s->reached = -1;
+    s->reached = s->inherited = -1;
     s->report_s = gw_clock_now_s() + REPORT_EVERY_S / 5;
     gw_progress_init(&s->progress, config->options->out_dir, !config->options->quiet);
     if (s->number == 0) { /* a status.json of an earlier command must not be taken for this one's */
@@ -89,6 +91,27 @@ gw_err gw_supervisor_check(const struct gw_job_options *options)
     TRY(gw_make_dir(options->out_dir));
 out:
     gw_chaos_destroy(chaos);
+    gw_model_close(model);
+    return rc;
+}
+
+gw_err gw_supervisor_done(const struct gw_job_options *options, bool *done)
+{
+    gw_err rc = GW_OK;
+    struct gw_model *model = NULL;
+    struct gw_status status;
+    struct gw_digest_counts counts;
+    uint64_t job_id;
+    char hex[65];
+    *done = false;
+    if (gw_status_read(options->out_dir, &status) != GW_OK || strcmp(status.state, "done")) return GW_OK;
+    TRY(gw_model_open(options->model_path, &model));
+    int most = gw_model_info(model)->context;
+    int context = options->context && options->context < most ? options->context : most;
+    TRY(gw_requests_same_job(options, model, context, &job_id));
+    TRY(gw_digest_compute(options->out_dir, hex, &counts));
+    *done = (int64_t)(counts.answered + counts.failed) == status.requests_total;
+out:
     gw_model_close(model);
     return rc;
 }
@@ -195,6 +218,11 @@ static gw_err start(struct gw_supervisor *s, bool standby, struct gw_launch **la
     return rc;
 }
 
+static bool has_present(const struct gw_supervisor *s)
+{
+    return s->launch || s->inherited >= 0;
+}
+
 static void drop_next(struct gw_supervisor *s)
 {
     if (!s->next) return;
@@ -203,22 +231,39 @@ static void drop_next(struct gw_supervisor *s)
     s->next = NULL;
 }
 
+/* It has ended, or failed, for want of memory or of ranks: on more nodes it may go on. */
+static bool may_wait(const struct gw_supervisor *s, int number, int exit_code)
+{
+    bool lacks = exit_code == gw_err_exit_code(GW_ERR_LAYOUT) || exit_code == gw_err_exit_code(GW_ERR_MEMORY);
+    if (!lacks || s->stops || s->leave_why[0] || !s->config.too_few) return false;
+    return s->config.too_few(s->config.context, number);
+}
+
+/* What the ended launch `number` has left in status.json; `led`: it has written it. */
+static struct gw_status look_back(const struct gw_supervisor *s, bool *led)
+{
+    struct gw_status status;
+    if (gw_status_read(s->config.options->out_dir, &status) != GW_OK || status.updated_at == s->status_s)
+        status = (struct gw_status){.state = ""};
+    *led = status.updated_at > 0;
+    return status;
+}
+
 /* The present launch has ended: is the job over, or what comes next? */
 static gw_err after_launch(struct gw_supervisor *s, bool *over)
 {
-    struct gw_status status;
-    int exit_code = gw_launch_exit_code(s->launch);
-    if (gw_status_read(s->config.options->out_dir, &status) != GW_OK || status.updated_at == s->status_s)
-        status = (struct gw_status){.state = ""};
-    bool led = status.updated_at > 0;
+    bool led;
+    struct gw_status status = look_back(s, &led);
+    int exit_code = gw_launch_exit_code(s->launch), number = gw_launch_number(s->launch);
     bool further = progress_of(&status) > s->reached || s->handing_over;
     s->fruitless = further ? 0 : s->fruitless + 1;
     if (progress_of(&status) > s->reached) s->reached = progress_of(&status);
-    if (s->config.ended) s->config.ended(s->config.context, gw_launch_number(s->launch), led);
+    if (s->config.ended) s->config.ended(s->config.context, number, led);
     bool fit = may_relaunch(s, exit_code, &status); /* for another launch */
-    *over = !fit || s->fruitless >= MOST_FRUITLESS || s->leave_why[0];
+    bool waits = !fit && strcmp(status.state, "done") != 0 && may_wait(s, number, exit_code);
+    *over = !waits && (!fit || s->fruitless >= MOST_FRUITLESS || s->leave_why[0]);
     gw_err rc = *over ? conclude(s, s->launch, fit) : GW_OK;
-    if (!*over && !s->handing_over)
+    if (!*over && !waits && !s->handing_over)
         gw_warn("the launch ended early (exit code %d); starting the next one, which goes on from what is committed",
                 exit_code);
     if (!*over) s->not_before_s = gw_clock_now_s() + PAUSE_S[s->fruitless];
@@ -251,23 +296,59 @@ static void begin_hand_over(struct gw_supervisor *s, double now_s)
 {
     double within_s = 0;
     s->handing_over = true;
-    s->moving = s->config.give_way && s->config.give_way(s->config.context, gw_launch_number(s->launch), &within_s);
+    s->moving = s->config.give_way && s->config.give_way(s->config.context, gw_supervisor_present(s), &within_s);
     s->press_s = now_s + (s->moving ? within_s : HAND_OVER_S);
-    if (!s->moving) gw_launch_stop(s->launch);
+    if (!s->moving && s->launch) gw_launch_stop(s->launch);
+    else if (!s->moving) s->press_s = now_s;
 }
 
 /* When bringing takes too long the launch is stopped without, and a launch that does not stop is ended. */
-static void press_on(struct gw_supervisor *s, double now_s)
+static gw_err press_on(struct gw_supervisor *s, double now_s, bool *over)
 {
-    if (now_s < s->press_s) return;
+    if (now_s < s->press_s) return GW_OK;
+    if (s->inherited >= 0) return gw_supervisor_inherited_over(s, over);
     s->press_s = now_s + STOP_S;
     if (s->moving) gw_launch_stop(s->launch);
     else gw_launch_end(s->launch);
     s->moving = false;
+    return GW_OK;
+}
+
+void gw_supervisor_inherit(struct gw_supervisor *s, int number)
+{
+    s->inherited = number;
+    s->renew = true;
+    s->status_s = -1; /* what it writes is the job's present state */
+}
+
+gw_err gw_supervisor_inherited_over(struct gw_supervisor *s, bool *over)
+{
+    bool led;
+    if (s->inherited < 0) return GW_OK;
+    struct gw_status status = look_back(s, &led);
+    if (s->config.ended) s->config.ended(s->config.context, s->inherited, led);
+    s->inherited = -1;
+    s->handing_over = false;
+    *over = !strcmp(status.state, "done");
+    if (!*over) return GW_OK;
+    drop_next(s);
+    return gw_supervisor_summary(s->config.options);
+}
+
+struct gw_launch *gw_supervisor_release(struct gw_supervisor *s)
+{
+    struct gw_launch *launch = s->launch;
+    s->launch = NULL;
+    return launch;
+}
+
+int gw_supervisor_present(const struct gw_supervisor *s)
+{
+    return s->launch ? gw_launch_number(s->launch) : s->inherited;
 }
 
 /* Sees to a launch that stands by, or will. */
-static gw_err poll_next(struct gw_supervisor *s)
+static gw_err poll_next(struct gw_supervisor *s, bool *over)
 {
     gw_err rc = GW_OK;
     double now_s = gw_clock_now_s();
@@ -275,19 +356,18 @@ static gw_err poll_next(struct gw_supervisor *s)
         gw_warn("the next launch did not come up; it is started when the present one has ended");
         drop_next(s);
         s->next_since_s = now_s; /* and the present one is stopped for it */
-        s->handing_over = s->launch != NULL;
+        s->handing_over = has_present(s);
         s->moving = false;
         s->press_s = now_s + HAND_OVER_S;
         if (s->launch) gw_launch_stop(s->launch);
     }
-    if (s->next && s->launch && !s->handing_over && gw_launch_stands_by(s->next)) {
-        begin_hand_over(s, now_s);
-    }
-    if (s->launch && s->handing_over) press_on(s, now_s);
-    if (s->next && !s->launch && gw_launch_stands_by(s->next)) begin_next(s);
+    if (s->next && has_present(s) && !s->handing_over && gw_launch_stands_by(s->next)) begin_hand_over(s, now_s);
+    if (has_present(s) && s->handing_over) TRY(press_on(s, now_s, over));
+    if (*over) return GW_OK;
+    if (s->next && !has_present(s) && gw_launch_stands_by(s->next)) begin_next(s);
     if (!s->renew || s->next || s->handing_over || s->stops || s->leave_why[0]) return GW_OK;
-    if (!s->launch) s->renew = false; /* what is started next runs on today's nodes anyway */
-    if (!s->launch) return GW_OK;
+    if (!has_present(s)) s->renew = false; /* what is started next runs on today's nodes anyway */
+    if (!has_present(s)) return GW_OK;
     TRY(start(s, true, &s->next));
     s->next_since_s = now_s;
     if (s->next) s->renew = false;
@@ -310,16 +390,17 @@ gw_err gw_supervisor_poll(struct gw_supervisor *s, bool *over)
     *over = false;
     if (s->launch && gw_launch_poll(s->launch)) TRY(after_launch(s, over));
     if (*over) return GW_OK;
-    TRY(poll_next(s));
-    if (!s->launch && !s->next && s->stops) {
+    TRY(poll_next(s, over));
+    if (*over) return GW_OK;
+    if (!has_present(s) && !s->next && s->stops) {
         *over = true;
         FAIL(GW_ERR_STOPPED, "stopped on request; the same command carries on");
     }
-    if (!s->launch && !s->next && s->leave_why[0]) {
+    if (!has_present(s) && !s->next && s->leave_why[0]) {
         *over = true;
         FAIL(GW_ERR_NOTICE, "%s; the same command carries on", s->leave_why);
     }
-    if (!s->launch && !s->next && gw_clock_now_s() >= s->not_before_s) {
+    if (!has_present(s) && !s->next && gw_clock_now_s() >= s->not_before_s) {
         TRY(start(s, false, &s->launch));
         if (s->launch) s->renew = false;
     }
@@ -354,6 +435,8 @@ void gw_supervisor_stop(struct gw_supervisor *s)
 {
     s->stops++;
     drop_next(s);
+    if (s->inherited >= 0 && s->config.ended) s->config.ended(s->config.context, s->inherited, false);
+    s->inherited = -1;
     gw_progress_clear();
     if (s->stops == 1) gw_info("stopping at the end of this step; once more to stop at once");
     if (s->launch && s->stops == 1) gw_launch_stop(s->launch);
@@ -379,6 +462,8 @@ void gw_supervisor_give_up(struct gw_supervisor *s, int number)
         s->renew = true;
     }
     if (s->launch && gw_launch_number(s->launch) == number) gw_launch_end(s->launch);
+    if (s->inherited == number && !s->handing_over) s->handing_over = true;
+    if (s->inherited == number) s->press_s = 0; /* nothing is to be expected of it any more */
 }
 
 bool gw_supervisor_settled(const struct gw_supervisor *s)

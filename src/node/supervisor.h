@@ -23,6 +23,9 @@ struct gw_supervisor_config {
     /* Launch `number` shall give way to the one that stands by. True: it has been told to bring what leaving nodes hold to the others first, for which there
      * are *within_s; false: nothing has to be brought, and it is stopped by a signal. */
     bool (*give_way)(void *context, int number, double *within_s);
+    /* Launch `number` has ended since what is there does not suffice (it has said why): true if it is worth while to wait for more. The next launch is
+     * started when `place` gives it a place again. NULL: never. */
+    bool (*too_few)(void *context, int number);
     /* Is it known by now whether anything of ended launches may still run (*fence)? Asked before a launch that stands by begins. */
     bool (*cleared)(void *context, bool *fence);
     void *context;
@@ -52,11 +55,21 @@ void gw_supervisor_stop(struct gw_supervisor *supervisor);
 void gw_supervisor_leave(struct gw_supervisor *supervisor, const char *why);
 /* The nodes have changed: goes over to a new launch. */
 void gw_supervisor_renew(struct gw_supervisor *supervisor);
+/* Launch `number` of another supervisor, whose node leaves, is the present one: gives way to a launch of this one's own. */
+void gw_supervisor_inherit(struct gw_supervisor *supervisor, int number);
+/* The inherited launch has ended, or must be taken as ended. The code and *over are as of gw_supervisor_poll(). */
+GW_CHECK gw_err gw_supervisor_inherited_over(struct gw_supervisor *supervisor, bool *over);
+/* Lets go of the present launch, which the caller looks after from now on; NULL: there is none. */
+struct gw_launch *gw_supervisor_release(struct gw_supervisor *supervisor);
+/* Number of the present launch; -1: there is none. */
+int gw_supervisor_present(const struct gw_supervisor *supervisor);
 /* A node of launch `number` is lost: it is ended at once, and another is started. */
 void gw_supervisor_give_up(struct gw_supervisor *supervisor, int number);
 /* Is a launch running, and none on its way? */
 bool gw_supervisor_settled(const struct gw_supervisor *supervisor);
 
+/* Has the job been done already, by whomever? GW_ERR_MISMATCH when OUTDIR is that of another. */
+GW_CHECK gw_err gw_supervisor_done(const struct gw_job_options *options, bool *done);
 /* Prints what a job that is done has come to. GW_ERR_NOT_FOUND: it is not done. */
 GW_CHECK gw_err gw_supervisor_summary(const struct gw_job_options *options);
 
