@@ -25,7 +25,8 @@
 
 enum { FDS_MOST = 512, TURN_MS = 50, NAMES_MOST = 64, NODES_LEAVING = 4096 };
 static const double BEATS_PER_LEASE = 5, GIVE_UP_LEASES = 20, END_S = 1.5, LEAVE_MARGIN_S = 1, MOVE_MOST_S = 20,
-                    END_MOST_S = 5, LEAVE_SETTLE_S = 0.3, HAND_ON_LEAST_S = 2, HAND_ON_LEASES = 3;
+                    END_MOST_S = 5, LEAVE_SETTLE_S = 0.3, HAND_ON_LEAST_S = 2, HAND_ON_LEASES = 3,
+                    LOOK_ROUND_LEASES = 1.5, LOOK_BRIEFLY_LEASES = 0.5;
 
 struct agent {
     const struct gw_agent_config *config;
@@ -197,6 +198,9 @@ static int64_t least_running(const struct agent *agent)
 /* The first launch waits for as many nodes as were asked for, within a time. */
 static bool enough(struct agent *agent)
 {
+    /* one that takes over finds out who is there; after a loss that must not take long */
+    double look_s = agent->own.present >= 0 ? LOOK_ROUND_LEASES : LOOK_BRIEFLY_LEASES;
+    if (!gw_cluster_acquainted(agent->cluster, look_s * agent->config->lease_s)) return false;
     if (agent->launched) return true;
     return gw_cluster_usable(agent->cluster) >= agent->config->min_nodes ||
            gw_clock_now_s() - agent->begun_s > agent->config->wait_s;
@@ -237,6 +241,7 @@ static void launch_ended(void *context, int number, bool led)
     gw_cluster_ended(agent->cluster, number, led);
     agent->own.least_launch = least_running(agent);
     if (agent->own.present == number) agent->own.present = -1;
+    note_event(agent, "launch-ended", json_pack("{s:i,s:b}", "launch", number, "led", led));
     gw_server_fence(agent->server, agent->own.number, agent->own.since, agent->own.least_launch);
 }
 
@@ -260,6 +265,7 @@ static bool launch_cleared(void *context, bool *fence)
     if (gw_server_daemons(agent->server))
         return false; /* of the launch that was another supervisor's: they are ending */
     *fence = gw_cluster_unclean(agent->cluster);
+    note_event(agent, "go", json_pack("{s:b}", "fence", *fence));
     return true;
 }
 

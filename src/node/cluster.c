@@ -16,6 +16,7 @@ struct peer {
     struct gw_watch watch;
     struct gw_link *link;
     double tried_s, pinged_s, heard_s;
+    double seen_s;        /* when its lease was seen for the first time */
     double leaves_s;      /* when it was first seen to be leaving, its grace as it is now; 0: it is not */
     bool listed, refused; /* refused: nobody listens there any more */
     bool asked, answered; /* in this round */
@@ -42,7 +43,7 @@ struct gw_cluster {
     int64_t inherited_over; /* gw_cluster_over() */
     int64_t through;
     int last_more, last_less;
-    double changed_s;
+    double changed_s, read_s; /* read_s: when the leases were last read; 0: never */
 };
 
 struct gw_cluster *gw_cluster_create(const struct gw_cluster_config *config)
@@ -77,6 +78,7 @@ static void read_leases(struct gw_cluster *cluster)
     int count = 0;
     double now_s = gw_clock_now_s();
     if (gw_lease_list(cluster->config.folder, &leases, &count) != GW_OK) return;
+    cluster->read_s = now_s;
     for (int p = 0; p < cluster->peer_count; p++) cluster->peers[p].listed = false;
     for (int l = 0; l < count; l++) {
         if (!strcmp(leases[l].name, cluster->config.self->name)) continue;
@@ -84,7 +86,7 @@ static void read_leases(struct gw_cluster *cluster)
         if (!peer) {
             cluster->peers = gw_realloc(cluster->peers, (size_t)cluster->peer_count + 1, sizeof *cluster->peers);
             peer = &cluster->peers[cluster->peer_count++];
-            *peer = (struct peer){.lease = leases[l]};
+            *peer = (struct peer){.lease = leases[l], .seen_s = now_s};
         }
         if (strcmp(peer->lease.incarnation, leases[l].incarnation)) { /* another agent under this name */
             gw_link_destroy(peer->link);
@@ -206,6 +208,17 @@ static bool present(const struct gw_cluster *cluster, const struct peer *peer)
 static bool usable(const struct gw_cluster *cluster, const struct peer *peer)
 {
     return !peer->lease.leaving && present(cluster, peer);
+}
+
+bool gw_cluster_acquainted(const struct gw_cluster *cluster, double within_s)
+{
+    double now_s = gw_clock_now_s();
+    if (cluster->read_s == 0) return false;
+    for (int p = 0; p < cluster->peer_count; p++) {
+        const struct peer *peer = &cluster->peers[p];
+        if (!present(cluster, peer) && !peer->refused && now_s - peer->seen_s < within_s) return false;
+    }
+    return true;
 }
 
 int gw_cluster_usable(const struct gw_cluster *cluster)

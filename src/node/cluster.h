@@ -31,6 +31,8 @@ void gw_cluster_destroy(struct gw_cluster *cluster);
 void gw_cluster_poll(struct gw_cluster *cluster, bool read_leases);
 int gw_cluster_fds(const struct gw_cluster *cluster, struct pollfd *fds, int most);
 
+/* Is it known of every agent that has a lease whether it lives, or has this supervisor looked at it for `within_s`? A new supervisor knows nobody. */
+bool gw_cluster_acquainted(const struct gw_cluster *cluster, double within_s);
 /* Nodes that can be used now. */
 int gw_cluster_usable(const struct gw_cluster *cluster);
 /* Begins a round about all launches up to `through`, or goes on with it. True: all have answered, or have had their time. */

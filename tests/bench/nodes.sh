@@ -59,14 +59,15 @@ moved = sum(e.get("kv_bytes_moved", 0) for e in map(json.loads, open(out + "/eve
 lines = [json.loads(line) for name in ("output", "errors") for line in open(f"{out}/{name}.jsonl")]
 ids = [line["custom_id"] for line in lines]
 answered = sum(line["response"]["body"]["usage"]["completion_tokens"] for line in lines if line.get("response"))
-print("%.2f %d %d %d" % (moved / 1e6, status["recomputed_tokens"], status["generated_tokens"] - answered, len(ids) - len(set(ids))))
+print("%.2f %d %d %d" % (moved / 1e6, status["recomputed_tokens"], max(0, status["generated_tokens"] - answered), len(ids) - len(set(ids))))
 END
 
 agent() { node_start "$1" "$GW_TMP/$1.log" "$GODWIT" node -q -m "$MODEL" -i "$BATCH" -o "$OUT" --net 10.77.0.0/24 --lease 1 --grace 8 "${node_options[@]}" "${@:2}"; }
 wait_for() { # wait_for EVENT COUNT
-    local tries
+    local tries count
     for tries in {1..1200}; do
-        [ "$(grep -c "\"event\":\"$1\"" "$OUT/events.jsonl" 2>/dev/null)" -lt "$2" ] 2>/dev/null || return 0
+        count=$(grep -c "\"event\":\"$1\"" "$OUT/events.jsonl" 2>/dev/null || true)
+        [ "${count:-0}" -lt "$2" ] || return 0
         sleep 0.05
     done
     fail "$1 did not happen $2 times: $(tail -n 3 "$OUT/events.jsonl")"
