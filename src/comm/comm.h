@@ -44,9 +44,10 @@ enum gw_msg_kind {
     GW_MSG_ADOPT,    /* new head -> ranks of the old and the new replica: which KV page becomes which */
     GW_MSG_ADOPTED,  /* rank -> its head: all pages of an adoption are there */
     GW_MSG_SLICE,    /* rank -> rank: weights or KV on the move */
-    GW_MSG_SAVE,     /* leader -> head: begin a checkpoint */
-    GW_MSG_KEEP,     /* head -> leader: the saved pages that it still has a use for */
-    GW_MSG_SAVED,    /* rank -> leader: a checkpoint file is complete, or all of them */
+    GW_MSG_REHEARSE, /* within a launch that stands by: a hello to the leader, a plan that is not in force back (job/rehearsal.h) */
+    GW_MSG_SAVE,  /* leader -> head: begin a checkpoint */
+    GW_MSG_KEEP,  /* head -> leader: the saved pages that it still has a use for */
+    GW_MSG_SAVED, /* rank -> leader: a checkpoint file is complete, or all of them */
     GW_MSG_KINDS
 };
 

@@ -232,7 +232,7 @@ static gw_err load_kv(struct cpu *cpu, int number, const struct layer *from)
     size_t bytes = page * (size_t)cpu->config.kv_pages;
     layer->kv_inherited = cpu->config.resumed && cpu->kv_heads == 0;
     layer->kv_pages = cpu->config.kv_pages;
-    if (cpu->kv_heads == 0) return GW_OK;
+    if (bytes == 0) return GW_OK; /* no heads of this layer, or weights alone are wanted */
     snprintf(name, sizeof name, "kv/%d/%d-%d", number, s->kv_begin, s->kv_end);
     if (cpu->config.store &&
         gw_store_map(cpu->config.store, GW_STORE_OWN, name, bytes, !cpu->config.resumed, &layer->kv, &found) != GW_OK)

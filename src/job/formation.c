@@ -116,6 +116,7 @@ void gw_hello_encode(const struct gw_hello *hello, struct gw_buf *out)
 {
     gw_buf_add(out, &hello->peer, sizeof hello->peer);
     gw_buf_add(out, hello->node, sizeof hello->node);
+    gw_buf_add_u32(out, (uint32_t)hello->packed);
     gw_buf_add_u64(out, hello->memory);
     gw_buf_add_u32(out, (uint32_t)hello->cpus);
     gw_buf_add_u64(out, hello->plan);
@@ -137,6 +138,7 @@ gw_err gw_hello_decode(const uint8_t *data, size_t bytes, struct gw_hello *hello
     *hello = (struct gw_hello){0};
     read_struct(&in, &hello->peer, sizeof hello->peer);
     read_struct(&in, hello->node, sizeof hello->node);
+    hello->packed = (int32_t)gw_read_u32(&in);
     hello->memory = gw_read_u64(&in);
     hello->cpus = (int32_t)gw_read_u32(&in);
     hello->plan = gw_read_u64(&in);

@@ -42,7 +42,8 @@ struct gw_peer {
 struct gw_hello {
     struct gw_peer peer;
     char node[GW_NODE_BYTES]; /* the agent's name for its node (job/handover.h); "": there are no agents */
-    uint64_t memory;          /* bytes it may use */
+    int32_t packed;  /* the weights that it will most likely be given lie in its node's store (job/rehearsal.h) */
+    uint64_t memory; /* bytes it may use */
     int32_t cpus;
     uint64_t plan; /* in which it has its place, and that plan's layout and pages */
     struct gw_layout layout;

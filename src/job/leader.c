@@ -199,7 +199,8 @@ gw_err gw_leader_finish(struct gw_leader *leader)
                     json_pack("{s:I,s:I,s:f,s:f}", "answered", (json_int_t)counts.done, "failed",
                               (json_int_t)counts.failed, "elapsed_s", gw_clock_now_s() - leader->started_s, "commit_s",
                               leader->commit_s));
-    if (gw_page_write(leader->config.options->out_dir, NULL) != GW_OK) gw_warn("%s", gw_error_detail());
+    if (!leader->give_way && gw_page_write(leader->config.options->out_dir, NULL) != GW_OK)
+        gw_warn("%s", gw_error_detail());
     if (stopped)
         FAIL(GW_ERR_STOPPED, "stopped on request with %lld of %lld requests answered; the same command carries on",
              (long long)(counts.done + counts.failed), (long long)counts.total);

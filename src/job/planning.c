@@ -340,6 +340,7 @@ static bool can_cut(const struct gw_dims *dims)
 static bool from_peers(const struct gw_planning *in, const struct gw_plan *plan, int rank)
 {
     if (in->options->weights != GW_WEIGHTS_AUTO) return in->options->weights == GW_WEIGHTS_PEERS;
+    if (in->hellos[rank].packed) return false;
     for (int r = 0; r < plan->peer_count; r++)
         if (plan->peers[r].placed && !strncmp(plan->peers[r].host, plan->peers[rank].host, GW_HOST_BYTES)) return false;
     return true;

@@ -19,6 +19,7 @@
 #include "job/leader.h"
 #include "job/mover.h"
 #include "job/notice.h"
+#include "job/rehearsal.h"
 #include "job/saver.h"
 #include "job/snapshot.h"
 #include "job/succession.h"
@@ -34,7 +35,7 @@
 #include <unistd.h>
 
 enum { LEADER = 0 };
-static const double STAND_BY_S = 120, STAND_IN_S = 0.02;
+static const double STAND_BY_S = 600, STAND_IN_S = 0.02;
 
 /* A place in a plan, and what executes steps there. */
 struct post {
@@ -51,7 +52,8 @@ struct rank {
     struct gw_chaos *chaos;
     struct gw_dims dims;
     int context, threads;
-    struct gw_hello self;     /* what does not change from hello to hello */
+    struct gw_hello self; /* what does not change from hello to hello */
+    struct gw_rehearsal rehearsal;
     struct gw_succession own; /* this rank's context in the node's store */
     bool resumed;             /* `post` is that of own.before; until the first plan */
     struct gw_plan plan;
@@ -160,8 +162,16 @@ out:
 }
 
 /* The next launch beside the present one: everything that takes time is done, and OUTDIR is not touched before the word comes. */
-static gw_err stand_by(struct gw_job_options *options)
+static gw_err stand_by(struct rank *rank, struct gw_job_options *options)
 {
+    rank->rehearsal = (struct gw_rehearsal){.options = options,
+                                            .comm = rank->comm,
+                                            .model = rank->model,
+                                            .dims = rank->dims,
+                                            .context = rank->context,
+                                            .self = &rank->self,
+                                            .model_key = gw_succession_model_key(options)};
+    gw_rehearsal_run(&rank->rehearsal);
     const double deadline_s = gw_clock_now_s() + STAND_BY_S;
     const struct timespec turn = {.tv_nsec = 500000};
     fprintf(stderr, "%s\n", GW_STANDS_BY);
@@ -172,6 +182,7 @@ static gw_err stand_by(struct gw_job_options *options)
     }
     stop_asked = 0;
     options->launched_s = gw_clock_wall_s();
+    rank->self.memory = gw_process_memory(); /* what was packed meanwhile lies in the store, and counts as such */
     return GW_OK;
 }
 
@@ -590,6 +601,7 @@ static gw_err move(struct rank *rank, bool *busy)
     rank->moved = true;
     if (rank->post && !rank->kept) take_seat(rank);
     gw_succession_keep(&rank->own, rank->plan.number);
+    gw_rehearsal_end(&rank->rehearsal);
     struct gw_mover_stats stats = gw_mover_stats(rank->mover);
     stats.weight_bytes_loaded = rank->loaded_bytes;
     stats.load_s = rank->load_s;
@@ -725,6 +737,7 @@ static void close_rank(struct rank *rank)
     gw_leader_destroy(rank->leader);
     free_post(rank->post_before);
     free_post(rank->post);
+    gw_rehearsal_end(&rank->rehearsal);
     gw_succession_close(&rank->own);
     gw_plan_free(&rank->plan);
     gw_chaos_destroy(rank->chaos);
@@ -740,7 +753,7 @@ gw_err gw_rank_run(const struct gw_job_options *given)
     if (options->chaos) TRY(gw_chaos_parse(options->chaos, &rank.chaos));
     TRY(join_world(&rank));
     TRY(describe_self(&rank));
-    if (options->standby) TRY(stand_by(&own));
+    if (options->standby) TRY(stand_by(&rank, &own));
     gw_succession_open(&rank.own, options, rank.context);
     rank.self.memory += rank.own.held_bytes; /* it is there for this job */
     TRY(stand_in(&rank, 0));

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -136,6 +137,29 @@ static json_t *place_of(const struct gw_plan *plan, const struct gw_peer *peer)
     if (peer->slot < 0) return NULL;
     struct gw_place place = gw_layout_place(plan->layout, peer->slot);
     return json_pack("[i,i,i]", place.replica, place.shard, place.stage);
+}
+
+gw_err gw_record_seats(const char *out_dir, struct gw_seat **seats, int *count)
+{
+    json_t *root = read_json(out_dir, "ranks.json"), *rank;
+    const json_t *ranks = json_object_get(root, "ranks");
+    size_t i;
+    *seats = gw_alloc(json_array_size(ranks) + 1, sizeof **seats);
+    *count = 0;
+    json_array_foreach(ranks, i, rank)
+    {
+        const json_t *place = json_object_get(rank, "layout");
+        const char *host = json_string_value(json_object_get(rank, "host"));
+        struct gw_seat *seat = &(*seats)[*count];
+        if (!host || json_array_size(place) != 3) continue;
+        snprintf(seat->host, sizeof seat->host, "%s", host);
+        seat->place.replica = (int)json_integer_value(json_array_get(place, 0));
+        seat->place.shard = (int)json_integer_value(json_array_get(place, 1));
+        seat->place.stage = (int)json_integer_value(json_array_get(place, 2));
+        ++*count;
+    }
+    json_decref(root);
+    return *count ? GW_OK : GW_ERR_NOT_FOUND;
 }
 
 gw_err gw_record_ranks(const char *out_dir, const struct gw_plan *plan, bool first)

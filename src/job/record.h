@@ -39,6 +39,12 @@ struct gw_record_status {
 GW_CHECK gw_err gw_record_status(const char *out_dir, const struct gw_record_status *status);
 /* What status.json says of the job so far; all 0 when it says nothing. */
 struct gw_record_totals gw_record_totals(const char *out_dir);
+/* Who stands where, as ranks.json says; the caller frees. GW_ERR_NOT_FOUND: nobody. */
+struct gw_seat {
+    char host[GW_HOST_BYTES];
+    struct gw_place place;
+};
+GW_CHECK gw_err gw_record_seats(const char *out_dir, struct gw_seat **seats, int *count);
 /* `first`: of a launch, whose ranks are all new whatever their pids and members are. */
 GW_CHECK gw_err gw_record_ranks(const char *out_dir, const struct gw_plan *plan, bool first);
 /* Adds to the details of a plan's event who has another place than ranks.json says ("seats") and who is there no more ("gone"). To be called

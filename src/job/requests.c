@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static const double WARN_EVERY_S = 10;
 
@@ -45,6 +46,44 @@ struct gw_requests {
 
 /* ---- opening --------------------------------------------------------------------------------------------------- */
 
+/* The input's hash as last computed in this process, and of which file. */
+static struct {
+    struct stat file;
+    char hex[65];
+    bool known;
+} hashed;
+
+static bool is_hashed(const struct stat *file)
+{
+    return hashed.known && hashed.file.st_dev == file->st_dev && hashed.file.st_ino == file->st_ino &&
+           hashed.file.st_size == file->st_size && hashed.file.st_mtim.tv_sec == file->st_mtim.tv_sec &&
+           hashed.file.st_mtim.tv_nsec == file->st_mtim.tv_nsec;
+}
+
+static gw_err hash_input(const struct gw_job_options *o, char hex[65], uint64_t *bytes)
+{
+    gw_err rc = GW_OK;
+    struct stat file;
+    bool seen = stat(o->input_path, &file) == 0;
+    if (!seen || !is_hashed(&file)) {
+        hashed.known = false;
+        TRY(gw_manifest_hash_file(o->input_path, hashed.hex, bytes));
+        hashed.file = file;
+        hashed.known = seen;
+    }
+    if (seen) *bytes = (uint64_t)file.st_size;
+    memcpy(hex, hashed.hex, sizeof hashed.hex);
+out:
+    return rc;
+}
+
+void gw_requests_prepare(const struct gw_job_options *options)
+{
+    char hex[65];
+    uint64_t bytes;
+    if (hash_input(options, hex, &bytes) != GW_OK) gw_debug("%s", gw_error_detail());
+}
+
 gw_err gw_requests_same_job(const struct gw_job_options *o, const struct gw_model *model, int context, uint64_t *job_id)
 {
     gw_err rc = GW_OK;
@@ -59,7 +98,7 @@ gw_err gw_requests_same_job(const struct gw_job_options *o, const struct gw_mode
     char *absolute = realpath(o->input_path, NULL);
     gw_manifest_set(&manifest.input_path, absolute ? absolute : o->input_path);
     free(absolute);
-    TRY(gw_manifest_hash_file(o->input_path, hex, &manifest.input_bytes));
+    TRY(hash_input(o, hex, &manifest.input_bytes));
     gw_manifest_set(&manifest.input_hash, hex);
     *job_id = gw_hash64(manifest.model_hash, strlen(manifest.model_hash), gw_hash64(hex, strlen(hex), 0));
     gw_manifest_add_defaults(&manifest, &o->defaults);

@@ -27,6 +27,8 @@ struct gw_request_counts {
 /* Is OUTDIR that of this job? Makes it so when it is nobody's. GW_ERR_MISMATCH says what differs. */
 GW_CHECK gw_err gw_requests_same_job(const struct gw_job_options *options, const struct gw_model *model, int context,
                                      uint64_t *job_id);
+/* Reads the whole input for its hash, so that gw_requests_open() need not while it stays the same file. */
+void gw_requests_prepare(const struct gw_job_options *options);
 /* Opens the input and OUTDIR, creating or carrying on; takes the journal's lead. Whoever led before must be gone.
  * GW_ERR_MISMATCH: OUTDIR is another job's, or another leader was faster. */
 GW_CHECK gw_err gw_requests_open(const struct gw_job_options *options, const struct gw_model *model, int context,

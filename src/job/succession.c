@@ -26,6 +26,11 @@ static uint64_t key_of(const char *path)
     return gw_hash64(parts, sizeof parts, 0);
 }
 
+uint64_t gw_succession_model_key(const struct gw_job_options *options)
+{
+    return key_of(options->model_path);
+}
+
 /* Goes on without. */
 static void give_up(struct gw_succession *own)
 {

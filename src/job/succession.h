@@ -22,6 +22,8 @@ struct gw_succession {
     struct gw_buf tokens;   /* GW_MSG_TOKENS of it */
 };
 
+/* model_key of the job's model, as the ranks of this node see it. */
+uint64_t gw_succession_model_key(const struct gw_job_options *options);
 /* Joins the store of the job, if this node has one. `context`: most tokens of a sequence. */
 void gw_succession_open(struct gw_succession *own, const struct gw_job_options *options, int context);
 /* Leaves this rank's context behind. To be called when none of its memory is in use any more. */

@@ -269,17 +269,27 @@ static bool launch_cleared(void *context, bool *fence)
     return true;
 }
 
+static double time_left(void *context)
+{
+    const struct agent *agent = context;
+    const char *names[NODES_LEAVING];
+    double left_s, own_s = agent->leave_s > 0 ? agent->leave_s - gw_clock_now_s() : 1e9;
+    gw_cluster_leaving(agent->cluster, names, NODES_LEAVING, &left_s);
+    return own_s < left_s ? own_s : left_s;
+}
+
 /* The launch is told which nodes leave, and brings what they hold to the others. A tenth of the grace is for what follows. */
 static bool give_way(void *context, int number, double *within_s)
 {
     struct agent *agent = context;
     const char *names[NODES_LEAVING];
-    double left_s;
+    double left_s = time_left(agent);
     struct gw_handover order = {.launch = number};
-    order.node_count = gw_cluster_leaving(agent->cluster, names, NODES_LEAVING, &left_s);
+    double ignored_s;
+    order.node_count = gw_cluster_leaving(agent->cluster, names, NODES_LEAVING, &ignored_s);
     *within_s = 0.9 * left_s - LEAVE_MARGIN_S;
     if (*within_s > MOVE_MOST_S) *within_s = MOVE_MOST_S;
-    if (!order.node_count || *within_s <= 0) return false;
+    if (*within_s <= 0) return false;
     order.seconds = *within_s;
     order.nodes = (char **)names;
     if (gw_handover_post(agent->config->options->out_dir, &order) == GW_OK) return true;
@@ -368,6 +378,7 @@ static gw_err take_over(struct agent *agent)
                                               .ended = launch_ended,
                                               .cleared = launch_cleared,
                                               .give_way = give_way,
+                                              .time_left = time_left,
                                               .too_few = too_few,
                                               .context = agent};
     agent->supervisor = gw_supervisor_create(&supervisor);

@@ -25,8 +25,8 @@
 #include <unistd.h>
 
 enum { MOST_FRUITLESS = 4 };
-static const double PAUSE_S[MOST_FRUITLESS] = {0, 0.2, 1, 3}, STAND_BY_S = 60, REPORT_EVERY_S = 300, HAND_OVER_S = 20,
-                    STOP_S = 3;
+static const double PAUSE_S[MOST_FRUITLESS] = {0, 0.2, 1, 3}, STAND_BY_S = 300, RUSH_S = 2, REPORT_EVERY_S = 300,
+                    HAND_OVER_S = 20, STOP_S = 3;
 
 struct gw_supervisor {
     struct gw_supervisor_config config;
@@ -352,7 +352,9 @@ static gw_err poll_next(struct gw_supervisor *s, bool *over)
 {
     gw_err rc = GW_OK;
     double now_s = gw_clock_now_s();
-    if (s->next && (gw_launch_poll(s->next) || now_s - s->next_since_s > STAND_BY_S)) {
+    bool rush = s->next && has_present(s) && !s->handing_over && !gw_launch_stands_by(s->next) && s->config.time_left &&
+                s->config.time_left(s->config.context) < RUSH_S;
+    if (s->next && (gw_launch_poll(s->next) || rush || now_s - s->next_since_s > STAND_BY_S)) {
         gw_warn("the next launch did not come up; it is started when the present one has ended");
         drop_next(s);
         s->next_since_s = now_s; /* and the present one is stopped for it */

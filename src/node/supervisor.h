@@ -20,9 +20,11 @@ struct gw_supervisor_config {
     bool (*place)(void *context, struct gw_launch_config *launch);
     /* A launch has ended; `led`: it has had OUTDIR. */
     void (*ended)(void *context, int number, bool led);
-    /* Launch `number` shall give way to the one that stands by. True: it has been told to bring what leaving nodes hold to the others first, for which there
-     * are *within_s; false: nothing has to be brought, and it is stopped by a signal. */
+    /* Launch `number` shall give way to the one that stands by. True: it has been told, and brings what leaving nodes hold to the others first, for which there
+     * are *within_s; false: there is no time for that, and it is stopped by a signal. NULL: always so. */
     bool (*give_way)(void *context, int number, double *within_s);
+    /* Seconds until a node of the present launch goes; large when none does. NULL: none ever does. */
+    double (*time_left)(void *context);
     /* Launch `number` has ended since what is there does not suffice (it has said why): true if it is worth while to wait for more. The next launch is
      * started when `place` gives it a place again. NULL: never. */
     bool (*too_few)(void *context, int number);
