@@ -372,6 +372,31 @@ static void exp_chunks(const float *x, int n, float inv_t, float max_scaled, flo
 
 /* ---- measuring -------------------------------------------------------------------------------------------------- */
 
+static int64_t float_fmas(int64_t rounds)
+{
+    enum { CHAINS = V16_TILE > 4 ? 12 : 6 }; /* enough to hide the latency, few enough for the registers */
+    float half[16], result[16];
+    v16 sum[CHAINS], x;
+    for (int i = 0; i < 16; i++) half[i] = 0.5f;
+    __asm__ volatile("" ::"r"(half) : "memory"); /* not known to be constant */
+    x = v16_load(half);
+    GW_UNROLL
+    for (int i = 0; i < CHAINS; i++) {
+        __asm__ volatile("" ::"r"(half) : "memory"); /* nor to be the same in each chain */
+        sum[i] = v16_load(half);
+    }
+    for (int64_t round = 0; round < rounds; round++) {
+        GW_UNROLL
+        for (int i = 0; i < CHAINS; i++) sum[i] = v16_fma(sum[i], x, x);
+    }
+    GW_UNROLL
+    for (int i = 1; i < CHAINS; i++) sum[0] = v16_add(sum[0], sum[i]);
+    v16_store(result, sum[0]);
+    volatile float used = result[0];
+    (void)used;
+    return rounds * CHAINS * 16 * 2;
+}
+
 static uint64_t read_bytes(const void *memory, size_t bytes)
 {
     const uint8_t *p = memory;
@@ -417,35 +442,79 @@ struct queries {
     float o[V16_TILE][256];
 };
 
-/* Scores of `count` (constant) queries with 16 keys. Columns of invisible keys give garbage that softmax_page drops. */
-GW_INLINE void score_keys(struct queries *t, int count, const uint16_t *keys, int part)
+/* Calls fn(__VA_ARGS__, count) with `count`, 1..V16_TILE, as a constant. */
+#if V16_TILE > 4
+#define WITH_COUNT(count, fn, ...)                                                                                     \
+    switch (count) {                                                                                                   \
+    case 1: fn(__VA_ARGS__, 1); break;                                                                                 \
+    case 2: fn(__VA_ARGS__, 2); break;                                                                                 \
+    case 3: fn(__VA_ARGS__, 3); break;                                                                                 \
+    case 4: fn(__VA_ARGS__, 4); break;                                                                                 \
+    case 5: fn(__VA_ARGS__, 5); break;                                                                                 \
+    case 6: fn(__VA_ARGS__, 6); break;                                                                                 \
+    case 7: fn(__VA_ARGS__, 7); break;                                                                                 \
+    case 8: fn(__VA_ARGS__, 8); break;                                                                                 \
+    }
+#else
+#define WITH_COUNT(count, fn, ...)                                                                                     \
+    switch (count) {                                                                                                   \
+    case 1: fn(__VA_ARGS__, 1); break;                                                                                 \
+    case 2: fn(__VA_ARGS__, 2); break;                                                                                 \
+    case 3: fn(__VA_ARGS__, 3); break;                                                                                 \
+    case 4: fn(__VA_ARGS__, 4); break;                                                                                 \
+    }
+#endif
+
+/* Scores of `count` queries with the 16 keys of each of `parts` parts from `part` on; both constant. Columns of invisible keys give garbage
+ * that softmax_page drops. Few queries are few chains of sums, which wait for each other; both parts together are twice as many. */
+GW_INLINE void score_parts(struct queries *t, const uint16_t *page, const uint16_t *next, int part, int parts,
+                           int count)
 {
-    v16 s[V16_TILE];
+    const uint16_t *keys = page + part * t->head_dim * 16;
+    int part_halves = t->head_dim * 16;
+    v16 s[2][V16_TILE];
     GW_UNROLL
-    for (int i = 0; i < count; i++) s[i] = v16_set1(0);
-    for (int d = 0; d < t->head_dim; d++) {
-        v16 k = v16_load_half(keys + d * 16);
+    for (int p = 0; p < parts; p++) {
         GW_UNROLL
-        for (int i = 0; i < count; i++) s[i] = v16_fma(v16_set1(t->q[d][i]), k, s[i]);
+        for (int i = 0; i < count; i++) s[p][i] = v16_set1(0);
+    }
+    for (int d = 0; d < t->head_dim; d++, keys += 16) {
+        if (part == 0) {
+            /* A page is two lines a dimension: all of the next one is on its way while this one is computed. To the second-level cache,
+             * since only so many lines can be under way to the first, and loads would wait behind them. */
+            _mm_prefetch((const char *)(next + d * 64), _MM_HINT_T1);
+            _mm_prefetch((const char *)(next + d * 64 + 32), _MM_HINT_T1);
+        }
+        GW_UNROLL
+        for (int p = 0; p < parts; p++) {
+            v16 k = v16_load_half(keys + p * part_halves);
+            GW_UNROLL
+            for (int i = 0; i < count; i++) s[p][i] = v16_fma(v16_set1(t->q[d][i]), k, s[p][i]);
+        }
     }
     GW_UNROLL
-    for (int i = 0; i < count; i++) v16_store(&t->e[i][part * 16], s[i]);
+    for (int p = 0; p < parts; p++) {
+        GW_UNROLL
+        for (int i = 0; i < count; i++) v16_store(&t->e[i][(part + p) * 16], s[p][i]);
+    }
 }
 
-static void score_part(struct queries *t, const uint16_t *keys, int part)
+/* The first `most` keys of a page. */
+GW_INLINE void score_count(struct queries *t, const uint16_t *page, const uint16_t *next, int most, int count)
 {
-    switch (t->count) {
-    case 1: score_keys(t, 1, keys, part); break;
-    case 2: score_keys(t, 2, keys, part); break;
-    case 3: score_keys(t, 3, keys, part); break;
-    case 4: score_keys(t, 4, keys, part); break;
-#if V16_TILE > 4
-    case 5: score_keys(t, 5, keys, part); break;
-    case 6: score_keys(t, 6, keys, part); break;
-    case 7: score_keys(t, 7, keys, part); break;
-    case 8: score_keys(t, 8, keys, part); break;
-#endif
+    if (most <= 16) {
+        score_parts(t, page, next, 0, 1, count);
+    } else if (2 * count <= V16_SUMS) {
+        score_parts(t, page, next, 0, 2, count);
+    } else {
+        score_parts(t, page, next, 0, 1, count);
+        score_parts(t, page, next, 1, 1, count);
     }
+}
+
+static void score_page(struct queries *t, const uint16_t *page, const uint16_t *next, int most)
+{
+    WITH_COUNT(t->count, score_count, t, page, next, most)
 }
 
 /* The online softmax step of query i: e, c, l and m. */
@@ -467,46 +536,59 @@ static void softmax_page(struct queries *t, int i, int visible)
     t->m[i] = m;
 }
 
-/* o of queries [first, first + count) over keys [begin, end), count constant; o is first scaled by c where begin is 0. */
-GW_INLINE void add_values(struct queries *t, int first, int count, const uint16_t *values, int begin, int end)
+/* `width` vectors of o from dimension d on, of queries [first, first + count), over keys [begin, end); width and count constant. `left` values
+ * of the last vector exist. */
+GW_INLINE void add_columns(struct queries *t, int first, const uint16_t *values, int begin, int end, int d, int left,
+                           int width, int count)
 {
-    for (int d = 0; d < t->head_dim; d += 16) {
-        v16 o[V16_TILE];
+    v16 o[V16_TILE][4];
+    GW_UNROLL
+    for (int i = 0; i < count; i++) {
+        GW_UNROLL
+        for (int x = 0; x < width; x++) {
+            o[i][x] = v16_load(&t->o[first + i][d + 16 * x]);
+            if (begin == 0) o[i][x] = v16_mul(o[i][x], v16_set1(t->c[first + i]));
+        }
+    }
+    for (int j = begin; j < end; j++) {
+        const uint16_t *at = values + j * t->head_dim + d;
+        v16 v[4];
+        GW_UNROLL
+        for (int x = 0; x < width; x++)
+            v[x] = left >= 16 ? v16_load_half(at + 16 * x) : v16_load_half_part(at + 16 * x, left);
         GW_UNROLL
         for (int i = 0; i < count; i++) {
-            o[i] = v16_load(&t->o[first + i][d]);
-            if (begin == 0) o[i] = v16_mul(o[i], v16_set1(t->c[first + i]));
-        }
-        int left = t->head_dim - d;
-        for (int j = begin; j < end; j++) {
-            const uint16_t *at = values + j * t->head_dim + d;
-            v16 v = left >= 16 ? v16_load_half(at) : v16_load_half_part(at, left);
+            v16 e = v16_set1(t->e[first + i][j]);
             GW_UNROLL
-            for (int i = 0; i < count; i++) o[i] = v16_fma(v16_set1(t->e[first + i][j]), v, o[i]);
+            for (int x = 0; x < width; x++) o[i][x] = v16_fma(e, v[x], o[i][x]);
         }
-        GW_UNROLL
-        for (int i = 0; i < count; i++) v16_store(&t->o[first + i][d], o[i]);
     }
+    GW_UNROLL
+    for (int i = 0; i < count; i++) {
+        GW_UNROLL
+        for (int x = 0; x < width; x++) v16_store(&t->o[first + i][d + 16 * x], o[i][x]);
+    }
+}
+
+/* o of queries [first, first + count) over keys [begin, end), count constant; o is first scaled by c where begin is 0. As many columns side
+ * by side as there are registers: values are read in their order, and there are sums enough to hide each other's latency. */
+GW_INLINE void add_values(struct queries *t, int first, const uint16_t *values, int begin, int end, int count)
+{
+    const int width = 4 * count <= V16_SUMS ? 4 : 2 * count <= V16_SUMS ? 2 : 1;
+    int d = 0;
+    for (; d + 16 * width <= t->head_dim; d += 16 * width)
+        add_columns(t, first, values, begin, end, d, 16, width, count);
+    for (; d < t->head_dim; d += 16) add_columns(t, first, values, begin, end, d, t->head_dim - d, 1, count);
 }
 
 /* All queries of the tile over keys [0, end), which all of them see. */
 static void add_shared_values(struct queries *t, const uint16_t *values, int end)
 {
-    switch (t->count) {
-    case 1: add_values(t, 0, 1, values, 0, end); break;
-    case 2: add_values(t, 0, 2, values, 0, end); break;
-    case 3: add_values(t, 0, 3, values, 0, end); break;
-    case 4: add_values(t, 0, 4, values, 0, end); break;
-#if V16_TILE > 4
-    case 5: add_values(t, 0, 5, values, 0, end); break;
-    case 6: add_values(t, 0, 6, values, 0, end); break;
-    case 7: add_values(t, 0, 7, values, 0, end); break;
-    case 8: add_values(t, 0, 8, values, 0, end); break;
-#endif
-    }
+    WITH_COUNT(t->count, add_values, t, 0, values, 0, end)
 }
 
-static void attend_page(struct queries *t, const uint16_t *page, int first_token)
+/* `next` is the page that will be computed after this one, or this one. */
+static void attend_page(struct queries *t, const uint16_t *page, const uint16_t *next, int first_token)
 {
     int visible[V16_TILE];
     int fewest = GW_PAGE_TOKENS, most = 0;
@@ -516,14 +598,13 @@ static void attend_page(struct queries *t, const uint16_t *page, int first_token
         fewest = visible[i] < fewest ? visible[i] : fewest;
         most = visible[i] > most ? visible[i] : most;
     }
-    score_part(t, page, 0);
-    if (most > 16) score_part(t, page + t->head_dim * 16, 1);
+    score_page(t, page, next, most);
     for (int i = 0; i < t->count; i++)
         if (visible[i] > 0) softmax_page(t, i, visible[i]);
     const uint16_t *values = page + GW_PAGE_TOKENS * t->head_dim;
     if (fewest > 0) add_shared_values(t, values, fewest);
     for (int i = 0; i < t->count; i++)
-        if (visible[i] > fewest) add_values(t, i, 1, values, fewest, visible[i]);
+        if (visible[i] > fewest) add_values(t, i, values, fewest, visible[i], 1);
 }
 
 /* Takes queries [begin, begin + count) of a's rows * group into the tile. */
@@ -565,7 +646,10 @@ static void attention(const struct gw_attention *a)
         int count = total - begin < V16_TILE ? total - begin : V16_TILE;
         load_queries(&t, a, begin, count);
         int last = t.position[count - 1];
-        for (int b = 0; b <= last / GW_PAGE_TOKENS; b++) attend_page(&t, a->pages[b], b * GW_PAGE_TOKENS);
+        for (int b = 0, pages = last / GW_PAGE_TOKENS + 1; b < pages; b++) {
+            const uint16_t *next = b + 1 < pages ? a->pages[b + 1] : a->next ? a->next : a->pages[0];
+            attend_page(&t, a->pages[b], next, b * GW_PAGE_TOKENS);
+        }
         store_queries(&t, a, begin);
     }
 }

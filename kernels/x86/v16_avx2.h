@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define V16_TILE 4 /* rows or queries that a register tile holds */
+#define V16_SUMS 4 /* sums that registers hold beside what they are made of */
 
 typedef struct {
     __m256 low, high;

@@ -305,8 +305,17 @@ static void store_key(struct cpu *cpu, const struct half_layer *half, int row)
                                v + head * dim);
 }
 
-/* One item from query to what the output product reads. */
-static void attend(struct cpu *cpu, const struct half_layer *half, const struct attention_item *item, int thread)
+/* The KV page that an item reads first, of number `at`; NULL past the last one. */
+static const uint16_t *first_page(struct cpu *cpu, const struct half_layer *half, int at)
+{
+    if (at >= cpu->item_count) return NULL;
+    const struct attention_item *item = &cpu->items[at];
+    return kv_page(cpu, half->number, cpu->step->pages[cpu->step->seqs[item->seq].page0], item->head);
+}
+
+/* One item from query to what the output product reads; `next` as in struct gw_attention. */
+static void attend(struct cpu *cpu, const struct half_layer *half, const struct attention_item *item,
+                   const uint16_t *next, int thread)
 {
     const struct gw_step_seq *seq = &cpu->step->seqs[item->seq];
     const uint16_t **pages = cpu->page_scratch + (size_t)thread * (size_t)cpu->max_pages;
@@ -329,7 +338,8 @@ static void attend(struct cpu *cpu, const struct half_layer *half, const struct 
                                      .q = cpu->query + at,
                                      .q_stride = width,
                                      .out = cpu->attended.x + at,
-                                     .out_stride = width};
+                                     .out_stride = width,
+                                     .next = next};
     cpu->kernels->attention(&attention);
     if (!is_quantized(&half->layer->w[OUT])) return;
     int blocks = item_width / GW_BLOCK;
@@ -352,8 +362,13 @@ static void attention_share(void *arg, int thread, int threads)
     gw_pool_sync(cpu->pool);
     for (int row = begin; row < end; row++) store_key(cpu, half, row);
     gw_pool_sync(cpu->pool);
-    for (int i; (i = atomic_fetch_add(&cpu->next_item, 1)) < cpu->item_count;)
-        attend(cpu, half, &cpu->items[i], thread);
+    for (int i = atomic_fetch_add(&cpu->next_item, 1), next; i < cpu->item_count; i = next) {
+        /* Taken early, so that its keys are on their way in time; but not while others could be left without. */
+        bool early = i + 2 * threads < cpu->item_count;
+        next = early ? atomic_fetch_add(&cpu->next_item, 1) : cpu->item_count;
+        attend(cpu, half, &cpu->items[i], first_page(cpu, half, next), thread);
+        if (!early) next = atomic_fetch_add(&cpu->next_item, 1);
+    }
     gw_pool_sync(cpu->pool);
     multiply_partial(cpu, &layer->w[OUT], &cpu->attn_sum, &cpu->attended, thread, threads);
 }
