@@ -45,6 +45,11 @@ void gw_map_close(struct gw_map *map)
     *map = (struct gw_map){0};
 }
 
+void gw_map_let_go(const struct gw_map *map)
+{
+    if (map->data && map->bytes) madvise((void *)map->data, map->bytes, MADV_DONTNEED);
+}
+
 gw_err gw_write_all(int fd, const char *path, const void *data, size_t bytes)
 {
     const char *at = data;

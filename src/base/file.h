@@ -15,6 +15,8 @@ struct gw_map {
 /* Maps a file read-only; gw_map_close() ends it. GW_ERR_NOT_FOUND, GW_ERR_IO. */
 GW_CHECK gw_err gw_map_open(const char *path, struct gw_map *map);
 void gw_map_close(struct gw_map *map);
+/* What was read of it does not count as this process's memory any more; the bytes stay there to be read, from the page cache or the disk. */
+void gw_map_let_go(const struct gw_map *map);
 
 /* Replaces `path` by `data`: writes `path`.tmp beside it, then renames; with `durable`, fsyncs file and directory. */
 GW_CHECK gw_err gw_file_replace(const char *path, const void *data, size_t bytes, bool durable);

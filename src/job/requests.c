@@ -13,6 +13,7 @@
 #include "batch/io/manifest.h"
 #include "batch/io/output.h"
 #include "batch/ledger.h"
+#include "batch/queue.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -22,22 +23,26 @@
 
 static const double WARN_EVERY_S = 10;
 
-enum { NOBODY = -1 };
+enum {
+    NOBODY = -1,
+    READ_AHEAD = 16
+}; /* lines read for each request that is handed out: the first step must not wait for thousands */
 
 struct active {
-    int64_t index;
+    int64_t index, cost;
     int replica; /* or NOBODY, between two plans */
 };
 
 struct gw_requests {
     const struct gw_job_options *options;
+    int context; /* most tokens of a sequence */
     struct gw_ledger *ledger;
     struct gw_output *output;
     struct gw_journal *journal;
     struct active *active; /* as many as replicas run at once: searched from end to end */
     int active_count, active_capacity;
-    int64_t *returned; /* [returned_count], to be handed out first to last */
-    int returned_count, returned_capacity;
+    struct gw_queue waiting;
+    int64_t begun_last; /* the last line with tokens in the journal when this leader began */
     bool input_ended, uncommitted, unsynced;
     double warned_s;
     struct gw_request_counts counts;
@@ -161,8 +166,11 @@ static gw_err open_journal(struct gw_requests *requests, uint64_t job_id)
     TRY(gw_journal_replay(requests->options->out_dir, &tokens, &epoch));
     TRY(gw_journal_open(requests->options->out_dir, epoch + 1, tokens, job_id, &requests->journal));
     int64_t *list = gw_journal_tokens_list(gw_journal_live(requests->journal), &count);
-    for (size_t i = 0; i < count; i++)
+    requests->begun_last = -1;
+    for (size_t i = 0; i < count; i++) {
         requests->counts.resumed_tokens += gw_journal_tokens_count(gw_journal_live(requests->journal), list[i]);
+        if (list[i] > requests->begun_last) requests->begun_last = list[i];
+    }
     free(list);
 out:
     gw_journal_tokens_free(tokens);
@@ -176,6 +184,7 @@ gw_err gw_requests_open(const struct gw_job_options *o, const struct gw_model *m
     struct gw_requests *requests = gw_alloc(1, sizeof *requests);
     uint64_t job_id = 0;
     requests->options = o;
+    requests->context = context;
     TRY(gw_ledger_open(o->input_path, &o->defaults, &requests->ledger));
     TRY(gw_make_dir(o->out_dir));
     TRY(gw_requests_same_job(o, model, context, &job_id));
@@ -203,7 +212,7 @@ gw_err gw_requests_close(struct gw_requests *requests)
     rc = output != GW_OK ? output : journal;
     gw_ledger_close(requests->ledger);
     free(requests->active);
-    free(requests->returned);
+    gw_queue_free(&requests->waiting);
     gw_buf_free(&requests->line);
     gw_buf_free(&requests->drawn);
     free(requests);
@@ -219,13 +228,13 @@ static struct active *find_active(const struct gw_requests *requests, int64_t in
     return NULL;
 }
 
-static void add_active(struct gw_requests *requests, int64_t index, int replica)
+static void add_active(struct gw_requests *requests, const struct gw_waiting *request, int replica)
 {
     if (requests->active_count == requests->active_capacity) {
         requests->active_capacity = requests->active_capacity ? 2 * requests->active_capacity : 256;
         requests->active = gw_realloc(requests->active, (size_t)requests->active_capacity, sizeof *requests->active);
     }
-    requests->active[requests->active_count++] = (struct active){index, replica};
+    requests->active[requests->active_count++] = (struct active){request->index, request->cost, replica};
 }
 
 static void drop_active(struct gw_requests *requests, struct active *active)
@@ -233,36 +242,33 @@ static void drop_active(struct gw_requests *requests, struct active *active)
     *active = requests->active[--requests->active_count];
 }
 
-static void add_returned(struct gw_requests *requests, int64_t index)
+/* How long a request may take: mostly the tokens that are drawn one after the other; a prompt is computed many tokens at once. */
+static int64_t cost_of(const struct gw_requests *requests, const struct gw_request *request)
 {
-    if (requests->returned_count == requests->returned_capacity) {
-        requests->returned_capacity = requests->returned_capacity ? 2 * requests->returned_capacity : 256;
-        requests->returned = gw_realloc(requests->returned, (size_t)requests->returned_capacity,
-                                        sizeof *requests->returned);
-    }
-    requests->returned[requests->returned_count++] = index;
+    enum {
+        PROMPT_BYTES_PER_TOKEN_DRAWN = 32
+    }; /* about 4 to a token, and 8 of those in the time of one that is drawn */
+    size_t prompt_bytes = request->prompt.bytes + 4 * request->prompt_token_count;
+    for (size_t i = 0; i < request->message_count; i++) prompt_bytes += request->messages[i].content_bytes;
+    int64_t drawn = request->sampling.max_tokens;
+    if (drawn == 0 || drawn > requests->context) drawn = requests->context;
+    return drawn + (int64_t)(prompt_bytes / PROMPT_BYTES_PER_TOKEN_DRAWN);
 }
 
-static bool drop_returned(struct gw_requests *requests, int64_t index)
+static void add_waiting(struct gw_requests *requests, int64_t index, int64_t cost)
 {
-    for (int i = 0; i < requests->returned_count; i++) {
-        if (requests->returned[i] != index) continue;
-        requests->returned_count--;
-        memmove(requests->returned + i, requests->returned + i + 1,
-                (size_t)(requests->returned_count - i) * sizeof *requests->returned);
-        return true;
-    }
-    return false;
+    bool begun = gw_journal_tokens_count(gw_journal_live(requests->journal), index) > 0;
+    gw_queue_add(&requests->waiting, (struct gw_waiting){.index = index, .cost = cost, .begun = begun});
 }
 
-/* Reads the input on to its next request; -1 at the end. Lines that the ledger itself finds bad are answered on the way. */
-static gw_err read_on(struct gw_requests *requests, int64_t *index)
+/* Reads the input on to its next request, which then waits. Lines that the ledger itself finds bad are answered on the way. */
+static gw_err read_on(struct gw_requests *requests)
 {
     gw_err rc = GW_OK;
     struct gw_request request = {0};
     struct gw_request_error bad = {0};
     bool end = false;
-    for (*index = -1; *index < 0 && !requests->input_ended;) {
+    for (bool found = false; !found && !requests->input_ended;) {
         gw_request_free(&request);
         TRY(gw_ledger_next(requests->ledger, &request, &bad, &end));
         if (end) {
@@ -272,11 +278,25 @@ static gw_err read_on(struct gw_requests *requests, int64_t *index)
             requests->counts.failed++;
             requests->unsynced = true;
         } else {
-            *index = request.index;
+            add_waiting(requests, request.index, cost_of(requests, &request));
+            found = true;
         }
     }
 out:
     gw_request_free(&request);
+    return rc;
+}
+
+/* Reads ahead: a little at a time up to the window, and all that an earlier leader had begun. */
+static gw_err read_ahead(struct gw_requests *requests)
+{
+    gw_err rc = GW_OK;
+    for (int i = 0; !requests->input_ended; i++) {
+        bool room = i < READ_AHEAD && requests->waiting.count < GW_QUEUE_WINDOW;
+        if (!room && gw_ledger_lines(requests->ledger) > requests->begun_last) break;
+        TRY(read_on(requests));
+    }
+out:
     return rc;
 }
 
@@ -300,13 +320,12 @@ out:
 gw_err gw_requests_grant(struct gw_requests *requests, int replica, struct gw_buf *message, bool *got)
 {
     gw_err rc = GW_OK;
-    int64_t index = requests->returned_count ? requests->returned[0] : -1;
+    struct gw_waiting next;
     *got = false;
-    if (index >= 0) drop_returned(requests, index);
-    else TRY(read_on(requests, &index));
-    if (index < 0) return GW_OK;
-    add_active(requests, index, replica);
-    TRY(add_request(requests, index, message));
+    TRY(read_ahead(requests));
+    if (!gw_queue_take(&requests->waiting, &next)) return GW_OK;
+    add_active(requests, &next, replica);
+    TRY(add_request(requests, next.index, message));
     *got = true;
 out:
     return rc;
@@ -316,11 +335,7 @@ out:
 static gw_err meet(struct gw_requests *requests, int64_t index)
 {
     gw_err rc = GW_OK;
-    while (!requests->input_ended && gw_ledger_lines(requests->ledger) <= index) {
-        int64_t next;
-        TRY(read_on(requests, &next));
-        if (next >= 0) add_returned(requests, next);
-    }
+    while (!requests->input_ended && gw_ledger_lines(requests->ledger) <= index) TRY(read_on(requests));
     if (gw_ledger_lines(requests->ledger) <= index)
         FAIL(GW_ERR_PEER, "a rank reports request %lld, which the input does not hold", (long long)index);
 out:
@@ -333,8 +348,9 @@ gw_err gw_requests_keep(struct gw_requests *requests, int64_t index, int replica
     TRY(meet(requests, index));
     if (gw_ledger_state(requests->ledger, index) != GW_LINE_ACTIVE) goto out; /* answered after all */
     struct active *active = find_active(requests, index);
+    struct gw_waiting waiting;
     if (active) active->replica = replica;
-    else if (drop_returned(requests, index)) add_active(requests, index, replica);
+    else if (gw_queue_drop(&requests->waiting, index, &waiting)) add_active(requests, &waiting, replica);
 out:
     return rc;
 }
@@ -354,12 +370,6 @@ void gw_requests_forget_owners(struct gw_requests *requests)
     for (int i = 0; i < requests->active_count; i++) requests->active[i].replica = NOBODY;
 }
 
-static int by_index(const void *a, const void *b)
-{
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    return (x > y) - (x < y);
-}
-
 void gw_requests_settle(struct gw_requests *requests)
 {
     for (int i = 0; i < requests->active_count;) {
@@ -367,11 +377,9 @@ void gw_requests_settle(struct gw_requests *requests)
             i++;
             continue;
         }
-        add_returned(requests, requests->active[i].index);
+        add_waiting(requests, requests->active[i].index, requests->active[i].cost);
         drop_active(requests, &requests->active[i]);
     }
-    if (requests->returned_count)
-        qsort(requests->returned, (size_t)requests->returned_count, sizeof *requests->returned, by_index);
 }
 
 /* ---- taking in ------------------------------------------------------------------------------------------------- */
@@ -457,7 +465,7 @@ out:
 
 bool gw_requests_finished(const struct gw_requests *requests)
 {
-    return requests->input_ended && requests->active_count == 0 && requests->returned_count == 0;
+    return requests->input_ended && requests->active_count == 0 && requests->waiting.count == 0;
 }
 
 bool gw_requests_all_answered(const struct gw_requests *requests)
@@ -492,6 +500,6 @@ struct gw_request_counts gw_requests_counts(const struct gw_requests *requests)
 {
     struct gw_request_counts counts = requests->counts;
     counts.active = requests->active_count;
-    counts.returned = requests->returned_count;
+    counts.waiting = requests->waiting.count;
     return counts;
 }

@@ -1,7 +1,7 @@
 /* The leader's requests: what the input asks for, what is answered, which tokens are committed, and who has what.
  *
- * It joins the ledger (input), the output files and the token journal. A request is *active* while a replica has it, *returned* when its
- * replica is gone and it waits to be handed out again with the tokens that are committed. A request is answered once: its line is
+ * It joins the ledger (input), the output files and the token journal. A request is *active* while a replica has it. It *waits* once
+ * the input has been read up to it, and again, with the tokens that are committed, when its replica is gone. A request is answered once: its line is
  * appended, and then the journal forgets its tokens; a leader that dies in between leaves a line that the next leader finds.
  * Local; used by the leader's thread alone.
  */
@@ -18,7 +18,7 @@ struct gw_request_counts {
     int64_t total;                            /* non-blank lines of the input */
     int64_t answered_before;                  /* by earlier launches */
     int64_t done, failed;                     /* in all */
-    int64_t active, returned;                 /* with the replicas; waiting to be handed out again */
+    int64_t active, waiting;                  /* with the replicas; read, and to be handed out (again) */
     int64_t prompt_tokens, completion_tokens; /* of requests finished under this leader */
     int64_t committed_tokens;                 /* new ones under this leader */
     int64_t resumed_tokens;                   /* found committed when this leader began */
@@ -36,13 +36,13 @@ GW_CHECK gw_err gw_requests_open(const struct gw_job_options *options, const str
 /* Syncs and closes what is open, also after an error. */
 GW_CHECK gw_err gw_requests_close(struct gw_requests *requests);
 
-/* Takes the next request for `replica` and appends it to the message as gw_assign_add() does; false when nothing is left to hand out. */
+/* Takes the next request for `replica` (batch/queue.h says which) and appends it to the message as gw_assign_add() does; false when nothing is left to hand out. */
 GW_CHECK gw_err gw_requests_grant(struct gw_requests *requests, int replica, struct gw_buf *message, bool *got);
 /* The same for a certain one that `replica` is to have: it becomes active there. */
 GW_CHECK gw_err gw_requests_assign(struct gw_requests *requests, int64_t index, int replica, struct gw_buf *message);
 
 /* Before a plan: no replica has anything. Then gw_requests_keep() for what a replica has still, gw_requests_assign() for what it gets;
- * what is active and neither is returned by gw_requests_settle(). */
+ * what is active and neither waits again after gw_requests_settle(). */
 void gw_requests_forget_owners(struct gw_requests *requests);
 GW_CHECK gw_err gw_requests_keep(struct gw_requests *requests, int64_t index, int replica);
 void gw_requests_settle(struct gw_requests *requests);

@@ -458,6 +458,11 @@ void gw_gguf_close(struct gw_gguf *g)
     free(g);
 }
 
+void gw_gguf_let_go(const struct gw_gguf *g)
+{
+    gw_map_let_go(&g->map);
+}
+
 const char *gw_gguf_path(const struct gw_gguf *g)
 {
     return g->path;

@@ -50,6 +50,8 @@ GW_CHECK gw_err gw_gguf_open(const char *path, struct gw_gguf **gguf);
 /* The same over memory (for tests and fuzzing); `data` is 8-byte aligned and must stay valid; `name` is used in messages. */
 GW_CHECK gw_err gw_gguf_parse(const char *name, const uint8_t *data, size_t bytes, struct gw_gguf **gguf);
 void gw_gguf_close(struct gw_gguf *gguf);
+/* Most of it has been read and is not needed soon: see gw_map_let_go(). */
+void gw_gguf_let_go(const struct gw_gguf *gguf);
 
 const char *gw_gguf_path(const struct gw_gguf *gguf);
 uint64_t gw_gguf_file_bytes(const struct gw_gguf *gguf);
