@@ -212,6 +212,8 @@ struct gw_kernels {
     /* For measuring (`godwit bench --kernels`): as many int8 dots in registers as the instruction set can do, `rounds` times; returns the
      * multiplications and additions done. */
     int64_t (*int8_dots)(int64_t rounds);
+    /* The same of float32 multiply-adds. */
+    int64_t (*float_fmas)(int64_t rounds);
     /* Reads memory (a multiple of 128 bytes) and returns something that depends on all of it. */
     uint64_t (*read_bytes)(const void *memory, size_t bytes);
 };

@@ -372,6 +372,19 @@ static int64_t int8_dots(int64_t rounds)
     return rounds * PAIRS * 2;
 }
 
+static int64_t float_fmas(int64_t rounds)
+{
+    enum { CHAINS = 8 };
+    volatile float half = 0.5f;
+    float sum[CHAINS], x = half;
+    for (int i = 0; i < CHAINS; i++) sum[i] = half;
+    for (int64_t round = 0; round < rounds; round++)
+        for (int i = 0; i < CHAINS; i++) sum[i] = fmaf(sum[i], x, x);
+    for (int i = 1; i < CHAINS; i++) sum[0] += sum[i];
+    half = sum[0];
+    return rounds * CHAINS * 2;
+}
+
 static uint64_t read_bytes(const void *memory, size_t bytes)
 {
     const uint64_t *word = memory;
@@ -400,5 +413,6 @@ const struct gw_kernels GW_REF_TABLE = {
     .argmax = argmax,
     .exp_chunks = exp_chunks,
     .int8_dots = int8_dots,
+    .float_fmas = float_fmas,
     .read_bytes = read_bytes,
 };

@@ -263,5 +263,6 @@ const struct gw_kernels gw_kernels_avx2 = {
     .argmax = argmax,
     .exp_chunks = exp_chunks,
     .int8_dots = int8_dots,
+    .float_fmas = float_fmas,
     .read_bytes = read_bytes,
 };

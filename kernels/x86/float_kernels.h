@@ -372,6 +372,31 @@ static void exp_chunks(const float *x, int n, float inv_t, float max_scaled, flo
 
 /* ---- measuring -------------------------------------------------------------------------------------------------- */
 
+static int64_t float_fmas(int64_t rounds)
+{
+    enum { CHAINS = V16_TILE > 4 ? 12 : 6 }; /* enough to hide the latency, few enough for the registers */
+    float half[16], result[16];
+    v16 sum[CHAINS], x;
+    for (int i = 0; i < 16; i++) half[i] = 0.5f;
+    __asm__ volatile("" ::"r"(half) : "memory"); /* not known to be constant */
+    x = v16_load(half);
+    GW_UNROLL
+    for (int i = 0; i < CHAINS; i++) {
+        __asm__ volatile("" ::"r"(half) : "memory"); /* nor to be the same in each chain */
+        sum[i] = v16_load(half);
+    }
+    for (int64_t round = 0; round < rounds; round++) {
+        GW_UNROLL
+        for (int i = 0; i < CHAINS; i++) sum[i] = v16_fma(sum[i], x, x);
+    }
+    GW_UNROLL
+    for (int i = 1; i < CHAINS; i++) sum[0] = v16_add(sum[0], sum[i]);
+    v16_store(result, sum[0]);
+    volatile float used = result[0] + result[15]; /* of both halves, where lanes lie in two registers */
+    (void)used;
+    return rounds * CHAINS * 16 * 2;
+}
+
 static uint64_t read_bytes(const void *memory, size_t bytes)
 {
     const uint8_t *p = memory;

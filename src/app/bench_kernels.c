@@ -2,7 +2,8 @@
  *
  * Every thread times its own share with its CPU clock and the slowest counts; the best of several repetitions is shown. So a figure
  * says what the code costs on this machine, not how busy the machine is. The peaks are measured the same way: int8
- * dot products that stay in registers, and a plain read of memory far larger than the caches.
+ * dot products and float32 multiply-adds that stay in registers, and a plain read of memory far larger than the caches. Arithmetic is
+ * compared with the peak of its kind: products of quantized weights with that of int8, other products and attention with that of float32.
  * Weights are cycled through the same amount of memory, so few rows show the speed of memory and many rows that of the dots.
  */
 #include "app/bench_kernels.h"
@@ -25,8 +26,9 @@ enum {
     REPEATS = 5,
     HEAD_DIM = 64,
     GROUP = 3,
-    CONTEXT = 256,
-    ATTENTION_ITEMS = 64,
+    MOST_CONTEXT = 8192,
+    MOST_ITEMS = 64,       /* sequences */
+    MOST_TOKENS = 1 << 16, /* of all of them */
     VOCAB = 49152
 };
 static const double MEASURE_S = 0.02; /* of one repetition */
@@ -37,7 +39,8 @@ struct work {
     /* one thread's share of pass `pass` */
     void (*run)(struct work *work, int pass, int thread, int threads);
     double ops, bytes; /* of one pass of all threads */
-    int rows;
+    bool floats;       /* the arithmetic is in float32, not in int8 */
+    int rows, context, items;
 
     struct gw_packed *weights; /* [copies] */
     int copies;
@@ -54,7 +57,7 @@ struct work {
 };
 
 struct peaks {
-    double dots_per_s, bytes_per_s;
+    double dots_per_s, fmas_per_s, bytes_per_s;
 };
 
 static double thread_clock_s(void)
@@ -104,6 +107,12 @@ static void run_dots(struct work *work, int pass, int thread, int threads)
     work->sink[thread] += (uint64_t)work->kernels->int8_dots(10000);
 }
 
+static void run_fmas(struct work *work, int pass, int thread, int threads)
+{
+    (void)pass, (void)threads;
+    work->sink[thread] += (uint64_t)work->kernels->float_fmas(10000);
+}
+
 static void run_stream(struct work *work, int pass, int thread, int threads)
 {
     (void)pass;
@@ -119,11 +128,12 @@ static gw_err measure_peaks(const struct gw_kernels *kernels, struct gw_pool *po
     TRY(gw_alloc_large(STREAM_BYTES, "a measurement", &stream));
     memset(stream, 1, STREAM_BYTES);
     struct work read = {.kernels = kernels, .run = run_stream, .stream = stream};
-    struct work dots = {.kernels = kernels, .run = run_dots};
+    struct work dots = {.kernels = kernels, .run = run_dots}, fmas = {.kernels = kernels, .run = run_fmas};
     peaks->bytes_per_s = STREAM_BYTES / pass_s(&read, pool);
     peaks->dots_per_s = (double)kernels->int8_dots(10000) * gw_pool_threads(pool) / pass_s(&dots, pool);
-    printf("peak            int8 dots %8.1f GOP/s    memory read %6.1f GB/s\n\n", peaks->dots_per_s / 1e9,
-           peaks->bytes_per_s / 1e9);
+    peaks->fmas_per_s = (double)kernels->float_fmas(10000) * gw_pool_threads(pool) / pass_s(&fmas, pool);
+    printf("peak            int8 dots %8.1f GOP/s    float32 %8.1f GFLOP/s    memory read %6.1f GB/s\n\n",
+           peaks->dots_per_s / 1e9, peaks->fmas_per_s / 1e9, peaks->bytes_per_s / 1e9);
 out:
     if (stream) gw_free_large(stream, STREAM_BYTES);
     return rc;
@@ -133,7 +143,8 @@ static void show(const struct work *work, const struct peaks *peaks, double seco
 {
     printf("%-15s %5d %10.2f us", work->name, work->rows, seconds * 1e6);
     if (work->ops > 0)
-        printf(" %8.1f GOP/s %5.1f %%", work->ops / seconds / 1e9, 100 * work->ops / seconds / peaks->dots_per_s);
+        printf(" %8.1f GOP/s %5.1f %%", work->ops / seconds / 1e9,
+               100 * work->ops / seconds / (work->floats ? peaks->fmas_per_s : peaks->dots_per_s));
     if (work->bytes > 0)
         printf(" %7.1f GB/s %6.1f %%", work->bytes / seconds / 1e9, 100 * work->bytes / seconds / peaks->bytes_per_s);
     printf("\n");
@@ -187,6 +198,7 @@ static gw_err bench_products(const struct gw_kernels *kernels, struct gw_pool *p
         }
         work.name = gw_type_info((uint32_t)types[t])->name;
         work.bytes = (double)bytes;
+        work.floats = w.pack == GW_PACK_F32 || w.pack == GW_PACK_F16 || w.pack == GW_PACK_BF16;
         for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++) {
             work.rows = row_counts[r];
             work.ops = 2.0 * WIDTH * WIDTH * work.rows;
@@ -209,16 +221,17 @@ static void run_attention(struct work *work, int pass, int thread, int threads)
 {
     (void)pass;
     int begin, end;
-    gw_split(ATTENTION_ITEMS, threads, thread, &begin, &end);
+    int page_count = work->context / GW_PAGE_TOKENS;
+    gw_split(work->items, threads, thread, &begin, &end);
     for (int item = begin; item < end; item++) {
-        const uint16_t *pages[CONTEXT / GW_PAGE_TOKENS];
-        for (int p = 0; p < CONTEXT / GW_PAGE_TOKENS; p++)
-            pages[p] = work->pages + (size_t)(item * (CONTEXT / GW_PAGE_TOKENS) + p) * gw_page_halves(HEAD_DIM);
+        const uint16_t *pages[MOST_CONTEXT / GW_PAGE_TOKENS];
+        for (int p = 0; p < page_count; p++)
+            pages[p] = work->pages + (size_t)(item * page_count + p) * gw_page_halves(HEAD_DIM);
         size_t at = (size_t)item * (size_t)work->rows * GROUP * HEAD_DIM;
         struct gw_attention attention = {.head_dim = HEAD_DIM,
                                          .group = GROUP,
                                          .rows = work->rows,
-                                         .pos0 = CONTEXT - work->rows,
+                                         .pos0 = work->context - work->rows,
                                          .scale = 0.125f,
                                          .pages = pages,
                                          .q = work->x + at,
@@ -231,19 +244,28 @@ static void run_attention(struct work *work, int pass, int thread, int threads)
 
 static void bench_attention(const struct gw_kernels *kernels, struct gw_pool *pool, const struct peaks *peaks)
 {
-    static const int row_counts[] = {1, 16};
-    size_t page_count = (size_t)ATTENTION_ITEMS * (CONTEXT / GW_PAGE_TOKENS);
-    struct work work = {.kernels = kernels, .run = run_attention, .name = "attention"};
-    work.pages = gw_alloc(page_count * gw_page_halves(HEAD_DIM), sizeof(uint16_t));
-    work.x = gw_alloc((size_t)ATTENTION_ITEMS * 16 * GROUP * HEAD_DIM, sizeof(float));
-    work.y = gw_alloc((size_t)ATTENTION_ITEMS * 16 * GROUP * HEAD_DIM, sizeof(float));
-    for (size_t i = 0; i < page_count * gw_page_halves(HEAD_DIM); i++) work.pages[i] = (uint16_t)(0x3000 + i % 1024);
-    for (size_t i = 0; i < (size_t)ATTENTION_ITEMS * 16 * GROUP * HEAD_DIM; i++) work.x[i] = (float)(i % 17) * 0.1f;
-    for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++) {
-        work.rows = row_counts[r];
-        work.ops = 4.0 * ATTENTION_ITEMS * work.rows * GROUP * HEAD_DIM * CONTEXT;
-        work.bytes = (double)(page_count * gw_page_halves(HEAD_DIM) * sizeof(uint16_t));
-        show(&work, peaks, pass_s(&work, pool));
+    static const int row_counts[] = {1, 16}, contexts[] = {128, 256, 1024, MOST_CONTEXT};
+    size_t page_count = MOST_TOKENS / GW_PAGE_TOKENS, halves = page_count * gw_page_halves(HEAD_DIM);
+    size_t queries = (size_t)MOST_ITEMS * 16 * GROUP * HEAD_DIM;
+    struct work work = {.kernels = kernels, .run = run_attention, .floats = true};
+    work.pages = gw_alloc(halves, sizeof(uint16_t));
+    work.x = gw_alloc(queries, sizeof(float));
+    work.y = gw_alloc(queries, sizeof(float));
+    for (size_t i = 0; i < halves; i++) work.pages[i] = (uint16_t)(0x3000 + i % 1024);
+    for (size_t i = 0; i < queries; i++) work.x[i] = (float)(i % 17) * 0.1f;
+    for (size_t c = 0; c < sizeof contexts / sizeof *contexts; c++) {
+        char name[32];
+        snprintf(name, sizeof name, "attention@%d", contexts[c]);
+        work.name = name;
+        work.context = contexts[c];
+        work.items = MOST_TOKENS / contexts[c] < MOST_ITEMS ? MOST_TOKENS / contexts[c] : MOST_ITEMS;
+        for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++) {
+            work.rows = row_counts[r];
+            work.ops = 4.0 * work.items * work.rows * GROUP * HEAD_DIM * work.context;
+            work.bytes = (double)work.items * work.context / GW_PAGE_TOKENS * (double)gw_page_halves(HEAD_DIM) *
+                         sizeof(uint16_t);
+            show(&work, peaks, pass_s(&work, pool));
+        }
     }
     free(work.pages);
     free(work.x);
@@ -352,10 +374,10 @@ gw_err gw_bench_kernels(int threads)
     TRY(gw_kernels_get(&kernels));
     int pinned = gw_pool_cpus(0, 1, threads, cpus, 1024);
     TRY(gw_pool_create(threads, pinned ? cpus : NULL, &pool));
-    printf("kernels %s, %d threads; products %d x %d; attention: %d sequences, 1 KV head of %d, %d query heads, "
-           "context %d\n"
+    printf("kernels %s, %d threads; products %d x %d; attention@context: up to %d sequences, 1 KV head of %d, %d query "
+           "heads\n"
            "name             rows    one pass    arithmetic  of peak     memory    of peak\n",
-           kernels->name, threads, WIDTH, WIDTH, ATTENTION_ITEMS, HEAD_DIM, GROUP, CONTEXT);
+           kernels->name, threads, WIDTH, WIDTH, MOST_ITEMS, HEAD_DIM, GROUP);
     TRY(measure_peaks(kernels, pool, &peaks));
     TRY(bench_products(kernels, pool, &peaks));
     bench_attention(kernels, pool, &peaks);
