@@ -56,6 +56,8 @@ GW_CHECK gw_err gw_leader_commit(struct gw_leader *leader);
 
 /* At the end: makes the output durable, closes it, writes the last status.json. GW_ERR_STOPPED when requests are left. */
 GW_CHECK gw_err gw_leader_finish(struct gw_leader *leader);
+/* Has it ended in favour of the next launch? */
+bool gw_leader_gave_way(const struct gw_leader *leader);
 /* After gw_leader_finish(): tells every rank to leave. */
 GW_CHECK gw_err gw_leader_dismiss(struct gw_leader *leader);
 

@@ -48,6 +48,11 @@ void gw_leader_note_nodes(struct gw_leader *leader)
     }
 }
 
+bool gw_leader_gave_way(const struct gw_leader *leader)
+{
+    return leader->give_way;
+}
+
 bool gw_leader_gives_way(const struct gw_leader *leader)
 {
     return leader->handing && leader->handing->ordered && !leader->handing->saving;

@@ -771,7 +771,10 @@ out:
         gw_comm_abort(rank.comm, gw_err_exit_code(rc));
     }
     bool alone = gw_comm_size(rank.comm) == 1 && !gw_comm_changed(rank.comm), led = rank.leader != NULL;
+    bool gave_way = led && gw_leader_gave_way(rank.leader);
     close_rank(&rank);
+    if (gave_way)
+        fprintf(stderr, "%s\n", GW_HANDED_OVER); /* the next launch need not wait for this one's last breath */
     gw_err ended = alone ? gw_comm_destroy(rank.comm) : gw_comm_flush(rank.comm);
     if (alone) return rc != GW_OK ? rc : ended;
     if (led) gw_comm_linger(rank.comm);

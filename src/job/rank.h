@@ -9,6 +9,9 @@
 /* The line on stderr by which a rank with --standby says that it is ready to begin. */
 #define GW_STANDS_BY "godwit-stands-by"
 
+/* The line by which the leader of a launch that gives way says that all is written and nothing of the launch is needed any more. */
+#define GW_HANDED_OVER "godwit-handed-over"
+
 /* Collective over the launch. On an error other than GW_ERR_STOPPED the whole launch is ended with its exit code. */
 GW_CHECK gw_err gw_rank_run(const struct gw_job_options *options);
 

@@ -23,7 +23,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-enum { FDS_MOST = 512, TURN_MS = 50, NAMES_MOST = 64, NODES_LEAVING = 4096 };
+enum { FDS_MOST = 512, TURN_MS = 50, SHORT_TURN_MS = 5, NAMES_MOST = 64, NODES_LEAVING = 4096 };
 static const double BEATS_PER_LEASE = 5, GIVE_UP_LEASES = 20, END_S = 1.5, LEAVE_MARGIN_S = 1, MOVE_MOST_S = 20,
                     END_MOST_S = 5, LEAVE_SETTLE_S = 0.3, HAND_ON_LEAST_S = 2, HAND_ON_LEASES = 3,
                     LOOK_ROUND_LEASES = 1.5, LOOK_BRIEFLY_LEASES = 0.5;
@@ -211,7 +211,11 @@ static bool place(void *context, struct gw_launch_config *launch)
     struct agent *agent = context;
     static char *hosts[2];                /* of this launch and of the one before */
     if (agent->leave_s > 0) return false; /* the next supervisor starts it */
-    if (agent->short_of && gw_cluster_usable(agent->cluster) <= agent->short_of) return false;
+    int usable = gw_cluster_usable(agent->cluster);
+    if (agent->short_of && usable <= agent->short_of) {
+        if (usable > 0) agent->short_of = usable; /* one that was lost may not have been missed yet */
+        return false;
+    }
     agent->short_of = 0;
     if (!enough(agent) || !gw_cluster_round(agent->cluster, least_running(agent) - 1)) return false;
     free(hosts[0]);
@@ -676,7 +680,7 @@ static void wait_for_something(struct agent *agent)
         fds[count++] = (struct pollfd){.fd = gw_launch_fd(agent->kept), .events = POLLIN};
     if (agent->probe && gw_link_fd(agent->probe) >= 0)
         fds[count++] = (struct pollfd){.fd = gw_link_fd(agent->probe), .events = gw_link_events(agent->probe)};
-    poll(fds, (nfds_t)count, TURN_MS);
+    poll(fds, (nfds_t)count, gw_server_ending(agent->server) ? SHORT_TURN_MS : TURN_MS);
 }
 
 static gw_err turn(struct agent *agent, bool *ended)

@@ -55,6 +55,7 @@ struct gw_launch {
     char line[4096];
     size_t used;
     struct gw_buf kept; /* lines that are not godwit's own */
+    bool handed_over;   /* nothing of it is needed any more */
     bool explained;     /* a rank has said what is wrong */
     int end_code;       /* with which a rank asked for the end of the launch; 0: none did */
 };
@@ -296,6 +297,8 @@ static void take_line(struct gw_launch *launch)
         launch->end_code = atoi(launch->line + strlen(GW_END_LAUNCH));
     } else if (!strcmp(launch->line, GW_STANDS_BY)) {
         launch->stand_by++;
+    } else if (!strcmp(launch->line, GW_HANDED_OVER)) {
+        launch->handed_over = true;
     } else if (!strncmp(launch->line, "godwit", 6)) {
         gw_progress_clear();
         if (!is_repeated(launch)) fprintf(stderr, "%s\n", launch->line);
@@ -361,6 +364,7 @@ static bool is_dead(const struct gw_launch *launch)
 static void see_to_end(struct gw_launch *launch)
 {
     double now_s = gw_clock_now_s();
+    if (launch->handed_over) kill(-launch->child, SIGKILL);
     if (launch->end_code && launch->ending_s == 0) gw_launch_end(launch);
     else if (launch->ending_s > 0 && now_s - launch->ending_s > POLITE_S) kill(-launch->child, SIGKILL);
     if (now_s - launch->looked_s < LOOK_EVERY_S) return;

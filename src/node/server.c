@@ -377,6 +377,15 @@ int gw_server_daemons(const struct gw_server *server)
     return count;
 }
 
+bool gw_server_ending(const struct gw_server *server)
+{
+    for (int c = 0; c < server->count; c++) {
+        const struct client *client = &server->clients[c];
+        if (client->owes_end || (client->runs && is_over(server, &client->job))) return true;
+    }
+    return false;
+}
+
 bool gw_server_owes_word(const struct gw_server *server)
 {
     bool unsent = false;

@@ -38,6 +38,8 @@ void gw_server_end_all(struct gw_server *server);
 int gw_server_daemons(const struct gw_server *server);
 /* Has a supervisor that is connected yet to hear that the daemons which ran here have ended? */
 bool gw_server_owes_word(const struct gw_server *server);
+/* Are daemons being ended? Their end is seen by looking only, so the owner should look often. */
+bool gw_server_ending(const struct gw_server *server);
 /* No further daemons. */
 void gw_server_refuse(struct gw_server *server);
 /* The highest term that a supervisor has shown itself with. */
