@@ -440,7 +440,7 @@ static void print_devices(const struct scene *s)
 static void print_candidates(const struct arguments *a, const struct scene *s)
 {
     const struct gw_model_info *info = gw_model_info(s->model);
-    struct gw_layout one = {1, 1, 1};
+    struct gw_layout one = GW_LAYOUT(1, 1, 1);
     struct gw_shard whole = gw_layout_shard(&s->dims, one, 0, 0);
     printf("model     %s, %d layers, %.1f MiB of weights as packed, %.1f KiB of KV a token\n", a->model, info->layers,
            mib(gw_shard_weight_bytes(&s->dims, &whole)),

@@ -48,6 +48,7 @@ enum gw_msg_kind {
     GW_MSG_SAVE,  /* leader -> head: begin a checkpoint */
     GW_MSG_KEEP,  /* head -> leader: the saved pages that it still has a use for */
     GW_MSG_SAVED, /* rank -> leader: a checkpoint file is complete, or all of them */
+    GW_MSG_PACE,  /* rank -> leader: how long computing takes it (job/protocol.h) */
     GW_MSG_KINDS
 };
 

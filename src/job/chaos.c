@@ -523,10 +523,11 @@ void gw_chaos_do(const struct gw_chaos_action *action)
     }
 }
 
-void gw_chaos_sleep(const struct gw_chaos *chaos, double step_s)
+double gw_chaos_sleep(const struct gw_chaos *chaos, double step_s)
 {
     double more_s = (chaos->factor - 1) * step_s;
-    if (!(more_s > 0)) return;
+    if (!(more_s > 0)) return 0;
     struct timespec left = {.tv_sec = (time_t)more_s, .tv_nsec = (long)(1e9 * (more_s - floor(more_s)))};
     while (nanosleep(&left, &left) && errno == EINTR) continue;
+    return more_s;
 }

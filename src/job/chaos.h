@@ -78,11 +78,11 @@ static inline bool gw_chaos_at(struct gw_chaos *chaos, enum gw_chaos_point point
 /* Logs the action, whatever it is, so call it for each; KILL does not return, STOP does when somebody continues the process. */
 void gw_chaos_do(const struct gw_chaos_action *action);
 
-/* After each step that took `step_s`: sleeps as long as a slowed rank would have taken longer. */
-void gw_chaos_sleep(const struct gw_chaos *chaos, double step_s);
-static inline void gw_chaos_drag(const struct gw_chaos *chaos, double step_s)
+/* After each step that took `step_s`: sleeps as long as a slowed rank would have taken longer, and returns how long that was. */
+double gw_chaos_sleep(const struct gw_chaos *chaos, double step_s);
+static inline double gw_chaos_drag(const struct gw_chaos *chaos, double step_s)
 {
-    if (chaos) gw_chaos_sleep(chaos, step_s);
+    return chaos ? gw_chaos_sleep(chaos, step_s) : 0;
 }
 
 #endif

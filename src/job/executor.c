@@ -1,8 +1,10 @@
 /* See executor.h. */
 #include "job/executor.h"
 
+#include "base/clock.h"
 #include "base/pool.h"
 #include "comm/comm.h"
+#include "plan/cost.h"
 
 #include <stdlib.h>
 
@@ -29,6 +31,8 @@ struct gw_executor {
     uint64_t exchanges; /* numbers the sums of a step, alike on all shards */
     float *full_logits; /* [rows drawn here][vocab], when there are several shards */
     size_t full_logits_count;
+    struct gw_cost cost; /* the default one, for the pace */
+    struct gw_pace_report pace;
 };
 
 struct gw_dims gw_executor_dims(const struct gw_model *model)
@@ -100,6 +104,7 @@ gw_err gw_executor_create(const struct gw_executor_config *config, struct gw_exe
     struct gw_executor *ex = gw_alloc(1, sizeof *ex);
     ex->config = *config;
     ex->dims = gw_executor_dims(config->model);
+    ex->cost = gw_cost_default();
     TRY(gw_layout_check(&ex->dims, config->team->layout));
     ex->shard = gw_layout_shard(&ex->dims, config->team->layout, config->team->place.shard, config->team->place.stage);
     TRY(gw_kernels_get(&ex->kernels));
@@ -179,6 +184,44 @@ out:
     return rc;
 }
 
+/* ---- a step ---------------------------------------------------------------------------------------------------- */
+
+/* What the cost model says to the slice's part of a step. */
+static double said_s(const struct gw_executor *ex, const struct gw_step *step)
+{
+    struct gw_load load = {0};
+    double seen = 0;
+    for (int i = 0; i < step->seq_count; i++) {
+        const struct gw_step_seq *seq = &step->seqs[i];
+        *(seq->sample ? &load.decode_rows : &load.prefill_rows) += seq->rows;
+        seen += (double)seq->rows * (seq->pos0 + seq->rows / 2 + 1);
+    }
+    load.mean_context = step->rows ? seen / step->rows : 0;
+    return gw_cost_stage_s(&ex->cost, &ex->dims, &ex->shard, 1, &load);
+}
+
+static void took(struct gw_executor *ex, double since_s)
+{
+    ex->pace.took_s += gw_clock_now_s() - since_s;
+}
+
+struct gw_pace_report gw_executor_take_pace(struct gw_executor *ex)
+{
+    struct gw_pace_report pace = ex->pace;
+    ex->pace = (struct gw_pace_report){0};
+    return pace;
+}
+
+double gw_executor_took_s(const struct gw_executor *ex)
+{
+    return ex->pace.took_s;
+}
+
+void gw_executor_drag(struct gw_executor *ex, double seconds)
+{
+    ex->pace.took_s += seconds;
+}
+
 gw_err gw_executor_forward(struct gw_executor *ex, const struct gw_step *step, const float *hidden_in,
                            float *hidden_out)
 {
@@ -194,11 +237,18 @@ gw_err gw_executor_forward(struct gw_executor *ex, const struct gw_step *step, c
             TRY(gw_comm_look(ex->config.comm));
         }
         if (ex->config.between) TRY(ex->config.between(ex->config.between_context));
+        double begun_s = gw_clock_now_s();
         TRY(ops->attention(ex->backend, layer));
+        took(ex, begun_s);
         TRY(add_sum(ex, &ex->attn_sum, step->rows));
+        begun_s = gw_clock_now_s();
         TRY(ops->ffn(ex->backend, layer));
+        took(ex, begun_s);
         TRY(add_sum(ex, &ex->ffn_sum, step->rows));
     }
+    ex->pace.said_s += said_s(ex, step);
+    ex->pace.steps++;
+    ex->pace.rows += (uint64_t)step->rows;
     if (!ex->shard.last) TRY(ops->hidden_export(ex->backend, hidden_out));
 out:
     return rc;
@@ -266,7 +316,9 @@ gw_err gw_executor_draw(struct gw_executor *ex, const struct gw_step *step, stru
         rows[sampled++] = seq->row0 + seq->rows - 1;
     }
     if (sampled == 0) goto out;
+    double begun_s = gw_clock_now_s();
     TRY(ex->backend->ops->logits(ex->backend, rows, sampled, &logits));
+    took(ex, begun_s);
     if (ex->shards.count > 1) {
         size_t need = (size_t)own * (size_t)ex->dims.vocab;
         if (need > ex->full_logits_count) {
@@ -277,7 +329,9 @@ gw_err gw_executor_draw(struct gw_executor *ex, const struct gw_step *step, stru
         TRY(gw_shards_rows(&ex->shards, step->id, ex->vocab_begin, logits, sampled, ex->full_logits));
         logits = ex->full_logits;
     }
+    begun_s = gw_clock_now_s();
     TRY(draw_rows(ex, step, seqs, own, logits, drawn));
+    took(ex, begun_s);
     *count = own;
 out:
     free(rows);

@@ -9,6 +9,7 @@
 
 #include "engine/backend.h"
 #include "engine/sampler.h"
+#include "job/protocol.h"
 #include "job/team.h"
 #include "model/arch.h"
 
@@ -57,6 +58,12 @@ GW_CHECK gw_err gw_executor_draw(struct gw_executor *executor, const struct gw_s
 
 /* After forward on the last stage of a world of one: logits of the given rows, float32 [count][vocab], valid until the next step. */
 GW_CHECK gw_err gw_executor_logits(struct gw_executor *executor, const int32_t *rows, int count, float **logits);
+
+/* What the steps since the last call took (job/protocol.h). */
+struct gw_pace_report gw_executor_take_pace(struct gw_executor *executor);
+double gw_executor_took_s(const struct gw_executor *executor); /* of them, so far */
+/* They took longer than was measured: chaos slows this rank. */
+void gw_executor_drag(struct gw_executor *executor, double seconds);
 
 /* The rank's slice of the model. */
 struct gw_shard gw_executor_shard(const struct gw_executor *executor);

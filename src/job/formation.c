@@ -119,6 +119,8 @@ void gw_hello_encode(const struct gw_hello *hello, struct gw_buf *out)
     gw_buf_add_u32(out, (uint32_t)hello->packed);
     gw_buf_add_u64(out, hello->memory);
     gw_buf_add_u32(out, (uint32_t)hello->cpus);
+    gw_buf_add(out, &hello->gops, sizeof hello->gops);
+    gw_buf_add(out, hello->kernels, sizeof hello->kernels);
     gw_buf_add_u64(out, hello->plan);
     gw_buf_add(out, &hello->layout, sizeof hello->layout);
     gw_buf_add_u32(out, (uint32_t)hello->kv_pages);
@@ -141,6 +143,8 @@ gw_err gw_hello_decode(const uint8_t *data, size_t bytes, struct gw_hello *hello
     hello->packed = (int32_t)gw_read_u32(&in);
     hello->memory = gw_read_u64(&in);
     hello->cpus = (int32_t)gw_read_u32(&in);
+    read_struct(&in, &hello->gops, sizeof hello->gops);
+    read_struct(&in, hello->kernels, sizeof hello->kernels);
     hello->plan = gw_read_u64(&in);
     read_struct(&in, &hello->layout, sizeof hello->layout);
     hello->kv_pages = (int32_t)gw_read_u32(&in);

@@ -14,7 +14,7 @@
 #include "engine/backend.h"
 #include "plan/moves.h"
 
-enum { GW_HOST_BYTES = 80, GW_NODE_BYTES = 64 };
+enum { GW_HOST_BYTES = 80, GW_NODE_BYTES = 64, GW_KERNELS_BYTES = 16 };
 
 /* A sequence that a head has: its request, and the pages with the KV of its first `computed` tokens. */
 struct gw_held {
@@ -45,7 +45,9 @@ struct gw_hello {
     int32_t packed;  /* the weights that it will most likely be given lie in its node's store (job/rehearsal.h) */
     uint64_t memory; /* bytes it may use */
     int32_t cpus;
-    uint64_t plan; /* in which it has its place, and that plan's layout and pages */
+    double gops;                    /* of one thread, measured (engine/speed.h); 0: it was not */
+    char kernels[GW_KERNELS_BYTES]; /* the kernel table that it runs */
+    uint64_t plan;                  /* in which it has its place, and that plan's layout and pages */
     struct gw_layout layout;
     int32_t kv_pages;
     struct gw_held *held; /* of a head; owned */

@@ -76,6 +76,7 @@ gw_err gw_leader_create(const struct gw_leader_config *config, struct gw_leader 
     leader->next_member = gw_comm_size(config->comm);
     struct gw_control_limits limits = limits_of(config->options, gw_comm_size(config->comm));
     leader->control = gw_control_create(&limits);
+    leader->pace = gw_pace_create();
     TRY(gw_requests_open(config->options, config->model, config->context, &leader->requests));
     TRY(gw_checkpoints_open(config->options, config->model, !config->last, &leader->checkpoints));
     if (config->last) {
@@ -114,6 +115,8 @@ void gw_leader_destroy(struct gw_leader *leader)
     gw_checkpoints_close(leader->checkpoints);
     gw_history_close(leader->history);
     gw_control_destroy(leader->control);
+    gw_pace_destroy(leader->pace);
+    free(leader->speeds);
     gw_leader_free_hellos(leader);
     gw_leader_free_handing(leader);
     gw_plan_free(&leader->plan);

@@ -5,6 +5,7 @@
 
 #include "comm/comm.h"
 #include "control/control.h"
+#include "control/pace.h"
 #include "job/checkpoints.h"
 #include "job/leader.h"
 #include "job/mover.h"
@@ -28,7 +29,9 @@ struct gw_leader {
     double checkpoint_s;   /* when the one under way was begun */
     struct gw_control *control;
     struct gw_cost cost;
-    double spawn_s; /* when new ranks were ordered that have not started yet; 0: none were */
+    struct gw_pace *pace; /* who is slower than the plan takes it to be */
+    double *speeds;       /* [plan.peer_count] that the plan takes */
+    double spawn_s;       /* when new ranks were ordered that have not started yet; 0: none were */
     int spawn_count;
     struct gw_hello *hellos; /* [hello_count] by rank, while a world forms */
     bool *heard;

@@ -4,6 +4,7 @@
 #include "job/calibration.h"
 #include "job/leader_internal.h"
 #include "job/planning.h"
+#include "job/speeds.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -165,6 +166,20 @@ out:
     return rc;
 }
 
+/* Where not all are alike: the speeds in the order of the ranks, and the split that follows from them. */
+static void note_speeds(const struct gw_leader *leader, json_t *details)
+{
+    const struct gw_plan *plan = &leader->plan;
+    char text[GW_LAYOUT_TEXT_BYTES];
+    bool alike = true;
+    for (int r = 1; r < plan->peer_count; r++) alike &= leader->speeds[r] == leader->speeds[0];
+    if (alike) return;
+    json_t *speeds = json_array();
+    for (int r = 0; r < plan->peer_count; r++) json_array_append_new(speeds, json_real(leader->speeds[r]));
+    json_object_set_new(details, "speeds", speeds);
+    json_object_set_new(details, "split", json_string(gw_layout_text(plan->layout, text)));
+}
+
 static void note_plan(struct gw_leader *leader, double planned_s)
 {
     const struct gw_plan *plan = &leader->plan;
@@ -176,6 +191,7 @@ static void note_plan(struct gw_leader *leader, double planned_s)
                                 plan->layout.pipeline, "replicas_kept", kept, "sequences_adopted", held, "hello_s",
                                 planned_s - leader->formed_s);
     if (leader->lost_wall_s > 0) json_object_set_new(details, "lost_at", json_real(leader->lost_wall_s));
+    note_speeds(leader, details);
     gw_record_changes(leader->config.options->out_dir, plan, leader->first, details);
     gw_record_event(leader->config.options->out_dir, "plan", details);
 }
@@ -193,19 +209,27 @@ static void seat_heads(struct gw_leader *leader)
         leader->heads[r] = (struct head_state){.rank = gw_plan_rank(plan, r * size)};
 }
 
-/* Ranks beyond those that the job is to have wait, to stand in for others: at first those who have no place. */
-static void bench_spares(const struct gw_leader *leader, bool *active)
+/* Who of the active ranks is missed least: the slowest, of these one that has no place, of these the last. Never this rank. */
+static int least_missed(const struct gw_leader *leader, const bool *active, const double *speeds)
+{
+    int least = -1;
+    for (int r = 1; r < leader->hello_count; r++) {
+        if (!active[r]) continue;
+        if (least >= 0 && speeds[r] > speeds[least]) continue;
+        bool placed = leader->hellos[r].peer.placed;
+        if (least < 0 || speeds[r] < speeds[least] || !placed || leader->hellos[least].peer.placed) least = r;
+    }
+    return least;
+}
+
+/* Ranks beyond those that the job is to have wait, to stand in for others. */
+static void bench_spares(const struct gw_leader *leader, const double *speeds, bool *active)
 {
     const struct gw_control_limits *limits = gw_control_limits(leader->control);
-    int target = limits->wanted - limits->spares, count = 0;
+    int target = limits->wanted - limits->spares, count = 0, least;
     if (leader->wanted.data && gw_layout_ranks(leader->wanted) > target) target = gw_layout_ranks(leader->wanted);
     for (int r = 0; r < leader->hello_count; r++) count += active[r];
-    for (int placed = 0; placed <= 1; placed++)
-        for (int r = leader->hello_count - 1; r > 0 && count > target; r--) {
-            if (!active[r] || leader->hellos[r].peer.placed != placed) continue;
-            active[r] = false;
-            count--;
-        }
+    for (; count > target && (least = least_missed(leader, active, speeds)) > 0; count--) active[least] = false;
 }
 
 static gw_err make_plan(struct gw_leader *leader)
@@ -232,8 +256,12 @@ static gw_err make_plan(struct gw_leader *leader)
         if (leader->hellos[r].plan >= planning.number) planning.number = leader->hellos[r].plan + 1;
     for (int r = 0; r < leader->hello_count; r++)
         active[r] = gw_control_active(leader->control, leader->hellos[r].peer.member);
-    bench_spares(leader, active);
+    leader->speeds = gw_realloc(leader->speeds, (size_t)leader->hello_count, sizeof *leader->speeds);
+    gw_speeds_of_ranks(leader->hellos, leader->hello_count, leader->config.options, leader->pace, leader->speeds);
+    gw_pace_restart(leader->pace);
+    bench_spares(leader, leader->speeds, active);
     planning.active = active;
+    planning.speeds = leader->speeds;
     TRY(gw_leader_take_work(leader, NULL)); /* what heads sent before their hellos */
     gw_plan_free(&leader->plan);
     TRY(gw_planning_make(&planning, &leader->plan));
@@ -432,6 +460,33 @@ static gw_err check_drained(struct gw_leader *leader)
     return gw_leader_step(leader, &(struct gw_event){.kind = GW_EVENT_DRAINED});
 }
 
+static gw_err take_pace(struct gw_leader *leader, const struct gw_msg *msg)
+{
+    struct gw_pace_report pace;
+    if (msg->source >= leader->plan.peer_count || msg->bytes != sizeof pace) return GW_OK;
+    memcpy(&pace, msg->data, sizeof pace);
+    gw_pace_note(leader->pace, leader->plan.peers[msg->source].member, leader->speeds[msg->source],
+                 (double)pace.rows / (double)pace.steps, pace.said_s, pace.took_s, gw_clock_now_s());
+    return GW_OK;
+}
+
+/* A straggler, or one no more: a new plan takes it as it is. */
+static gw_err watch_pace(struct gw_leader *leader)
+{
+    static const char *const names[] = {
+        [GW_PACE_SLOWER] = "slower", [GW_PACE_FASTER] = "faster", [GW_PACE_TRY_AGAIN] = "tried again"};
+    int member;
+    double factor;
+    if (!leader->config.options->rebalance || gw_control_state(leader->control) != GW_STATE_RUN) return GW_OK;
+    enum gw_pace_change change = gw_pace_judge(leader->pace, gw_clock_now_s(), &member, &factor);
+    if (change == GW_PACE_SAME) return GW_OK;
+    gw_record_event(leader->config.options->out_dir, "pace",
+                    json_pack("{s:i,s:s,s:f}", "member", member, "change", names[change], "speed", factor));
+    gw_info("rank with number %d is %s: %.2f of the speed that was measured when it started", member, names[change],
+            factor);
+    return gw_leader_step(leader, &(struct gw_event){.kind = GW_EVENT_REPLAN, .member = -1});
+}
+
 /* New ranks start beside the job. What MPI never ends with, ends the launch. */
 static gw_err watch_spawn(struct gw_leader *leader)
 {
@@ -461,6 +516,8 @@ gw_err gw_leader_poll_world(struct gw_leader *leader, bool *busy)
     TRY(gw_leader_take_all(leader, GW_MSG_NOTICE, take_notice, busy));
     if (leader->planned) TRY(gw_leader_take_all(leader, GW_MSG_READY, take_ready, busy));
     if (leader->head_count > 0) TRY(gw_leader_take_all(leader, GW_MSG_DRAINED, take_drained, busy));
+    if (leader->planned) TRY(gw_leader_take_all(leader, GW_MSG_PACE, take_pace, NULL));
+    TRY(watch_pace(leader));
     TRY(check_drained(leader));
     TRY(watch_spawn(leader));
 out:

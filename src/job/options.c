@@ -42,6 +42,7 @@ enum option_id {
     OPT_SPARES,
     OPT_NO_REPLACE,
     OPT_NO_STORE,
+    OPT_NO_REBALANCE,
     OPT_NOTICE,
     OPT_GRACE,
     OPT_CHAOS,
@@ -79,6 +80,7 @@ static const struct {
     {OPT_WEIGHTS, "weights", "FROM", "where a rank gets weights it lacks: storage, peers, or auto (default)"},
     {OPT_SPARES, "spares", "N", "more ranks that wait to stand in for a lost one (default 1, with -n 1 none)"},
     {OPT_NO_REPLACE, "no-replace", NULL, "do not start ranks anew that were lost"},
+    {OPT_NO_REBALANCE, "no-rebalance", NULL, "do not plan anew when a rank turns out to be slower than the others"},
     {OPT_NO_STORE, "no-store", NULL, "do not keep weights and KV in memory that outlives a rank"},
     {OPT_NOTICE, "notice", "SOURCE",
      "watch for notices that ranks will be taken away: aws, azure, gcp, slurm, auto, or a file; see docs/usage.md"},
@@ -279,6 +281,7 @@ static gw_err set_option(struct gw_job_options *o, int id, const char *text, con
     case OPT_GRACE: return gw_parse_real(text, name, &o->grace_s);
     case OPT_SPARES: return int_to_int(text, name, 0, 1024, &o->spares);
     case OPT_NO_STORE: o->store = false; return GW_OK;
+    case OPT_NO_REBALANCE: o->rebalance = false; return GW_OK;
     case OPT_CHAOS: o->chaos = text; return GW_OK;
     case OPT_MEMBER: return int_to_int(text, name, 0, INT32_MAX, &o->member_base);
     case OPT_LAUNCH: return int_to_int(text, name, 0, INT32_MAX, &o->launch);
@@ -327,6 +330,7 @@ gw_err gw_job_options_parse(int argc, char **argv, struct gw_job_options *o, boo
                                  .replace = true,
                                  .store = true,
                                  .spares = -1,
+                                 .rebalance = true,
                                  .grace_s = 30};
     o->argv = argv;
     o->defaults.sampling = gw_sampling_default();

@@ -28,6 +28,7 @@ struct gw_job_options {
         GW_WEIGHTS_PEERS
     } weights;               /* where missing weights come from */
     double checkpoint_s;     /* between checkpoints of KV; < 0: by what they cost, 0: none */
+    bool rebalance;          /* a straggler is given less, or left out */
     int spares;              /* ranks beside `ranks` that wait to stand in for a lost one */
     bool replace;            /* lost ranks are started again */
     bool store;              /* weights and KV in memory that outlives the ranks */

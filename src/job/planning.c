@@ -50,45 +50,62 @@ static double least_memory(const struct gw_planning *in)
     return least;
 }
 
-/* The ranks as the planner sees them. Speeds are taken as equal: what one computes in a step has not been measured yet. */
+static double speed_of(const struct gw_planning *in, int rank)
+{
+    return in->speeds ? in->speeds[rank] : 1;
+}
+
+/* The ranks as the planner sees them. */
 static struct gw_device *devices_of(const struct gw_planning *in)
 {
     struct gw_device *devices = gw_alloc((size_t)in->count + 1, sizeof *devices);
     for (int r = 0; r < in->count; r++) {
         devices[r] = (struct gw_device){
-            .memory_bytes = memory_of(in, r), .speed = 1, .node = r, .leaving = !in->active[r]};
+            .memory_bytes = memory_of(in, r), .speed = speed_of(in, r), .node = r, .leaving = !in->active[r]};
         for (int other = r - 1; other >= 0; other--)
             if (same_host(in, other, r)) devices[r].node = other;
     }
     return devices;
 }
 
-/* The wanted layout while there are ranks enough, else the best that the search finds. */
+static struct gw_search search_for(const struct gw_planning *in, const struct gw_plan *plan,
+                                   const struct gw_device *devices)
+{
+    return (struct gw_search){.dims = &in->dims,
+                              .cost = in->cost,
+                              .devices = devices,
+                              .device_count = in->count,
+                              .work = {.prompt_tokens = 256,
+                                       .output_tokens = 256,
+                                       .requests = in->requests,
+                                       .context = in->context,
+                                       .max_seqs = in->options->max_seqs},
+                              .objective = in->options->objective,
+                              .deadline_s = in->deadline_s,
+                              .kv_share = KV_SHARE,
+                              .current = plan->before};
+}
+
+/* The best layout that the search finds; of the wanted data x tensor x pipeline while there are ranks enough for that. */
 static gw_err choose_layout(const struct gw_planning *in, const struct gw_plan *plan, struct gw_layout *layout)
 {
     gw_err rc = GW_OK;
     struct gw_device *devices = devices_of(in);
     struct gw_candidate *candidates = NULL;
     int count = 0;
+    struct gw_search search = search_for(in, plan, devices);
     if (in->wanted.data && gw_layout_ranks(in->wanted) <= count_active(in)) {
+        search.only = in->wanted;
+        TRY(gw_layout_check(&in->dims, in->wanted));
+    }
+    rc = gw_search(&search, &candidates, &count);
+    if (rc == GW_ERR_LAYOUT &&
+        search.only.data) { /* what is wrong with the wanted one is told when its pages are counted */
         *layout = in->wanted;
-        TRY(gw_layout_check(&in->dims, *layout));
+        rc = GW_OK;
         goto out;
     }
-    struct gw_search search = {.dims = &in->dims,
-                               .cost = in->cost,
-                               .devices = devices,
-                               .device_count = in->count,
-                               .work = {.prompt_tokens = 256,
-                                        .output_tokens = 256,
-                                        .requests = in->requests,
-                                        .context = in->context,
-                                        .max_seqs = in->options->max_seqs},
-                               .objective = in->options->objective,
-                               .deadline_s = in->deadline_s,
-                               .kv_share = KV_SHARE,
-                               .current = plan->before};
-    TRY(gw_search(&search, &candidates, &count));
+    TRY(rc);
     *layout = candidates[0].layout;
 out:
     free(devices);
@@ -148,7 +165,7 @@ static void look_back(const struct gw_planning *in, struct gw_plan *plan, int32_
 /* Replicas can go on only with the pages they have: so these stay while replicas come and go, unless one has no room for them. */
 static int32_t pages_to_keep(const struct gw_plan *plan, int32_t pages_before)
 {
-    bool same = plan->before.tensor == plan->layout.tensor && plan->before.pipeline == plan->layout.pipeline;
+    bool same = gw_layout_same_cut(plan->before, plan->layout);
     return same && (plan->before.data == plan->layout.data || pages_before < plan->kv_pages) ? pages_before
                                                                                              : plan->kv_pages;
 }
@@ -170,17 +187,39 @@ static bool whole(const struct gw_planning *in, const struct gw_plan *plan, int 
     return true;
 }
 
-/* Replicas that can go on as they are do. One whose head is another process now has its sequences adopted instead: the schedule went with the head,
- * while a worker needs nothing but its memory. */
+/* The slowest rank that has a place when the fastest are taken. */
+static double least_speed(const struct gw_planning *in, const struct gw_plan *plan)
+{
+    int ranks = gw_layout_ranks(plan->layout);
+    int *device_of_slot = gw_alloc((size_t)ranks + 1, sizeof *device_of_slot);
+    struct gw_device *devices = devices_of(in);
+    struct gw_search search = search_for(in, plan, devices);
+    double least = gw_search_deal(&search, plan->layout, device_of_slot) ? 1 : 0;
+    for (int slot = 0; least > 0 && slot < ranks; slot++)
+        if (devices[device_of_slot[slot]].speed < least) least = devices[device_of_slot[slot]].speed;
+    free(device_of_slot);
+    free(devices);
+    return least;
+}
+
+static bool fast_enough(const struct gw_planning *in, const struct gw_plan *plan, int replica, double least)
+{
+    for (int slot = 0; slot < plan->before.tensor * plan->before.pipeline; slot++)
+        if (speed_of(in, rank_before(plan, replica, slot)) < least) return false;
+    return true;
+}
+
+/* Replicas that can go on as they are do, unless there are faster ranks for them. One whose head is another process now has its sequences adopted instead:
+ * the schedule went with the head, while a worker needs nothing but its memory. */
 static void keep_replicas(const struct gw_planning *in, struct gw_plan *plan, int32_t pages_before)
 {
     int next = 0, size = plan->layout.tensor * plan->layout.pipeline;
     for (int r = 0; r < plan->layout.data; r++) plan->kept[r] = -1;
-    if (plan->before.tensor != plan->layout.tensor || plan->before.pipeline != plan->layout.pipeline ||
-        pages_before != plan->kv_pages)
-        return;
+    if (!gw_layout_same_cut(plan->before, plan->layout) || pages_before != plan->kv_pages) return;
+    double least = least_speed(in, plan);
     for (int old = 0; old < plan->before.data && next < plan->layout.data; old++) {
         if (!whole(in, plan, old, true) || plan->peers[rank_before(plan, old, 0)].resumed) continue;
+        if (!fast_enough(in, plan, old, least)) continue;
         for (int slot = 0; slot < size; slot++) plan->peers[rank_before(plan, old, slot)].slot = next * size + slot;
         plan->kept[next++] = old;
     }
@@ -201,6 +240,24 @@ static void list_holdings(const struct gw_planning *in, const struct gw_plan *pl
     }
 }
 
+/* The speed that each place asks for: as the deal has it, by which the layout was chosen. Where all places of a replica are alike, it is that of
+ * the slowest for all of them. */
+static void find_slot_speeds(const struct gw_planning *in, const struct gw_plan *plan, const struct gw_device *devices,
+                             struct gw_layout layout, double *slot_speed)
+{
+    int ranks = gw_layout_ranks(layout), size = layout.tensor * layout.pipeline;
+    int *device_of_slot = gw_alloc((size_t)ranks + 1, sizeof *device_of_slot);
+    struct gw_search search = search_for(in, plan, devices);
+    bool dealt = gw_search_deal(&search, layout, device_of_slot);
+    for (int slot = 0; slot < ranks; slot++) slot_speed[slot] = dealt ? devices[device_of_slot[slot]].speed : 0;
+    for (int slot = 0; slot < ranks && !layout.stage_speed[0] && !layout.shard_speed[0]; slot++) {
+        double *first = &slot_speed[slot - slot % size];
+        for (int i = 0; i < size; i++)
+            if (first[i] < slot_speed[slot]) slot_speed[slot] = first[i];
+    }
+    free(device_of_slot);
+}
+
 /* The other places go to the ranks that are left, so that most bytes stay where they are. */
 static gw_err fill_places(const struct gw_planning *in, struct gw_plan *plan)
 {
@@ -212,13 +269,16 @@ static gw_err fill_places(const struct gw_planning *in, struct gw_plan *plan)
     struct gw_inherit *inherits = gw_alloc((size_t)plan->before.data + 1, sizeof *inherits);
     uint64_t *tokens = gw_alloc((size_t)plan->before.data + 1, sizeof *tokens);
     int *device_of_slot = gw_alloc((size_t)gw_layout_ranks(plan->layout) + 1, sizeof *device_of_slot);
+    double *slot_speed = gw_alloc((size_t)gw_layout_ranks(plan->layout) + 1, sizeof *slot_speed);
     list_holdings(in, plan, devices, holdings);
     struct gw_assign assign = {.dims = &in->dims,
                                .devices = devices,
                                .holdings = holdings,
                                .device_count = in->count,
-                               .layout = {plan->layout.data - kept, plan->layout.tensor, plan->layout.pipeline},
+                               .layout = plan->layout,
+                               .slot_speed = slot_speed,
                                .inherits = inherits};
+    assign.layout.data -= kept;
     for (int old = 0; old < plan->before.data; old++) {
         int head = whole(in, plan, old, false) ? rank_before(plan, old, 0) : -1;
         for (int h = 0; head >= 0 && h < in->hellos[head].held_count; h++)
@@ -226,6 +286,7 @@ static gw_err fill_places(const struct gw_planning *in, struct gw_plan *plan)
     }
     for (int now = 0; now < kept; now++) tokens[plan->kept[now]] = 0;
     if (assign.layout.data == 0) goto out;
+    find_slot_speeds(in, plan, devices, assign.layout, slot_speed);
     gw_assign_inherits(&assign, plan->before.data, tokens, inherits, &count);
     assign.inherit_count = count;
     TRY(gw_assign_places(&assign, device_of_slot, NULL));
@@ -237,6 +298,7 @@ out:
     free(inherits);
     free(tokens);
     free(device_of_slot);
+    free(slot_speed);
     return rc;
 }
 

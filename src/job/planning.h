@@ -14,6 +14,7 @@ struct gw_planning {
     const struct gw_hello *hellos; /* [count] by rank */
     const bool *active;            /* [count]: may have a place */
     int count;
+    const double *speeds;       /* [count], of the fastest (job/speeds.h); NULL: all alike */
     const struct gw_cost *cost; /* of this machine */
     uint64_t number;            /* of the plan */
     double requests;            /* that are not answered yet */

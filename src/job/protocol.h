@@ -29,6 +29,13 @@ struct gw_head_report {
     double compute_s;
 };
 
+/* GW_MSG_PACE: what a rank's steps under this plan took since its last report, exchanges and waiting not included. */
+struct gw_pace_report {
+    double said_s; /* what the default cost model says a device of speed 1 takes for them */
+    double took_s;
+    uint64_t steps, rows;
+};
+
 /* Tokens of one request in a message: number `at` and the following of its output, with log-probabilities where there are any. */
 void gw_drawn_add(struct gw_buf *out, const struct gw_sample_result *results, int count, bool logprobs);
 /* Appends `count` struct gw_sample_result to `results`; false when the message is malformed. */

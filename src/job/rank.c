@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/process.h"
 #include "comm/comm.h"
+#include "engine/speed.h"
 #include "job/chaos.h"
 #include "job/executor.h"
 #include "job/formation.h"
@@ -24,6 +25,7 @@
 #include "job/snapshot.h"
 #include "job/succession.h"
 #include "job/worker.h"
+#include "kernels/kernels.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -35,7 +37,7 @@
 #include <unistd.h>
 
 enum { LEADER = 0 };
-static const double STAND_BY_S = 600, STAND_IN_S = 0.02;
+static const double STAND_BY_S = 600, STAND_IN_S = 0.02, MEASURE_S = 0.004, PACE_EVERY_S = 1;
 
 /* A place in a plan, and what executes steps there. */
 struct post {
@@ -71,6 +73,7 @@ struct rank {
     uint64_t loaded_bytes; /* of weights from the model file, and how long that took; not told yet */
     double load_s;
     double looked_s, noticed_s, formed_s, lost_wall_s;
+    double paced_s; /* when the leader was last told of the pace */
 };
 
 static volatile sig_atomic_t stop_asked, notice_given;
@@ -94,6 +97,31 @@ static void catch_signals(void)
 }
 
 /* ---- start ----------------------------------------------------------------------------------------------------- */
+
+/* GODWIT_KERNELS may name several tables, as nodes of different kinds would have: each rank takes the one of its number. */
+static void choose_kernels(int number)
+{
+    const char *names = getenv("GODWIT_KERNELS");
+    int count = 1;
+    for (const char *c = names; c && *c; c++) count += *c == ',';
+    if (count == 1) return;
+    for (number %= count; number > 0; number--) names = strchr(names, ',') + 1;
+    char *own = gw_strdup(names);
+    own[strcspn(own, ",")] = 0;
+    setenv("GODWIT_KERNELS", own, 1);
+    free(own);
+}
+
+static gw_err measure_speed(struct gw_hello *self)
+{
+    gw_err rc = GW_OK;
+    const struct gw_kernels *kernels;
+    TRY(gw_kernels_get(&kernels));
+    snprintf(self->kernels, sizeof self->kernels, "%s", kernels->name);
+    TRY(gw_speed_measure(1, MEASURE_S, &self->gops));
+out:
+    return rc;
+}
 
 /* Model, tokenizer and chat template: what needs nobody else. */
 static gw_err open_files(struct rank *rank)
@@ -157,6 +185,8 @@ static gw_err describe_self(struct rank *rank)
     snprintf(self->node, sizeof self->node, "%s", node ? node : "");
     self->memory = gw_process_memory();
     self->cpus = gw_process_cpus();
+    choose_kernels(self->peer.member);
+    TRY(measure_speed(self));
 out:
     return rc;
 }
@@ -612,19 +642,28 @@ out:
     return rc;
 }
 
+static gw_err tell_pace(struct rank *rank)
+{
+    struct gw_pace_report pace = gw_executor_take_pace(rank->post->executor);
+    rank->paced_s = gw_clock_now_s();
+    return pace.steps > 0 ? gw_comm_send(rank->comm, LEADER, GW_MSG_PACE, 0, &pace, sizeof pace) : GW_OK;
+}
+
 static gw_err work(struct rank *rank, bool *busy)
 {
     gw_err rc = GW_OK;
     bool may_step = rank->kept || rank->moved;
-    uint64_t before = steps(rank);
-    double began_s = gw_clock_now_s();
+    struct gw_executor *executor = rank->post ? rank->post->executor : NULL;
+    double before_s = executor ? gw_executor_took_s(executor) : 0;
     if (rank->head) TRY(gw_head_poll(rank->head, may_step, busy, &rank->stopped));
     else if (rank->worker && may_step && !rank->stopped) {
         bool executed = false;
         TRY(gw_worker_poll(rank->worker, &executed, &rank->stopped));
         *busy |= executed;
     }
-    if (rank->chaos && steps(rank) > before) gw_chaos_drag(rank->chaos, gw_clock_now_s() - began_s);
+    if (rank->chaos && executor)
+        gw_executor_drag(executor, gw_chaos_drag(rank->chaos, gw_executor_took_s(executor) - before_s));
+    if (may_step && rank->post && gw_clock_now_s() - rank->paced_s > PACE_EVERY_S) TRY(tell_pace(rank));
 out:
     return rc;
 }

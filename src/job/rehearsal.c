@@ -9,6 +9,7 @@
 #include "job/planning.h"
 #include "job/record.h"
 #include "job/requests.h"
+#include "job/speeds.h"
 #include "plan/cost.h"
 #include "report/status.h"
 #include "store/store.h"
@@ -32,7 +33,7 @@ static void take_places(const struct gw_rehearsal *r, struct gw_hello *hellos, i
     struct gw_seat *seats = NULL;
     int seat_count = 0;
     if (gw_status_read(r->options->out_dir, &status) != GW_OK) return;
-    struct gw_layout layout = {status.layout[0], status.layout[1], status.layout[2]};
+    struct gw_layout layout = GW_LAYOUT(status.layout[0], status.layout[1], status.layout[2]);
     if (gw_layout_check(&r->dims, layout) != GW_OK) return;
     if (gw_record_seats(r->options->out_dir, &seats, &seat_count) != GW_OK) seat_count = 0;
     for (int s = 0; s < seat_count; s++) {
@@ -59,15 +60,19 @@ static gw_err make_plan(const struct gw_rehearsal *r, struct gw_hello *hellos, i
     bool *active = gw_alloc((size_t)count + 1, sizeof *active);
     for (int i = 0; i < count; i++) active[i] = true;
     take_places(r, hellos, count);
+    double *speeds = gw_alloc((size_t)count + 1, sizeof *speeds);
+    gw_speeds_of_ranks(hellos, count, r->options, NULL, speeds);
     struct gw_planning planning = {.options = r->options,
                                    .dims = r->dims,
                                    .context = r->context,
                                    .hellos = hellos,
                                    .active = active,
                                    .count = count,
+                                   .speeds = speeds,
                                    .cost = &cost,
                                    .number = 2};
     gw_err rc = gw_planning_make(&planning, plan);
+    free(speeds);
     free(active);
     return rc;
 }

@@ -12,7 +12,7 @@ gw_err gw_solo_open(struct gw_solo *solo, const char *model_path, int threads, i
     solo->context = context ? context : gw_model_info(solo->model)->context;
     solo->threads = threads ? threads : gw_process_cpus();
     solo->kv_pages = (kv_tokens + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS;
-    solo->team = (struct gw_team){.layout = {1, 1, 1}, .ranks = &solo->rank};
+    solo->team = (struct gw_team){.layout = {.data = 1, .tensor = 1, .pipeline = 1}, .ranks = &solo->rank};
     struct gw_executor_config config = {.model = solo->model,
                                         .team = &solo->team,
                                         .threads = solo->threads,

@@ -1,10 +1,9 @@
 /* See self.h. */
 #include "node/self.h"
 
-#include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
-#include "base/pool.h"
+#include "engine/speed.h"
 #include "kernels/kernels.h"
 
 #include <arpa/inet.h>
@@ -140,66 +139,15 @@ void gw_self_remove_scratch(char *path, int lock)
 
 /* ---- speed ----------------------------------------------------------------------------------------------------- */
 
-enum { OUTPUTS = 512, INPUTS = 512, ROWS = 8 };
 static const double MEASURE_S = 0.08;
-
-struct bench {
-    const struct gw_kernels *kernels;
-    struct gw_gemm gemm;
-    int panels;
-};
-
-static void multiply(void *arg, int thread, int threads)
-{
-    struct bench *bench = arg;
-    int begin, end;
-    gw_split(bench->panels, threads, thread, &begin, &end);
-    if (begin < end) bench->kernels->gemm[bench->gemm.w->pack](&bench->gemm, begin, end);
-}
 
 gw_err gw_self_measure(struct gw_lease *lease)
 {
     gw_err rc = GW_OK;
-    struct gw_pool *pool = NULL;
-    struct gw_packed weights = {0};
-    struct gw_atom atom = {.block_end = INPUTS / GW_BLOCK, .merges = 0, .node = 0};
-    float *x = gw_alloc((size_t)ROWS * INPUTS, sizeof *x), *y = gw_alloc((size_t)ROWS * OUTPUTS, sizeof *y);
-    struct gw_act act;
-    struct bench bench = {0};
-    void *data = NULL;
-    gw_act_init(&act, ROWS, INPUTS);
-    act.x = x;
-    TRY(gw_kernels_get(&bench.kernels));
-    TRY(gw_packed_init(&weights, GW_TYPE_Q8_0, OUTPUTS, INPUTS));
-    TRY(gw_alloc_large(gw_packed_bytes(&weights), "a measurement", &data));
-    weights.data = data;
-    for (int i = 0; i < ROWS * INPUTS; i++) x[i] = (float)(i % 17) - 8;
-    bench.kernels->quantize(&act, x, INPUTS, 0, ROWS, 0, INPUTS / GW_BLOCK);
-    bench.panels = weights.panels;
-    bench.gemm = (struct gw_gemm){.w = &weights,
-                                  .act = &act,
-                                  .rows = ROWS,
-                                  .atoms = &atom,
-                                  .atom_count = 1,
-                                  .y = y,
-                                  .y_row_stride = OUTPUTS,
-                                  .y_node_stride = (size_t)ROWS * OUTPUTS};
-    TRY(gw_pool_create(lease->cpus > 0 ? lease->cpus : 1, NULL, &pool));
-    gw_pool_run(pool, multiply, &bench); /* the first touches everything */
-    double best_s = 1e9, began_s = gw_clock_now_s();
-    for (double at_s = began_s; at_s - began_s < MEASURE_S;) { /* the best of many: others may be using the CPUs */
-        gw_pool_run(pool, multiply, &bench);
-        double now_s = gw_clock_now_s();
-        if (now_s - at_s < best_s) best_s = now_s - at_s;
-        at_s = now_s;
-    }
-    lease->gflops = 2.0 * ROWS * OUTPUTS * INPUTS / best_s / 1e9;
-    snprintf(lease->kernels, sizeof lease->kernels, "%s", bench.kernels->name);
+    const struct gw_kernels *kernels;
+    TRY(gw_kernels_get(&kernels));
+    snprintf(lease->kernels, sizeof lease->kernels, "%s", kernels->name);
+    TRY(gw_speed_measure(lease->cpus > 0 ? lease->cpus : 1, MEASURE_S, &lease->gflops));
 out:
-    gw_pool_destroy(pool);
-    if (data) gw_free_large(data, gw_packed_bytes(&weights));
-    free(x);
-    free(y);
-    gw_act_free(&act);
     return rc;
 }

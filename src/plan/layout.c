@@ -3,7 +3,9 @@
 
 #include "kernels/kernels.h"
 
+#include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 int gw_ffn_atoms(int kv_heads, int ffn)
 {
@@ -20,7 +22,7 @@ int gw_ffn_atom_block(int ffn, int atoms, int atom)
 gw_err gw_layout_parse(const char *text, struct gw_layout *layout)
 {
     int used = 0;
-    struct gw_layout l;
+    struct gw_layout l = {0};
     if (sscanf(text, "%dx%dx%d%n", &l.data, &l.tensor, &l.pipeline, &used) != 3 || text[used] || l.data < 1 ||
         l.tensor < 1 || l.pipeline < 1 || l.data > 65536 || l.tensor > 65536 || l.pipeline > 65536)
         return gw_fail(GW_ERR_USAGE, "layout '%s' is not DATAxTENSORxPIPELINE, such as 2x1x1", text);
@@ -74,56 +76,120 @@ gw_err gw_layout_check(const struct gw_dims *m, struct gw_layout l)
     return GW_OK;
 }
 
+/* ---- the split ------------------------------------------------------------------------------------------------- */
+
+/* Speeds before number `i` of `count`; a speed of 0 counts as 1. */
+static int speeds_before(const uint8_t *speeds, int count, int i)
+{
+    int sum = 0;
+    if (count > GW_SPLIT_MOST) return i;
+    for (int k = 0; k < i; k++) sum += speeds[k] ? speeds[k] : 1;
+    return sum;
+}
+
+static void set_speeds(uint8_t *to, const double *from, int count)
+{
+    double fastest = 0;
+    bool equal = true;
+    memset(to, 0, GW_SPLIT_MOST);
+    if (count > GW_SPLIT_MOST) return;
+    for (int i = 0; i < count; i++)
+        if (from[i] > fastest) fastest = from[i];
+    for (int i = 0; i < count; i++) {
+        double speed = fastest > 0 ? rint(GW_SPLIT_FASTEST * from[i] / fastest) : GW_SPLIT_FASTEST;
+        to[i] = (uint8_t)(speed > 1 ? speed : 1);
+        equal &= to[i] == to[0];
+    }
+    if (equal) memset(to, 0, GW_SPLIT_MOST);
+}
+
+void gw_layout_split(struct gw_layout *l, const double *stage_speed, const double *shard_speed)
+{
+    set_speeds(l->stage_speed, stage_speed, l->pipeline);
+    set_speeds(l->shard_speed, shard_speed, l->tensor);
+}
+
+bool gw_layout_same_cut(struct gw_layout a, struct gw_layout b)
+{
+    return a.tensor == b.tensor && a.pipeline == b.pipeline && !memcmp(a.stage_speed, b.stage_speed, GW_SPLIT_MOST) &&
+           !memcmp(a.shard_speed, b.shard_speed, GW_SPLIT_MOST);
+}
+
+const char *gw_layout_text(struct gw_layout l, char text[GW_LAYOUT_TEXT_BYTES])
+{
+    int at = snprintf(text, GW_LAYOUT_TEXT_BYTES, "%dx%dx%d", l.data, l.tensor, l.pipeline);
+    for (int pass = 0; pass < 2; pass++) {
+        const uint8_t *speeds = pass ? l.shard_speed : l.stage_speed;
+        int count = pass ? l.tensor : l.pipeline;
+        for (int i = 0; i < count && count <= GW_SPLIT_MOST && speeds[0]; i++)
+            at += snprintf(text + at, GW_LAYOUT_TEXT_BYTES - (size_t)at, "%s%d",
+                           i      ? ":"
+                           : pass ? " shards "
+                                  : " stages ",
+                           speeds[i]);
+    }
+    return text;
+}
+
 /* Layers before stage `stage`: every stage gets at least one, and the last one's output matrix counts as layers. */
-static int layers_before(const struct gw_dims *m, int pipeline, int stage)
+static int layers_before(const struct gw_dims *m, const struct gw_layout *l, int stage)
 {
     if (stage == 0) return 0;
-    if (stage == pipeline) return m->layers;
+    if (stage == l->pipeline) return m->layers;
     double unit = layer_cost(m);
     double total = m->layers * unit + output_cost(m);
-    int cut = (int)(total * stage / pipeline / unit + 0.5);
-    if (cut < stage) cut = stage;
-    int most = m->layers - (pipeline - stage);
+    int part = speeds_before(l->stage_speed, l->pipeline, stage);
+    int all = speeds_before(l->stage_speed, l->pipeline, l->pipeline);
+    int least = l->stage_speed[0] ? layers_before(m, l, stage - 1) + 1 : stage,
+        most = m->layers - (l->pipeline - stage);
+    int cut = (int)(total * part / all / unit + 0.5);
+    if (cut < least) cut = least;
     return cut < most ? cut : most;
 }
 
-/* kv heads before shard `shard` of `tensor`. */
-static int heads_before(const struct gw_dims *m, int tensor, int shard)
+/* kv heads before shard `shard`. */
+static int heads_before(const struct gw_dims *m, const struct gw_layout *l, int shard)
 {
-    return (int)(((int64_t)m->kv_heads * shard + tensor - 1) / tensor);
+    int64_t part = speeds_before(l->shard_speed, l->tensor, shard);
+    int64_t all = speeds_before(l->shard_speed, l->tensor, l->tensor);
+    return (int)((m->kv_heads * part + all - 1) / all);
 }
 
 /* FFN atoms before shard `shard`: evens out what the kv heads could not; every shard gets at least one. */
-static int atoms_before(const struct gw_dims *m, int tensor, int shard)
+static int atoms_before(const struct gw_dims *m, const struct gw_layout *l, int shard)
 {
     if (shard == 0) return 0;
-    if (shard == tensor) return m->ffn_atoms;
-    double target = layer_cost(m) * shard / tensor - heads_before(m, tensor, shard) * head_cost(m);
+    if (shard == l->tensor) return m->ffn_atoms;
+    int part = speeds_before(l->shard_speed, l->tensor, shard);
+    int all = speeds_before(l->shard_speed, l->tensor, l->tensor);
+    double target = layer_cost(m) * part / all - heads_before(m, l, shard) * head_cost(m);
     int cut = (int)(target / atom_cost(m) + 0.5);
-    int least = atoms_before(m, tensor, shard - 1) + 1;
+    int least = atoms_before(m, l, shard - 1) + 1;
     if (cut < least) cut = least;
-    int most = m->ffn_atoms - (tensor - shard);
+    int most = m->ffn_atoms - (l->tensor - shard);
     return cut < most ? cut : most;
 }
 
-static int vocab_before(const struct gw_dims *m, int tensor, int shard)
+static int vocab_before(const struct gw_dims *m, const struct gw_layout *l, int shard)
 {
-    if (shard == tensor) return m->vocab;
+    if (shard == l->tensor) return m->vocab;
     int chunks = (m->vocab + GW_SUM_CHUNK - 1) / GW_SUM_CHUNK;
-    return (int)((int64_t)chunks * shard / tensor) * GW_SUM_CHUNK;
+    int64_t part = speeds_before(l->shard_speed, l->tensor, shard);
+    int64_t all = speeds_before(l->shard_speed, l->tensor, l->tensor);
+    return (int)(chunks * part / all) * GW_SUM_CHUNK;
 }
 
 struct gw_shard gw_layout_shard(const struct gw_dims *m, struct gw_layout l, int shard, int stage)
 {
     return (struct gw_shard){
-        .layer_begin = layers_before(m, l.pipeline, stage),
-        .layer_end = layers_before(m, l.pipeline, stage + 1),
-        .kv_begin = heads_before(m, l.tensor, shard),
-        .kv_end = heads_before(m, l.tensor, shard + 1),
-        .ffn_begin = atoms_before(m, l.tensor, shard),
-        .ffn_end = atoms_before(m, l.tensor, shard + 1),
-        .vocab_begin = vocab_before(m, l.tensor, shard),
-        .vocab_end = vocab_before(m, l.tensor, shard + 1),
+        .layer_begin = layers_before(m, &l, stage),
+        .layer_end = layers_before(m, &l, stage + 1),
+        .kv_begin = heads_before(m, &l, shard),
+        .kv_end = heads_before(m, &l, shard + 1),
+        .ffn_begin = atoms_before(m, &l, shard),
+        .ffn_end = atoms_before(m, &l, shard + 1),
+        .vocab_begin = vocab_before(m, &l, shard),
+        .vocab_end = vocab_before(m, &l, shard + 1),
         .first = stage == 0,
         .last = stage == l.pipeline - 1,
     };

@@ -2,13 +2,15 @@
  *
  * Ranks are ordered replica-major: rank = (replica * pipeline + stage) * tensor + shard. Splits may be uneven: a shard owns a run
  * of kv heads (possibly none), a run of FFN atoms and a run of the vocabulary; a stage owns a run of layers. The runs are chosen
- * so that the largest share of multiply-adds is as small as it can be; the output matrix counts as layers of the last stage.
+ * so that the largest share of multiply-adds is as small as it can be, or for devices of different speeds so that each stage and each shard has its
+ * share in proportion; the output matrix counts as layers of the last stage.
  */
 #ifndef GW_PLAN_LAYOUT_H
 #define GW_PLAN_LAYOUT_H
 
 #include "base/error.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* What the planner needs to know of a model. */
@@ -19,9 +21,24 @@ struct gw_dims {
     double output_bytes;     /* of the whole output matrix, as packed */
 };
 
+enum { GW_SPLIT_MOST = 16, GW_SPLIT_FASTEST = 8 };
+
+/* With more stages or shards than GW_SPLIT_MOST these are equal whatever the speeds say. */
 struct gw_layout {
     int data, tensor, pipeline;
+    uint8_t stage_speed[GW_SPLIT_MOST]; /* of each stage, the fastest has GW_SPLIT_FASTEST; all 0: equal */
+    uint8_t shard_speed[GW_SPLIT_MOST]; /* of each shard, at every stage */
 };
+#define GW_LAYOUT(data_, tensor_, pipeline_)                                                                           \
+    ((struct gw_layout){.data = (data_), .tensor = (tensor_), .pipeline = (pipeline_)})
+
+/* Sets the split to speeds in any unit, [pipeline] and [tensor]: in steps of an eighth of the fastest. */
+void gw_layout_split(struct gw_layout *layout, const double *stage_speed, const double *shard_speed);
+/* Is the model cut in the same way: may a replica of one be a replica of the other? */
+bool gw_layout_same_cut(struct gw_layout a, struct gw_layout b);
+/* DxTxP, and the split behind it when it is not even: "1x1x3 stages 8:4:8". */
+enum { GW_LAYOUT_TEXT_BYTES = 160 };
+const char *gw_layout_text(struct gw_layout layout, char text[GW_LAYOUT_TEXT_BYTES]);
 
 /* Where a rank stands. */
 struct gw_place {

@@ -280,7 +280,7 @@ static double change_seconds(const struct gw_search *in, struct gw_layout l)
         double weights = gw_shard_weight_bytes(in->dims, &s), found = best_common_bytes(in->dims, old, &s);
         double kv = (double)gw_shard_page_bytes(in->dims, &s) / GW_PAGE_TOKENS * in->current_kv_tokens;
         if (gw_layout_ranks(l) > gw_layout_ranks(old)) found = 0;
-        if (old.tensor == l.tensor && old.pipeline == l.pipeline) kv = 0;
+        if (gw_layout_same_cut(old, l)) kv = 0;
         if (weights - found + kv > most) most = weights - found + kv;
     }
     double fetch_s = gw_cost_move_s(in->cost, most, true), pack_s = gw_cost_pack_s(in->cost, most, 1);
@@ -352,37 +352,90 @@ static int ranked_order(const void *a, const void *b)
     return x->layout.pipeline - y->layout.pipeline;
 }
 
+struct finding {
+    const struct gw_search *in;
+    struct dealer dealer;
+    struct ranked *found;
+    size_t capacity, count;
+    int *device_of_slot;
+};
+
+/* A candidate, if memory allows. */
+static bool consider(struct finding *f, struct gw_layout l)
+{
+    const struct gw_search *in = f->in;
+    if (!deal(&f->dealer, l, f->device_of_slot)) return false;
+    if (f->count == f->capacity)
+        f->found = gw_realloc(f->found, f->capacity = f->capacity ? 2 * f->capacity : 64, sizeof *f->found);
+    struct ranked *ranked = &f->found[f->count++];
+    rate(in, l, f->device_of_slot, &ranked->candidate);
+    ranked->first = in->objective == GW_OBJECTIVE_DEADLINE && ranked->candidate.in_time;
+    ranked->faster = in->objective == GW_OBJECTIVE_COST || ranked->first;
+    ranked->current = !memcmp(&l, &in->current, sizeof l);
+    return true;
+}
+
+/* The layout split in proportion to what the devices that come first in `order` have: speed, or memory. A stage has what its shards have together; all
+ * replicas are cut alike, so the least of them counts. */
+static struct gw_layout split_by(const struct finding *f, struct gw_layout l, const int *order, bool memory)
+{
+    double stage[GW_SPLIT_MOST], shard[GW_SPLIT_MOST];
+    for (int p = 0; p < l.pipeline && p < GW_SPLIT_MOST; p++) stage[p] = INFINITY;
+    for (int t = 0; t < l.tensor && t < GW_SPLIT_MOST; t++) shard[t] = INFINITY;
+    if (l.pipeline > GW_SPLIT_MOST || l.tensor > GW_SPLIT_MOST) return l;
+    for (int r = 0; r < l.data; r++)
+        for (int p = 0; p < l.pipeline; p++) {
+            double together = 0;
+            for (int t = 0; t < l.tensor; t++) {
+                const struct gw_device *device = &f->in->devices[order[(r * l.pipeline + p) * l.tensor + t]];
+                double has = memory ? (double)device->memory_bytes : device->speed;
+                together += has;
+                if (has < shard[t]) shard[t] = has;
+            }
+            if (together < stage[p]) stage[p] = together;
+        }
+    gw_layout_split(&l, stage, shard);
+    return l;
+}
+
+/* The even layout and those with splits. False: none fits. */
+static bool consider_all(struct finding *f, struct gw_layout l)
+{
+    bool even = consider(f, l), uneven = false;
+    group_by_node(&f->dealer, l.tensor);
+    struct gw_layout split = split_by(f, l, even ? f->device_of_slot : f->dealer.grouped, false);
+    if (!gw_layout_same_cut(split, l)) uneven = consider(f, split);
+    if (even || uneven) return true;
+    split = split_by(f, l, f->dealer.grouped, true);
+    return !gw_layout_same_cut(split, l) && consider(f, split);
+}
+
 gw_err gw_search(const struct gw_search *in, struct gw_candidate **candidates, int *count)
 {
-    struct dealer dealer;
-    struct ranked *found = NULL;
-    size_t capacity = 0, n = 0;
-    int *device_of_slot = gw_alloc((size_t)in->device_count + 1, sizeof *device_of_slot);
-    open_dealer(&dealer, in);
-    for (int tensor = 1; tensor <= dealer.count && tensor <= in->dims->ffn_atoms; tensor++)
-        for (int pipeline = 1; tensor * pipeline <= dealer.count && pipeline <= in->dims->layers; pipeline++)
-            for (int data = 1; data * tensor * pipeline <= dealer.count; data++) {
-                struct gw_layout l = {data, tensor, pipeline};
-                if (!deal(&dealer, l, device_of_slot)) break; /* nor do more replicas fit */
-                if (n == capacity) found = gw_realloc(found, capacity = capacity ? 2 * capacity : 64, sizeof *found);
-                rate(in, l, device_of_slot, &found[n].candidate);
-                found[n].first = in->objective == GW_OBJECTIVE_DEADLINE && found[n].candidate.in_time;
-                found[n].faster = in->objective == GW_OBJECTIVE_COST || found[n].first;
-                found[n++].current = !memcmp(&l, &in->current, sizeof l);
+    struct finding f = {.in = in};
+    f.device_of_slot = gw_alloc((size_t)in->device_count + 1, sizeof *f.device_of_slot);
+    open_dealer(&f.dealer, in);
+    const int devices = f.dealer.count;
+    for (int tensor = 1; tensor <= devices && tensor <= in->dims->ffn_atoms; tensor++)
+        for (int pipeline = 1; tensor * pipeline <= devices && pipeline <= in->dims->layers; pipeline++)
+            for (int data = 1; data * tensor * pipeline <= devices; data++) {
+                struct gw_layout l = GW_LAYOUT(data, tensor, pipeline), o = in->only;
+                if (o.data && (o.data != data || o.tensor != tensor || o.pipeline != pipeline)) continue;
+                if (!consider_all(&f, l)) break; /* nor do more replicas fit */
             }
-    close_dealer(&dealer);
-    free(device_of_slot);
-    *candidates = gw_alloc(n + 1, sizeof **candidates);
-    if (n) qsort(found, n, sizeof *found, ranked_order);
-    for (size_t i = 0; i < n; i++) (*candidates)[i] = found[i].candidate;
-    *count = (int)n;
-    free(found);
-    if (n) return GW_OK;
+    close_dealer(&f.dealer);
+    free(f.device_of_slot);
+    *candidates = gw_alloc(f.count + 1, sizeof **candidates);
+    if (f.count) qsort(f.found, f.count, sizeof *f.found, ranked_order);
+    for (size_t i = 0; i < f.count; i++) (*candidates)[i] = f.found[i].candidate;
+    *count = (int)f.count;
+    free(f.found);
+    if (f.count) return GW_OK;
     free(*candidates);
     *candidates = NULL;
     return gw_fail(
         GW_ERR_LAYOUT,
         "no layout of up to %d devices holds this model and the KV of one sequence of %d tokens; use more or larger "
         "devices, a smaller context, or a smaller model",
-        dealer.count, in->work.context);
+        devices, in->work.context);
 }

@@ -1,8 +1,10 @@
 /* The search for a layout: every D x T x P, uneven splits included, that the devices' memory can hold, with its figures, best first. Pure.
  *
  * Devices may differ in memory and speed. For each layout they are dealt out so that a replica has devices of like speed and a stage has its
- * shards on one node where that is possible; layouts that leave devices idle are candidates like all others. The deal only serves the figures and
- * the memory check; who really stands where is decided by what each holds already (plan/assign.h).
+ * shards on one node where that is possible; layouts that leave devices idle are candidates like all others. Where the devices dealt differ, the
+ * layout with a split in proportion to their speeds is a candidate beside the even one; where the even one does not fit, one in proportion to their memory.
+ * The deal serves the figures and the memory check, and says what speed a place asks for; who really stands where is decided by what each holds
+ * already (plan/assign.h).
  */
 #ifndef GW_PLAN_SEARCH_H
 #define GW_PLAN_SEARCH_H
@@ -30,6 +32,7 @@ struct gw_search {
     double deadline_s;        /* from now; for GW_OBJECTIVE_DEADLINE */
     double price_per_hour;    /* of a device; 0: a device-hour costs 1 */
     double kv_share;          /* of the memory that the weights leave, for KV; 0: all of it */
+    struct gw_layout only;    /* data 0: any layout; else no other data x tensor x pipeline than this */
     struct gw_layout current; /* data 0: none. Leaving it costs time that has to be earned back */
     double current_kv_tokens; /* that a replica of `current` holds now */
     double

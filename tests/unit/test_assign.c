@@ -244,7 +244,7 @@ static void test_nodes(void)
     struct gw_dims *m = &models[0];
     struct gw_device devices[4];
     struct gw_holding holdings[4];
-    struct gw_layout l = {1, 2, 2};
+    struct gw_layout l = GW_LAYOUT(1, 2, 2);
     int device_of_slot[4];
     for (int d = 0; d < 4; d++) {
         struct gw_place place = gw_layout_place(l, d);
@@ -267,7 +267,7 @@ static void test_limits(void)
     struct gw_dims *m = &models[0];
     struct gw_device devices[3] = {{1u << 30, 1, 0, false}, {1u << 30, 2, 0, false}, {1u << 30, 1, 0, false}};
     struct gw_holding holdings[3] = {{.replica = -1}, {.replica = -1}, {.replica = -1}};
-    struct gw_layout l = {2, 1, 1};
+    struct gw_layout l = GW_LAYOUT(2, 1, 1);
     int device_of_slot[2];
     double speed[2] = {1, 2}, bytes[2] = {1u << 20, 1u << 20};
     struct gw_assign a = {.dims = m,

@@ -43,7 +43,7 @@ static void open_engine(struct engine *e, const struct gw_tiny_spec *spec, const
     if (table) setenv("GODWIT_KERNELS", table, 1);
     else unsetenv("GODWIT_KERNELS");
     static int only_rank = 0;
-    static const struct gw_team team = {.layout = {1, 1, 1}, .ranks = &only_rank};
+    static const struct gw_team team = {.layout = {.data = 1, .tensor = 1, .pipeline = 1}, .ranks = &only_rank};
     struct gw_executor_config config = {.model = e->model,
                                         .team = &team,
                                         .threads = threads,

@@ -27,7 +27,7 @@ static bool same(const struct gw_cost *a, const struct gw_cost *b)
     return !memcmp(a, b, offsetof(struct gw_cost, seen) + sizeof a->seen);
 }
 
-static const struct gw_layout one = {1, 1, 1};
+static const struct gw_layout one = {.data = 1, .tensor = 1, .pipeline = 1};
 
 static double decode_per_s(const struct gw_cost *cost, double rows)
 {
@@ -67,7 +67,7 @@ static double replica(struct gw_layout l, double seqs, double latency_s, double 
 
 static void test_layouts(void)
 {
-    struct gw_layout tensor = {1, 3, 1}, pipeline = {1, 1, 4};
+    struct gw_layout tensor = GW_LAYOUT(1, 3, 1), pipeline = GW_LAYOUT(1, 1, 4);
     double alone = replica(one, 64, 0, 1, 1);
     CU_ASSERT(replica(tensor, 64, 0, 1, 1) > 2.2 * alone && replica(tensor, 64, 0, 1, 1) < 3 * alone);
     CU_ASSERT(replica(pipeline, 64, 0, 1, 1) > 2 * alone && replica(pipeline, 64, 0, 1, 1) < 4 * alone);

@@ -68,7 +68,7 @@ static bool check_layout(const struct gw_dims *m, struct gw_layout l)
             p.shard >= l.tensor || p.stage < 0 || p.stage >= l.pipeline)
             return false;
     }
-    struct gw_shard whole = gw_layout_shard(m, (struct gw_layout){1, 1, 1}, 0, 0);
+    struct gw_shard whole = gw_layout_shard(m, GW_LAYOUT(1, 1, 1), 0, 0);
     double all = gw_shard_weight_bytes(m, &whole);
     return bytes > all * 0.999999 && bytes < all * 1.000001 && page_bytes == gw_shard_page_bytes(m, &whole);
 }
@@ -80,7 +80,7 @@ static void test_slices(void)
         for (int data = 1; data <= 12; data++)
             for (int tensor = 1; data * tensor <= 12; tensor++)
                 for (int pipeline = 1; data * tensor * pipeline <= 12; pipeline++) {
-                    struct gw_layout l = {data, tensor, pipeline};
+                    struct gw_layout l = GW_LAYOUT(data, tensor, pipeline);
                     bool possible = tensor <= models[i].ffn_atoms && pipeline <= models[i].layers;
                     CU_ASSERT_EQUAL(gw_layout_check(&models[i], l), possible ? GW_OK : GW_ERR_LAYOUT);
                     refused += !possible;
@@ -93,7 +93,50 @@ static void test_slices(void)
     printf("(%d layouts, %d refused) ", checked, refused);
     CU_ASSERT(checked > 300 && refused > 5);
     for (int tensor = 1; tensor <= models[2].ffn_atoms; tensor++)
-        CU_ASSERT(check_layout(&models[2], (struct gw_layout){1, tensor, 24}));
+        CU_ASSERT(check_layout(&models[2], GW_LAYOUT(1, tensor, 24)));
+}
+
+/* Splits by random speeds: slices still fit together, and the layers are shared out in proportion. */
+static void test_splits(void)
+{
+    unsigned x = 12345;
+    int uneven = 0;
+    for (int round = 0; round < 2000; round++) {
+        const struct gw_dims *m = &models[round % MODELS];
+        double stages[GW_SPLIT_MOST + 4], shards[GW_SPLIT_MOST + 4];
+        int most_stages = m->layers < GW_SPLIT_MOST + 4 ? m->layers : GW_SPLIT_MOST + 4;
+        struct gw_layout l = GW_LAYOUT(1, 1 + (int)(x >> 8) % m->ffn_atoms, 1 + (int)(x >> 16) % most_stages), again;
+        for (int i = 0; i < GW_SPLIT_MOST + 4; i++) {
+            x = x * 1664525 + 1013904223;
+            stages[i] = 1 + (x >> 24) % 5;
+            shards[i] = 1 + (x >> 20) % 3;
+        }
+        gw_layout_split(&l, stages, shards);
+        CU_ASSERT(check_layout(m, l));
+        again = GW_LAYOUT(1, l.tensor, l.pipeline);
+        for (int i = 0; i < GW_SPLIT_MOST + 4; i++) stages[i] *= 3.7, shards[i] *= 0.01;
+        gw_layout_split(&again, stages, shards);
+        CU_ASSERT(!memcmp(&l, &again, sizeof l)); /* the unit does not matter */
+        uneven += l.stage_speed[0] || l.shard_speed[0];
+        if (l.pipeline > GW_SPLIT_MOST) CU_ASSERT(!l.stage_speed[0]);
+    }
+    CU_ASSERT(uneven > 1000);
+    struct gw_layout l = GW_LAYOUT(2, 1, 3), even = l;
+    gw_layout_split(&l, (double[]){1, 0.5, 1}, (double[]){1});
+    struct gw_dims m = models[0];
+    m.vocab = 0;
+    int layers[3];
+    for (int stage = 0; stage < 3; stage++) {
+        struct gw_shard s = gw_layout_shard(&m, l, 0, stage);
+        layers[stage] = s.layer_end - s.layer_begin;
+    }
+    CU_ASSERT(layers[0] == m.layers * 2 / 5 && layers[1] == m.layers / 5);
+    char text[GW_LAYOUT_TEXT_BYTES];
+    CU_ASSERT_STRING_EQUAL(gw_layout_text(l, text), "2x1x3 stages 8:4:8");
+    CU_ASSERT_STRING_EQUAL(gw_layout_text(even, text), "2x1x3");
+    CU_ASSERT(!gw_layout_same_cut(l, even));
+    gw_layout_split(&l, (double[]){2, 2.1, 2}, (double[]){1}); /* noise is no difference */
+    CU_ASSERT(gw_layout_same_cut(l, even));
 }
 
 static double cost_of_layer(const struct gw_dims *m, const struct gw_shard *s)
@@ -114,7 +157,7 @@ static void test_balance(void)
         for (int tensor = 1; tensor <= 8 && tensor <= m->ffn_atoms; tensor++) {
             double most = 0;
             for (int s = 0; s < tensor; s++) {
-                struct gw_shard shard = gw_layout_shard(m, (struct gw_layout){1, tensor, 1}, s, 0);
+                struct gw_shard shard = gw_layout_shard(m, GW_LAYOUT(1, tensor, 1), s, 0);
                 double cost = cost_of_layer(m, &shard);
                 if (cost > most) most = cost;
             }
@@ -125,12 +168,12 @@ static void test_balance(void)
         }
     }
     /* 9 heads over 3 kv heads on 2 ranks: 2 kv heads and 1, and the FFN makes up for it */
-    struct gw_shard a = gw_layout_shard(&models[0], (struct gw_layout){1, 2, 1}, 0, 0);
-    struct gw_shard b = gw_layout_shard(&models[0], (struct gw_layout){1, 2, 1}, 1, 0);
+    struct gw_shard a = gw_layout_shard(&models[0], GW_LAYOUT(1, 2, 1), 0, 0);
+    struct gw_shard b = gw_layout_shard(&models[0], GW_LAYOUT(1, 2, 1), 1, 0);
     CU_ASSERT_EQUAL(a.kv_end - a.kv_begin, 2);
     CU_ASSERT(b.ffn_end - b.ffn_begin > a.ffn_end - a.ffn_begin);
     /* the output matrix counts as layers of the last stage */
-    struct gw_shard last = gw_layout_shard(&models[0], (struct gw_layout){1, 1, 2}, 0, 1);
+    struct gw_shard last = gw_layout_shard(&models[0], GW_LAYOUT(1, 1, 2), 0, 1);
     CU_ASSERT(last.layer_end - last.layer_begin < 15);
 }
 
@@ -152,7 +195,7 @@ static void test_atoms(void)
 
 static void test_parse(void)
 {
-    struct gw_layout l = {7, 7, 7};
+    struct gw_layout l = GW_LAYOUT(7, 7, 7);
     CU_ASSERT_EQUAL(gw_layout_parse("2x3x4", &l), GW_OK);
     CU_ASSERT(l.data == 2 && l.tensor == 3 && l.pipeline == 4);
     CU_ASSERT_EQUAL(gw_layout_ranks(l), 24);
@@ -161,7 +204,7 @@ static void test_parse(void)
                                       "-1x1x1", "axbxc",  "2*2*2",   "2x2x70000", "1x1x99999999999",
                                       "2,2,2",  "x1x1",   "1.5x1x1", "1x1x1\n"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        l = (struct gw_layout){7, 7, 7};
+        l = GW_LAYOUT(7, 7, 7);
         gw_err rc = gw_layout_parse(bad[i], &l);
         if (rc != GW_ERR_USAGE) printf("'%s' was taken ", bad[i]);
         CU_ASSERT_EQUAL(rc, GW_ERR_USAGE);
@@ -175,6 +218,7 @@ int main(void)
     if (CU_initialize_registry() != CUE_SUCCESS) return 1;
     CU_pSuite suite = CU_add_suite("layout", NULL, NULL);
     CU_add_test(suite, "slices", test_slices);
+    CU_add_test(suite, "splits", test_splits);
     CU_add_test(suite, "balance", test_balance);
     CU_add_test(suite, "atoms", test_atoms);
     CU_add_test(suite, "spelling", test_parse);

@@ -257,7 +257,7 @@ static void test_exchange(void)
 {
     struct scene s;
     struct gw_moves m;
-    struct gw_layout l = {1, 1, 2};
+    struct gw_layout l = GW_LAYOUT(1, 1, 2);
     uint64_t kv_tokens[1] = {1000};
     prepare(&s, &models[2], 2, l, l);
     map(&s, kv_tokens);
@@ -286,7 +286,7 @@ static void test_sources(void)
 {
     struct scene s;
     struct gw_moves m;
-    struct gw_layout old = {3, 1, 1}, now = {6, 1, 1};
+    struct gw_layout old = GW_LAYOUT(3, 1, 1), now = GW_LAYOUT(6, 1, 1);
     uint64_t kv_tokens[3] = {0, 0, 0}, given[6] = {0}, all = 0;
     prepare(&s, &models[0], 6, old, now); /* three replicas more: each old one gives a third of what they need */
     map(&s, kv_tokens);
@@ -315,7 +315,7 @@ static void test_sources(void)
     cost = usual;
 
     s.devices[0].leaving = true; /* whatever it can give, it gives first */
-    s.layout = s.assign.layout = s.in.layout = (struct gw_layout){5, 1, 1};
+    s.layout = s.assign.layout = s.in.layout = GW_LAYOUT(5, 1, 1);
     map(&s, kv_tokens);
     CU_ASSERT_EQUAL_FATAL(gw_moves_plan(&s.in, &m), GW_OK);
     CU_ASSERT(order_is_right(&s, &m) && m.moves[0].from == 0);
@@ -327,7 +327,7 @@ static void test_kv(void)
 {
     struct scene s;
     struct gw_moves m;
-    struct gw_layout old = {2, 1, 2}, now = {1, 1, 3};
+    struct gw_layout old = GW_LAYOUT(2, 1, 2), now = GW_LAYOUT(1, 1, 3);
     uint64_t kv_tokens[2] = {4000, 3000};
     prepare(&s, &models[0], 4, old, now);
     s.holdings[3] = (struct gw_holding){.replica = -1}; /* the last stage of replica 1 is gone */

@@ -199,7 +199,7 @@ static struct gw_executor *make_executor(const struct world *w, struct gw_team *
 static struct gw_layout random_layout(const struct gw_dims *dims, int most)
 {
     for (;;) {
-        struct gw_layout l = {1 + next_int(3), 1 + next_int(3), 1 + next_int(4)};
+        struct gw_layout l = GW_LAYOUT(1 + next_int(3), 1 + next_int(3), 1 + next_int(4));
         if (gw_layout_ranks(l) <= most && gw_layout_check(dims, l) == GW_OK) return l;
     }
 }

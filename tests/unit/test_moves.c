@@ -189,7 +189,7 @@ static void open_model(struct model *m, enum gw_type type, int layers, int kv_he
     for (int i = 0; i < TEXT; i++) m->text[i] = next_int(259);
     struct replica one;
     struct making plain = {.kv_pages = PAGES};
-    open_replica(&one, m, (struct gw_layout){1, 1, 1}, &plain);
+    open_replica(&one, m, GW_LAYOUT(1, 1, 1), &plain);
     m->wanted = calloc((size_t)TEXT * (size_t)m->dims.vocab, sizeof *m->wanted);
     run_text(&one, pages_before, 0, TEXT, m->wanted);
     close_replica(&one);

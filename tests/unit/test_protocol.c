@@ -231,7 +231,7 @@ static void test_calibration(void)
     m.bytes_per_weight = 1;
     m.output_bytes = 300 * 128;
     for (int pipeline = 1; pipeline <= 2; pipeline++) {
-        struct gw_layout layout = {1, 1, pipeline};
+        struct gw_layout layout = GW_LAYOUT(1, 1, pipeline);
         struct gw_cost cost = gw_cost_default(), first = cost;
         struct gw_shard shard = gw_layout_shard(&m, layout, 0, 0);
         struct gw_load load = {.decode_rows = 6, .prefill_rows = 10, .mean_context = 50};

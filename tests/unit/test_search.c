@@ -69,6 +69,11 @@ static double need_of(const struct gw_search *s, struct gw_layout l, int slot)
            pages * (double)gw_shard_page_bytes(s->dims, &shard) / (s->kv_share > 0 ? s->kv_share : 1);
 }
 
+static bool is_even(struct gw_layout l)
+{
+    return !l.stage_speed[0] && !l.shard_speed[0];
+}
+
 /* Could the places be filled? Tries all ways, place by place. */
 static bool fillable(const struct gw_search *s, struct gw_layout l, int slot, unsigned used)
 {
@@ -76,6 +81,15 @@ static bool fillable(const struct gw_search *s, struct gw_layout l, int slot, un
     for (int d = 0; d < s->device_count; d++)
         if (!(used >> d & 1) && !s->devices[d].leaving && (double)s->devices[d].memory_bytes >= need_of(s, l, slot) &&
             fillable(s, l, slot + 1, used | 1u << d))
+            return true;
+    return false;
+}
+
+/* Have the devices different speeds or memories? */
+static bool differ(const struct gw_search *s)
+{
+    for (int d = 1; d < s->device_count; d++)
+        if (s->devices[d].speed != s->devices[0].speed || s->devices[d].memory_bytes != s->devices[0].memory_bytes)
             return true;
     return false;
 }
@@ -89,11 +103,11 @@ static bool among(const struct gw_candidate *found, int count, struct gw_layout 
 
 static void test_enumeration(void)
 {
-    int none = 0, some = 0;
+    int none = 0, some = 0, splits = 0;
     for (int round = 0; round < 150; round++) {
         struct gw_device devices[MOST];
         struct gw_candidate *found = NULL;
-        int count = 0, device_count = 1 + next_int(5), expected = 0;
+        int count = 0, device_count = 1 + next_int(5), expected = 0, even = 0;
         struct gw_search s = usual(devices, device_count, 0);
         s.objective = (enum gw_objective)next_int(GW_OBJECTIVES);
         s.kv_share = next_int(2) * 0.5;
@@ -107,7 +121,7 @@ static void test_enumeration(void)
         for (int t = 1; t <= device_count; t++)
             for (int p = 1; p <= device_count; p++)
                 for (int data = 1; data * t * p <= device_count; data++) {
-                    struct gw_layout l = {data, t, p};
+                    struct gw_layout l = GW_LAYOUT(data, t, p);
                     int device_of_slot[MOST];
                     bool fits = fillable(&s, l, 0, 0);
                     CU_ASSERT_EQUAL(among(found, count, l), fits);
@@ -119,18 +133,50 @@ static void test_enumeration(void)
                     }
                     expected += fits;
                 }
-        CU_ASSERT_EQUAL(count, expected);
-        CU_ASSERT_EQUAL(rc, expected ? GW_OK : GW_ERR_LAYOUT);
+        CU_ASSERT_EQUAL(rc, count ? GW_OK : GW_ERR_LAYOUT);
         for (int i = 0; i < count; i++) {
+            CU_ASSERT(fillable(&s, found[i].layout, 0, 0));
+            CU_ASSERT(is_even(found[i].layout) || differ(&s));
+            even += is_even(found[i].layout);
+            for (int o = 0; o < i; o++)
+                CU_ASSERT(memcmp(&found[o].layout, &found[i].layout, sizeof found[i].layout) != 0);
             CU_ASSERT(found[i].tokens_per_s > 0 && found[i].kv_tokens >= s.work.context);
             CU_ASSERT(found[i].seconds > 0 && found[i].cost_per_million > 0 && found[i].weight_bytes > 0);
             CU_ASSERT(i == 0 || found[i - 1].score <= found[i].score);
         }
+        CU_ASSERT_EQUAL(even, expected);
+        splits += count - even;
         none += count == 0, some += count > 3;
         free(found);
     }
-    printf("(%d without a layout, %d with several) ", none, some);
-    CU_ASSERT(none > 5 && some > 30);
+    printf("(%d without a layout, %d with several, %d splits) ", none, some, splits);
+    CU_ASSERT(none > 5 && some > 30 && splits > 50);
+}
+
+/* Memory forces a pipeline of all three, of which one is half as fast: it gets half the layers, and that is faster than thirds. */
+static void test_split(void)
+{
+    struct gw_device devices[MOST];
+    struct gw_candidate *found = NULL;
+    int count = 0, uneven = -1, even = -1;
+    struct gw_search s = usual(devices, 3, 4000);
+    devices[1].speed = 0.5;
+    s.only = GW_LAYOUT(1, 1, 3);
+    CU_ASSERT_FATAL(gw_search(&s, &found, &count) == GW_OK);
+    for (int i = 0; i < count; i++) *(is_even(found[i].layout) ? &even : &uneven) = i;
+    CU_ASSERT(count == 2 && uneven == 0 && even == 1);
+    printf("(%.2f) ", found[0].tokens_per_s / found[1].tokens_per_s);
+    CU_ASSERT(found[0].tokens_per_s > 1.2 * found[1].tokens_per_s);
+    int device_of_slot[MOST];
+    CU_ASSERT(gw_search_deal(&s, found[0].layout, device_of_slot));
+    for (int slot = 0; slot < 3; slot++) {
+        CU_ASSERT_EQUAL(found[0].layout.stage_speed[slot], devices[device_of_slot[slot]].speed * GW_SPLIT_FASTEST);
+    }
+    free(found);
+    devices[1].speed = 1;
+    CU_ASSERT_FATAL(gw_search(&s, &found, &count) == GW_OK);
+    CU_ASSERT(count == 1 && is_even(found[0].layout)); /* of equals there is nothing to split by */
+    free(found);
 }
 
 static void test_throughput(void)
@@ -181,7 +227,7 @@ static void test_nodes(void)
 {
     struct gw_device devices[MOST];
     struct gw_search s = usual(devices, 6, 4000);
-    struct gw_layout l = {2, 2, 1};
+    struct gw_layout l = GW_LAYOUT(2, 2, 1);
     int of[MOST];
     for (int d = 0; d < 6; d++) devices[d].node = d % 2; /* three each */
     CU_ASSERT_FATAL(gw_search_deal(&s, l, of));
@@ -235,7 +281,7 @@ static void test_current(void)
 {
     struct gw_device devices[MOST];
     struct gw_search s = usual(devices, 4, 4000);
-    s.current = (struct gw_layout){1, 1, 4};
+    s.current = GW_LAYOUT(1, 1, 4);
     s.work.requests = 0;
     s.current_kv_tokens = 5000;
     s.horizon_s = 0.05;
@@ -258,7 +304,7 @@ static void test_ties(void)
         struct gw_candidate *found;
         int count, at[3] = {-1, -1, -1};
         s.work.requests = 1;
-        if (current) s.current = (struct gw_layout){2, 1, 1};
+        if (current) s.current = GW_LAYOUT(2, 1, 1);
         CU_ASSERT_EQUAL_FATAL(gw_search(&s, &found, &count), GW_OK);
         for (int i = 0; i < count; i++)
             if (found[i].layout.tensor * found[i].layout.pipeline == 1) at[found[i].layout.data] = i;
@@ -298,6 +344,7 @@ int main(void)
     CU_add_test(suite, "all that fit", test_enumeration);
     CU_add_test(suite, "throughput", test_throughput);
     CU_add_test(suite, "a slow device", test_slow_device);
+    CU_add_test(suite, "shares by speed", test_split);
     CU_add_test(suite, "nodes", test_nodes);
     CU_add_test(suite, "deadline and cost", test_deadline_and_cost);
     CU_add_test(suite, "the layout that is there", test_current);
