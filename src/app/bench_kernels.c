@@ -58,6 +58,7 @@ struct work {
 
 struct peaks {
     double dots_per_s, fmas_per_s, bytes_per_s;
+    bool json, any; /* how show() prints; has it printed a case yet? */
 };
 
 static double thread_clock_s(void)
@@ -132,22 +133,34 @@ static gw_err measure_peaks(const struct gw_kernels *kernels, struct gw_pool *po
     peaks->bytes_per_s = STREAM_BYTES / pass_s(&read, pool);
     peaks->dots_per_s = (double)kernels->int8_dots(10000) * gw_pool_threads(pool) / pass_s(&dots, pool);
     peaks->fmas_per_s = (double)kernels->float_fmas(10000) * gw_pool_threads(pool) / pass_s(&fmas, pool);
-    printf("peak            int8 dots %8.1f GOP/s    float32 %8.1f GFLOP/s    memory read %6.1f GB/s\n\n",
+    printf(peaks->json ? " \"peaks\":{\"int8_gops\":%.1f,\"fp32_gflops\":%.1f,\"read_gb_per_s\":%.2f},\n \"cases\":["
+                       : "peak            int8 dots %8.1f GOP/s    float32 %8.1f GFLOP/s    memory read %6.1f GB/s\n\n",
            peaks->dots_per_s / 1e9, peaks->fmas_per_s / 1e9, peaks->bytes_per_s / 1e9);
 out:
     if (stream) gw_free_large(stream, STREAM_BYTES);
     return rc;
 }
 
-static void show(const struct work *work, const struct peaks *peaks, double seconds)
+static void show(const struct work *work, struct peaks *peaks, double seconds)
 {
-    printf("%-15s %5d %10.2f us", work->name, work->rows, seconds * 1e6);
-    if (work->ops > 0)
-        printf(" %8.1f GOP/s %5.1f %%", work->ops / seconds / 1e9,
-               100 * work->ops / seconds / (work->floats ? peaks->fmas_per_s : peaks->dots_per_s));
-    if (work->bytes > 0)
-        printf(" %7.1f GB/s %6.1f %%", work->bytes / seconds / 1e9, 100 * work->bytes / seconds / peaks->bytes_per_s);
-    printf("\n");
+    double ops_per_s = work->ops / seconds, bytes_per_s = work->bytes / seconds;
+    double ops_share = ops_per_s / (work->floats ? peaks->fmas_per_s : peaks->dots_per_s);
+    double bytes_share = bytes_per_s / peaks->bytes_per_s;
+    if (peaks->json) {
+        printf("%s\n  {\"name\":\"%s\",\"rows\":%d,\"us\":%.3f", peaks->any ? "," : "", work->name, work->rows,
+               seconds * 1e6);
+        if (work->ops > 0)
+            printf(",\"peak\":\"%s\",\"gops\":%.2f,\"ops_share\":%.4f", work->floats ? "fp32" : "int8", ops_per_s / 1e9,
+                   ops_share);
+        if (work->bytes > 0) printf(",\"gb_per_s\":%.2f,\"read_share\":%.4f", bytes_per_s / 1e9, bytes_share);
+        printf("}");
+    } else {
+        printf("%-15s %5d %10.2f us", work->name, work->rows, seconds * 1e6);
+        if (work->ops > 0) printf(" %8.1f GOP/s %5.1f %%", ops_per_s / 1e9, 100 * ops_share);
+        if (work->bytes > 0) printf(" %7.1f GB/s %6.1f %%", bytes_per_s / 1e9, 100 * bytes_share);
+        printf("\n");
+    }
+    peaks->any = true;
     fflush(stdout);
 }
 
@@ -170,7 +183,7 @@ static void run_product(struct work *work, int pass, int thread, int threads)
     if (begin < end) work->kernels->gemm[w->pack](&gemm, begin, end);
 }
 
-static gw_err bench_products(const struct gw_kernels *kernels, struct gw_pool *pool, const struct peaks *peaks)
+static gw_err bench_products(const struct gw_kernels *kernels, struct gw_pool *pool, struct peaks *peaks)
 {
     static const enum gw_type types[] = {GW_TYPE_Q4_0, GW_TYPE_Q4_1, GW_TYPE_Q5_0, GW_TYPE_Q5_1,
                                          GW_TYPE_Q8_0, GW_TYPE_Q6_K, GW_TYPE_BF16, GW_TYPE_F32};
@@ -242,7 +255,19 @@ static void run_attention(struct work *work, int pass, int thread, int threads)
     }
 }
 
-static void bench_attention(const struct gw_kernels *kernels, struct gw_pool *pool, const struct peaks *peaks)
+/* Each sequence's newest token: one slot of its last page. */
+static void run_kv_store(struct work *work, int pass, int thread, int threads)
+{
+    int begin, end, page_count = work->context / GW_PAGE_TOKENS;
+    gw_split(work->items, threads, thread, &begin, &end);
+    for (int item = begin; item < end; item++) {
+        uint16_t *page = work->pages + (size_t)((item + 1) * page_count - 1) * gw_page_halves(HEAD_DIM);
+        const float *key = work->x + (size_t)item * 2 * HEAD_DIM;
+        work->kernels->kv_store(page, HEAD_DIM, pass % GW_PAGE_TOKENS, key, key + HEAD_DIM);
+    }
+}
+
+static void bench_attention(const struct gw_kernels *kernels, struct gw_pool *pool, struct peaks *peaks)
 {
     static const int row_counts[] = {1, 16}, contexts[] = {128, 256, 1024, MOST_CONTEXT};
     size_t page_count = MOST_TOKENS / GW_PAGE_TOKENS, halves = page_count * gw_page_halves(HEAD_DIM);
@@ -267,6 +292,13 @@ static void bench_attention(const struct gw_kernels *kernels, struct gw_pool *po
             show(&work, peaks, pass_s(&work, pool));
         }
     }
+    work.run = run_kv_store;
+    work.name = "KV write";
+    work.rows = work.items = MOST_ITEMS;
+    work.context = MOST_TOKENS / MOST_ITEMS;
+    work.ops = 0;
+    work.bytes = (double)work.items * 2 * HEAD_DIM * sizeof(uint16_t);
+    show(&work, peaks, pass_s(&work, pool));
     free(work.pages);
     free(work.x);
     free(work.y);
@@ -300,7 +332,7 @@ static void run_swiglu(struct work *work, int pass, int thread, int threads)
         work->kernels->swiglu(work->y, work->y, WIDTH, work->x + (size_t)row * WIDTH);
 }
 
-static void bench_rows(const struct gw_kernels *kernels, struct gw_pool *pool, const struct peaks *peaks)
+static void bench_rows(const struct gw_kernels *kernels, struct gw_pool *pool, struct peaks *peaks)
 {
     static const struct {
         const char *name;
@@ -335,7 +367,7 @@ static void run_sample(struct work *work, int pass, int thread, int threads)
     }
 }
 
-static void bench_sampling(const struct gw_kernels *kernels, struct gw_pool *pool, const struct peaks *peaks)
+static void bench_sampling(const struct gw_kernels *kernels, struct gw_pool *pool, struct peaks *peaks)
 {
     static const struct {
         const char *name;
@@ -364,25 +396,29 @@ static void bench_sampling(const struct gw_kernels *kernels, struct gw_pool *poo
     free(work.x);
 }
 
-gw_err gw_bench_kernels(int threads)
+gw_err gw_bench_kernels(int threads, bool json)
 {
     gw_err rc = GW_OK;
     struct gw_pool *pool = NULL;
     const struct gw_kernels *kernels;
-    struct peaks peaks;
+    struct peaks peaks = {.json = json};
     int cpus[1024];
     TRY(gw_kernels_get(&kernels));
     int pinned = gw_pool_cpus(0, 1, threads, cpus, 1024);
     TRY(gw_pool_create(threads, pinned ? cpus : NULL, &pool));
-    printf("kernels %s, %d threads; products %d x %d; attention@context: up to %d sequences, 1 KV head of %d, %d query "
-           "heads\n"
-           "name             rows    one pass    arithmetic  of peak     memory    of peak\n",
-           kernels->name, threads, WIDTH, WIDTH, MOST_ITEMS, HEAD_DIM, GROUP);
+    if (json) printf("{\"kernels\":\"%s\",\"threads\":%d,\n", kernels->name, threads);
+    else
+        printf("kernels %s, %d threads; products %d x %d; attention@context: up to %d sequences, 1 KV head of %d, %d "
+               "query "
+               "heads\n"
+               "name             rows    one pass    arithmetic  of peak     memory    of peak\n",
+               kernels->name, threads, WIDTH, WIDTH, MOST_ITEMS, HEAD_DIM, GROUP);
     TRY(measure_peaks(kernels, pool, &peaks));
     TRY(bench_products(kernels, pool, &peaks));
     bench_attention(kernels, pool, &peaks);
     bench_rows(kernels, pool, &peaks);
     bench_sampling(kernels, pool, &peaks);
+    if (json) printf("]}\n");
 out:
     gw_pool_destroy(pool);
     return rc;

@@ -4,6 +4,6 @@
 
 #include "base/error.h"
 
-GW_CHECK gw_err gw_bench_kernels(int threads);
+GW_CHECK gw_err gw_bench_kernels(int threads, bool json);
 
 #endif

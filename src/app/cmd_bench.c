@@ -119,14 +119,15 @@ static void print_figure(const struct arguments *a, int batch, const struct figu
 static void print_help(void)
 {
     printf("Usage: godwit bench -m MODEL.gguf [--batch N[,N..]] [--prompt N] [--gen N] [--threads N] [--json]\n"
-           "       godwit bench --kernels [--threads N]\n\n"
+           "       godwit bench --kernels [--threads N] [--json]\n\n"
            "  -m, --model FILE   model in GGUF form\n"
            "  -b, --batch N,..   sequences at once (default 1,8,64)\n"
            "  -p, --prompt N     tokens of each prompt (default 128)\n"
            "  -g, --gen N        tokens generated for each (default 128)\n"
            "  -t, --threads N    threads (default: one per CPU)\n"
            "      --step-rows N  most tokens of a step (default 512)\n"
-           "      --json         an object a batch size: prefill_tokens_per_s, decode_tokens_per_s\n"
+           "      --json         an object a batch size: prefill_tokens_per_s, decode_tokens_per_s; with --kernels one "
+           "object of peaks and cases\n"
            "      --kernels      measure the kernels alone, without a model, and what share of the machine's peak they "
            "reach\n");
 }
@@ -187,7 +188,7 @@ gw_err gw_cmd_bench(int argc, char **argv)
     int64_t most = 0;
     TRY(parse(argc, argv, &a, &help));
     if (help) return GW_OK;
-    if (a.kernels) return gw_bench_kernels(a.threads ? (int)a.threads : gw_process_cpus());
+    if (a.kernels) return gw_bench_kernels(a.threads ? (int)a.threads : gw_process_cpus(), a.json);
     for (int i = 0; i < a.batch_count; i++) most = a.batches[i] > most ? a.batches[i] : most;
     int64_t tokens_per_seq = (tokens_of(&a, most) / GW_PAGE_TOKENS + 2) * GW_PAGE_TOKENS;
     int max_rows = (int)(a.step_rows > most ? a.step_rows : most);
