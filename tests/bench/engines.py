@@ -149,7 +149,7 @@ def row_ranks(c):
 def row_memory(c):
     batch = c.batch("memory.jsonl", 64, 128, 32)
     kv = 64 << 20  # less than the requests would fill, so that all of it is resident
-    case = lambda layout, ranks: (lambda: engine_godwit.memory(c, c.model, batch, ["--layout", layout, "-t", c.threads // ranks, "--spares", 0, "--kv-memory", "64M"], ranks * kv))
+    case = lambda layout, ranks: (lambda: engine_godwit.memory(c, c.model, batch, ["--layout", layout, "-t", c.threads // ranks, "--spares", 0, "--kv-memory", "64M", "--context", 1024], ranks * kv))
     return {"1x1x1": case("1x1x1", 1), "2x1x1": case("2x1x1", 2), "1x2x1": case("1x2x1", 2)}
 
 
