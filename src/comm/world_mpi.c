@@ -99,6 +99,11 @@ gw_err gw_comm_create(double peer_timeout_s, int member_base, struct gw_comm **o
     comm->peer_timeout_s = peer_timeout_s;
     supervised = getenv(GW_SUPERVISED) != NULL;
     arm_with(4 * peer_timeout_s, member_base > 0 ? just_go : give_up); /* a spawned rank goes without a word */
+    /* started without a launcher: there is nobody to talk to, and opening the transports takes a second */
+    if (!getenv("PMIX_RANK")) {
+        setenv("OMPI_MCA_pml", "ob1", 0);
+        setenv("OMPI_MCA_btl", "self", 0);
+    }
     MPI_TRY(MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided));
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN);
