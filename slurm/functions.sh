@@ -179,14 +179,18 @@ gw_again() {
     # from here on a TERM only ends this script, at once: whoever gets the nodes shall not wait for Slurm's KillWait
     trap '' USR1
     trap - TERM
-    if [ "$state" = RUNNING ] && scontrol requeue "$gw_job"; then state=PENDING; fi
     case $state in
+        RUNNING)
+            # said first: Slurm may end this script before the command has returned
+            gw_log "to be requeued"
+            # Slurm ends it within seconds; with an exit code of its own the job would count as ended
+            scontrol requeue "$gw_job" && exec sleep 60
+            gw_log "not requeued: where a centre has no requeue, add --chain"
+            ;;
         PENDING | REQUEUED)
             gw_log "requeued"
-            # Slurm ends it within seconds; with an exit code of its own the job would count as ended
             exec sleep 60
             ;;
-        RUNNING) gw_log "not requeued: where a centre has no requeue, add --chain" ;;
     esac
     gw_log "unless Slurm requeues this job: the same script, submitted again, goes on where this one was"
     exit $gw_rc

@@ -162,6 +162,11 @@ static gw_err conclude(const struct gw_supervisor *s, const struct gw_launch *la
         return gw_fail(GW_ERR_NOTICE,
                        "%s; stopped with %lld of %lld requests answered, and the same command carries on", s->leave_why,
                        (long long)(status.requests_done + status.requests_failed), (long long)status.requests_total);
+    if (rc == GW_OK && !strcmp(status.state, "interrupted"))
+        return gw_fail(GW_ERR_NOTICE,
+                       "all ranks were given notice; stopped with %lld of %lld requests answered, and the same command "
+                       "carries on",
+                       (long long)(status.requests_done + status.requests_failed), (long long)status.requests_total);
     if (s->stops > 1)
         return gw_fail(GW_ERR_STOPPED, "stopped at once; finished answers are kept, and the same command carries on");
     if (!gw_launch_explained(launch)) {

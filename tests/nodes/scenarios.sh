@@ -6,7 +6,7 @@ lease_s=1
 # the ranks of a job's first launch are slowed, so that there is something to disturb on a fast machine
 drag='slow:0,x3@step=2;slow:1,x3@step=2;slow:2,x3@step=2'
 
-# need_node_job TOKENS: a tiny model and a batch whose long answers have about so many tokens; its digest in one process: $wanted
+# need_node_job TOKENS [COUNT]: a tiny model and a batch with COUNT (24) long answers of about so many tokens; its digest in one process: $wanted
 need_node_job() {
     local make_tiny=$GW_BUILDDIR/tests/support/make_tiny
     need_nodes
@@ -16,7 +16,7 @@ need_node_job() {
     {
         make_requests 24 1
         echo 'this is no request'
-        awk -v n=24 -v tokens="$1" 'BEGIN {
+        awk -v n="${2:-24}" -v tokens="$1" 'BEGIN {
             for (i = 0; i < n; i++)
                 printf "{\"id\":\"long%d\",\"prompt\":\"the sea %d\",\"max_tokens\":%d,\"ignore_eos\":true,\"seed\":%d}\n", i, i, tokens / 2 + (i * 37) % (tokens / 2), i
         }'

@@ -16,7 +16,7 @@ logs() { cat "$OUTPUT".*.log >"$OUTPUT.log" 2>/dev/null || true; }
 await 60 "three tasks to run" tasks_in R 3 || { logs; give_up "$array" "$OUTPUT"; }
 await 60 "a launch on three nodes" has_launch "$OUTPUT" 3 || { logs; give_up "$array" "$OUTPUT"; }
 for nodes in 1 2; do # how many are taken away
-    before=$(tokens_committed "$OUTPUT" | cut -d. -f1)
+    before=$(tokens_committed "$OUTPUT" | cut -d. -f1) || before=no # status.json is not written yet
     prio=$(take_nodes $nodes 3)
     await 60 "the preemption of $nodes nodes" job_state_is "$prio" RUNNING COMPLETED || { logs; give_up "$array" "$OUTPUT"; }
     echo "$nodes nodes were taken away after $before tokens"
