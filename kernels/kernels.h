@@ -131,6 +131,17 @@ struct gw_atom {
     int node;      /* >= 0: then the top of the stack is finished tree node `node`: pop and write it; -1: none */
 };
 
+/* Memory that is read soon after a product, taken along into the caches while the product computes: arithmetic and memory are busy at the
+ * same time then. Chunk i lies at base + chunks[i] * chunk_bytes. Only a hint, and belongs to one thread. */
+struct gw_warm {
+    const uint8_t *base;
+    const int32_t *chunks; /* [count] */
+    int count;
+    size_t chunk_bytes;
+    int at; /* how far it is: chunk, byte of it */
+    size_t offset;
+};
+
 /* y[node][row][n]: rows x panels of one matrix product. */
 struct gw_gemm {
     const struct gw_packed *w;
@@ -142,6 +153,7 @@ struct gw_gemm {
     int y_panel;          /* y begins with the outputs of this panel */
     size_t y_row_stride;  /* in floats */
     size_t y_node_stride; /* in floats */
+    struct gw_warm *warm; /* or NULL */
 };
 
 /* ---- attention ------------------------------------------------------------------------------------------------- */

@@ -45,6 +45,14 @@ GW_INLINE void prefetch_block(const uint8_t *block, size_t block_bytes)
         _mm_prefetch((const char *)(block + AHEAD * block_bytes + line), _MM_HINT_T0);
 }
 
+/* The panel is in the cache by now: what else will be wanted goes there. */
+GW_INLINE const uint8_t *prefetch_warm(const uint8_t *warm, size_t block_bytes)
+{
+    GW_UNROLL
+    for (size_t line = 0; line < block_bytes; line += 64) _mm_prefetch((const char *)(warm + line), _MM_HINT_T1);
+    return warm + block_bytes;
+}
+
 /* 4- and 8-bit codes; `rows`, `pack`, `has_min` and `bias_shift` (of 2) are constants. All rows' dots advance together: 8
  * chains hide the latency of one. */
 GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum gw_pack pack, bool has_min, int bias_shift)
@@ -52,12 +60,13 @@ GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum gw_pack pa
     const size_t block_bytes = (has_min ? 128 : 64) + (pack == GW_PACK_U4 ? 256 : 512);
     const struct gw_act_block *a = gw_act_at(tile->act, tile->row, tile->begin);
     const __m512i nibble = _mm512_set1_epi8(15);
-    const uint8_t *block = tile->panel + (size_t)tile->begin * block_bytes;
+    const uint8_t *block = tile->panel + (size_t)tile->begin * block_bytes, *warm = tile->warm;
     __m512 acc[V16_TILE];
     GW_UNROLL
     for (int r = 0; r < rows; r++) acc[r] = _mm512_setzero_ps();
     for (int b = tile->begin; b < tile->end; b++, block += block_bytes, a++) {
-        if (rows > PREFETCH_ABOVE) prefetch_block(block, block_bytes);
+        if (rows > PREFETCH_ABOVE && !warm) prefetch_block(block, block_bytes);
+        if (rows > PREFETCH_ABOVE && warm) warm = prefetch_warm(warm, block_bytes);
         const uint8_t *codes = block + (has_min ? 128 : 64);
         __m512i dot[V16_TILE];
         GW_UNROLL
@@ -95,12 +104,13 @@ GW_INLINE void half_scale_rows(const struct gemm_tile *tile, int rows, int bias_
 {
     const size_t block_bytes = 64 + 2 * GW_PANEL + 512;
     const struct gw_act_block *a = gw_act_at(tile->act, tile->row, tile->begin);
-    const uint8_t *block = tile->panel + (size_t)tile->begin * block_bytes;
+    const uint8_t *block = tile->panel + (size_t)tile->begin * block_bytes, *warm = tile->warm;
     __m512 acc[V16_TILE];
     GW_UNROLL
     for (int r = 0; r < rows; r++) acc[r] = _mm512_setzero_ps();
     for (int b = tile->begin; b < tile->end; b++, block += block_bytes, a++) {
-        if (rows > PREFETCH_ABOVE) prefetch_block(block, block_bytes);
+        if (rows > PREFETCH_ABOVE && !warm) prefetch_block(block, block_bytes);
+        if (rows > PREFETCH_ABOVE && warm) warm = prefetch_warm(warm, block_bytes);
         const uint8_t *codes = block + 64 + 2 * GW_PANEL;
         __m512 dots[V16_TILE];
         GW_UNROLL

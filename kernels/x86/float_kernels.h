@@ -84,6 +84,7 @@ struct gemm_tile {
     int begin;
     int end;
     float *acc;
+    const uint8_t *warm; /* as many bytes to take along as there are of weights, or NULL */
 };
 
 typedef void (*gemm_tile_fn)(const struct gemm_tile *tile);
@@ -115,8 +116,21 @@ static void write_node(const struct gw_gemm *g, int panel, int row, int rows, in
     }
 }
 
+/* The next `bytes` to take along; NULL when all has been. */
+static const uint8_t *take_warm(struct gw_warm *warm, size_t bytes)
+{
+    if (!warm || warm->at >= warm->count) return NULL;
+    const uint8_t *at = warm->base + (size_t)warm->chunks[warm->at] * warm->chunk_bytes + warm->offset;
+    warm->offset += bytes;
+    if (warm->offset >= warm->chunk_bytes) {
+        warm->offset = 0;
+        warm->at++;
+    }
+    return at;
+}
+
 /* All atoms of one row tile by one panel. */
-static void gemm_row_tile(const struct gw_gemm *g, int panel, int row, int rows, gemm_tile_fn fn)
+static void gemm_row_tile(const struct gw_gemm *g, int panel, int row, int rows, struct gw_warm *warm, gemm_tile_fn fn)
 {
     _Alignas(64) float stack[GW_MAX_TREE_DEPTH][V16_TILE * GW_PANEL];
     struct gemm_tile tile = {.w = g->w, .act = g->act, .row = row, .rows = rows};
@@ -125,6 +139,7 @@ static void gemm_row_tile(const struct gw_gemm *g, int panel, int row, int rows,
     for (int i = 0; i < g->atom_count; i++) {
         tile.end = g->atoms[i].block_end;
         tile.acc = stack[depth];
+        tile.warm = take_warm(warm, (size_t)(tile.end - tile.begin) * g->w->block_bytes);
         fn(&tile);
         tile.begin = tile.end;
         for (int merge = 0; merge < g->atoms[i].merges; merge++, depth--)
@@ -157,7 +172,8 @@ static void gemm_panels(const struct gw_gemm *g, int panel_begin, int panel_end,
         int end = g->rows - begin < at_once ? g->rows : begin + at_once;
         for (int panel = panel_begin; panel < panel_end; panel++)
             for (int row = begin; row < end; row += V16_TILE)
-                gemm_row_tile(g, panel, row, end - row < V16_TILE ? end - row : V16_TILE, fn);
+                gemm_row_tile(g, panel, row, end - row < V16_TILE ? end - row : V16_TILE, row == begin ? NULL : g->warm,
+                              fn);
     }
 }
 

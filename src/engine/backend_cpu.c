@@ -16,6 +16,7 @@ enum {
         16, /* query rows of one attention item: enough to reuse a page's conversion, small enough to share out */
     TILE_ROWS =
         128, /* rows whose gate and up stay in the first-level cache until they are activated; a multiple of GW_ACT_ROWS */
+    WARM_BYTES = 12 << 20, /* of KV pages that are read ahead for a layer: a part of today's third-level caches */
 };
 
 static void act_init(struct act *act, int rows, int k)
@@ -72,6 +73,7 @@ static void init_scratch(struct cpu *cpu)
     act_init(&cpu->attended, (int)rows, (int)heads_width);
     act_init(&cpu->activated, (int)rows, cpu->ffn);
     cpu->max_pages = (cpu->config.max_context + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS + 1;
+    cpu->warm = gw_alloc((size_t)gw_pool_threads(cpu->pool), sizeof *cpu->warm);
     cpu->page_scratch = gw_alloc((size_t)gw_pool_threads(cpu->pool) * (size_t)cpu->max_pages,
                                  sizeof(*cpu->page_scratch));
 }
@@ -86,6 +88,8 @@ static void cpu_destroy(struct gw_backend *backend)
     free(cpu->sine);
     free(cpu->row_seq);
     free(cpu->items);
+    free(cpu->step_pages);
+    free(cpu->warm);
     free(cpu->page_scratch);
     float *scratch[] = {cpu->hidden, cpu->query, cpu->key, cpu->value, cpu->tiles, cpu->partials, cpu->logits};
     for (size_t i = 0; i < sizeof scratch / sizeof *scratch; i++) free(scratch[i]);
@@ -130,6 +134,19 @@ static void add_items(struct cpu *cpu, int seq, int rows)
         }
 }
 
+/* Pages that the step reads, for warm_layer(): as many as a cache may hold of one layer until it is that layer's turn. */
+static void add_pages(struct cpu *cpu, const int32_t *pages, int count)
+{
+    size_t page_bytes = (size_t)cpu->kv_heads * gw_page_halves(cpu->head_dim) * sizeof(uint16_t);
+    if ((size_t)(cpu->step_page_count + count) * page_bytes > WARM_BYTES) return;
+    if (cpu->step_page_count + count > cpu->step_page_capacity) {
+        cpu->step_page_capacity = 2 * (cpu->step_page_count + count);
+        cpu->step_pages = gw_realloc(cpu->step_pages, (size_t)cpu->step_page_capacity, sizeof *cpu->step_pages);
+    }
+    memcpy(cpu->step_pages + cpu->step_page_count, pages, (size_t)count * sizeof *pages);
+    cpu->step_page_count += count;
+}
+
 static gw_err cpu_step_begin(struct gw_backend *backend, const struct gw_step *step)
 {
     struct cpu *cpu = of(backend);
@@ -137,6 +154,8 @@ static gw_err cpu_step_begin(struct gw_backend *backend, const struct gw_step *s
     cpu->step = step;
     cpu->own_sum_pending = false;
     cpu->item_count = 0;
+    cpu->step_page_count = 0;
+    for (int t = 0; t < gw_pool_threads(cpu->pool); t++) cpu->warm[t].count = 0;
     int positions = 0;
     for (int i = 0; i < step->seq_count; i++) {
         const struct gw_step_seq *seq = &step->seqs[i];
@@ -146,6 +165,7 @@ static gw_err cpu_step_begin(struct gw_backend *backend, const struct gw_step *s
             int page = step->pages[seq->page0 + p];
             GW_ASSERT(page >= 0 && page < cpu->config.kv_pages);
         }
+        add_pages(cpu, step->pages + seq->page0, (end + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS);
         for (int row = 0; row < seq->rows; row++) cpu->row_seq[seq->row0 + row] = i;
         add_items(cpu, i, seq->rows);
         if (end > positions) positions = end;
@@ -250,7 +270,8 @@ static void multiply_share(struct cpu *cpu, const struct product *products, int 
                                .atom_count = 1,
                                .y = products[i].y,
                                .y_row_stride = (size_t)w->n,
-                               .y_node_stride = (size_t)w->n * (size_t)rows};
+                               .y_node_stride = (size_t)w->n * (size_t)rows,
+                               .warm = &cpu->warm[thread]};
         cpu->kernels->gemm[w->pack](&gemm, from, to);
     }
 }
@@ -269,7 +290,8 @@ static void multiply_partial(struct cpu *cpu, const struct gw_packed *w, const s
                            .atom_count = partial->end - partial->begin,
                            .y = cpu->partials,
                            .y_row_stride = (size_t)cpu->d,
-                           .y_node_stride = (size_t)cpu->d * (size_t)cpu->step->rows};
+                           .y_node_stride = (size_t)cpu->d * (size_t)cpu->step->rows,
+                           .warm = &cpu->warm[thread]};
     cpu->kernels->gemm[w->pack](&gemm, begin, end);
 }
 
@@ -347,6 +369,21 @@ static void attend(struct cpu *cpu, const struct half_layer *half, const struct 
                            item->head * blocks, (item->head + 1) * blocks);
 }
 
+/* From here on this thread's products take its share of the KV pages of `layer` along: attention is limited by memory, products are limited by
+ * arithmetic, and each would leave the other idle. */
+static void warm_layer(struct cpu *cpu, int layer, int thread, int threads)
+{
+    int begin, end;
+    struct gw_warm *warm = &cpu->warm[thread];
+    warm->at = warm->count = 0;
+    if (layer >= cpu->config.shard.layer_end) return;
+    gw_split(cpu->step_page_count, threads, thread, &begin, &end);
+    *warm = (struct gw_warm){.base = (const uint8_t *)kv_page(cpu, layer, 0, 0),
+                             .chunks = cpu->step_pages + begin,
+                             .count = end - begin,
+                             .chunk_bytes = (size_t)cpu->kv_heads * gw_page_halves(cpu->head_dim) * sizeof(uint16_t)};
+}
+
 static void attention_share(void *arg, int thread, int threads)
 {
     struct half_layer *half = arg;
@@ -370,6 +407,7 @@ static void attention_share(void *arg, int thread, int threads)
         if (!early) next = atomic_fetch_add(&cpu->next_item, 1);
     }
     gw_pool_sync(cpu->pool);
+    warm_layer(cpu, half->number + 1, thread, threads);
     multiply_partial(cpu, &layer->w[OUT], &cpu->attn_sum, &cpu->attended, thread, threads);
 }
 
@@ -386,7 +424,8 @@ static gw_err cpu_attention(struct gw_backend *backend, int layer)
 }
 
 /* One block of 32 of the FFN for `rows` rows from `row` on: gate and up, activated, in the form the down product reads. */
-static void activate_block(struct cpu *cpu, const struct layer *layer, int block, int row, int rows, float *tile)
+static void activate_block(struct cpu *cpu, const struct layer *layer, int block, int row, int rows, float *tile,
+                           struct gw_warm *warm)
 {
     enum { PANELS = GW_BLOCK / GW_PANEL };
     float *gate_up[] = {tile, tile + TILE_ROWS * GW_BLOCK};
@@ -401,7 +440,8 @@ static void activate_block(struct cpu *cpu, const struct layer *layer, int block
                                .atom_count = 1,
                                .y = gate_up[i],
                                .y_panel = block * PANELS,
-                               .y_row_stride = GW_BLOCK};
+                               .y_row_stride = GW_BLOCK,
+                               .warm = warm};
         cpu->kernels->gemm[w->pack](&gemm, block * PANELS, (block + 1) * PANELS);
     }
     cpu->kernels->swiglu(gate_up[0], gate_up[1], rows * GW_BLOCK, tile);
@@ -427,7 +467,8 @@ static void ffn_share(void *arg, int thread, int threads)
     gw_split(cpu->ffn / GW_BLOCK, threads, thread, &begin, &end);
     for (int row = 0; row < rows; row += TILE_ROWS)
         for (int block = begin; block < end; block++)
-            activate_block(cpu, layer, block, row, rows - row < TILE_ROWS ? rows - row : TILE_ROWS, tile);
+            activate_block(cpu, layer, block, row, rows - row < TILE_ROWS ? rows - row : TILE_ROWS, tile,
+                           &cpu->warm[thread]);
     gw_pool_sync(cpu->pool);
     multiply_partial(cpu, &layer->w[DOWN], &cpu->ffn_sum, &cpu->activated, thread, threads);
 }

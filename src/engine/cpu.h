@@ -72,6 +72,9 @@ struct cpu {
     atomic_int next_item;
     const uint16_t **page_scratch; /* [thread][max pages] */
     int max_pages;
+    int32_t *step_pages; /* [step_page_count]: pages that the step's sequences read */
+    int step_page_count, step_page_capacity;
+    struct gw_warm *warm; /* [threads] */
 
     float *hidden;              /* [rows][d] */
     float *query, *key, *value; /* [rows][heads*dim], [rows][kv*dim] twice */
