@@ -41,6 +41,7 @@ enum gw_msg_kind {
     GW_MSG_DRAWN,    /* last stage -> head: the step's tokens */
     GW_MSG_NODES,    /* shard -> shard: partial sums */
     GW_MSG_SUM,      /* shard -> shard: reduced rows */
+    GW_MSG_WINDOW,   /* shard -> shard: memory for sums, instead of such messages (window.h) */
     GW_MSG_ADOPT,    /* new head -> ranks of the old and the new replica: which KV page becomes which */
     GW_MSG_ADOPTED,  /* rank -> its head: all pages of an adoption are there */
     GW_MSG_SLICE,    /* rank -> rank: weights or KV on the move */
@@ -100,6 +101,7 @@ GW_CHECK gw_err gw_comm_grow(struct gw_comm *comm);
 
 /* The epoch that this rank is in; starts at 0 with every new world. */
 void gw_comm_set_epoch(struct gw_comm *comm, uint64_t epoch);
+uint64_t gw_comm_epoch(const struct gw_comm *comm);
 /* How many ranks share this node's CPUs: whether waiting may spin. */
 void gw_comm_set_local(struct gw_comm *comm, int local_size);
 
@@ -120,6 +122,8 @@ GW_CHECK gw_err gw_comm_send(struct gw_comm *comm, int to, enum gw_msg_kind kind
 size_t gw_comm_pending_bytes(const struct gw_comm *comm);
 /* Takes a message of `kind` from `from` (-1: any) if one is there: *got says so. Local. */
 GW_CHECK gw_err gw_comm_poll(struct gw_comm *comm, int from, enum gw_msg_kind kind, struct gw_msg *msg, bool *got);
+/* How long a wait for a peer may take: long enough for a silent one to be found first. */
+double gw_comm_patience_s(const struct gw_comm *comm);
 /* Waits for it; GW_ERR_PEER at the deadline. With `step` >= 0 another step's message is an error. */
 GW_CHECK gw_err gw_comm_wait(struct gw_comm *comm, int from, enum gw_msg_kind kind, int64_t step, struct gw_msg *msg);
 void gw_msg_free(struct gw_msg *msg);

@@ -93,6 +93,11 @@ void gw_comm_set_epoch(struct gw_comm *comm, uint64_t epoch)
     comm->epoch = epoch;
 }
 
+uint64_t gw_comm_epoch(const struct gw_comm *comm)
+{
+    return comm->epoch;
+}
+
 void gw_comm_set_local(struct gw_comm *comm, int local_size)
 {
     cpu_set_t cpus;
@@ -235,6 +240,11 @@ out:
     return rc;
 }
 
+double gw_comm_patience_s(const struct gw_comm *comm)
+{
+    return 2 * comm->peer_timeout_s;
+}
+
 gw_err gw_comm_wait(struct gw_comm *comm, int from, enum gw_msg_kind kind, int64_t step, struct gw_msg *msg)
 {
     gw_err rc = GW_OK;
@@ -248,11 +258,11 @@ gw_err gw_comm_wait(struct gw_comm *comm, int from, enum gw_msg_kind kind, int64
         if (round % 256) continue; /* the clock is read now and then only */
         TRY(gw_comm_look(comm));
         double now_s = gw_clock_now_s();
-        if (deadline_s == 0) deadline_s = now_s + 2 * comm->peer_timeout_s; /* a silent rank is found first */
+        if (deadline_s == 0) deadline_s = now_s + gw_comm_patience_s(comm);
         if (now_s > deadline_s)
             FAIL(GW_ERR_PEER,
                  "rank %d has not heard from rank %d for %.0f s (message kind %d, step %lld); see --peer-timeout",
-                 comm->rank, from, 2 * comm->peer_timeout_s, (int)kind, (long long)step);
+                 comm->rank, from, gw_comm_patience_s(comm), (int)kind, (long long)step);
     }
     if (step >= 0 && msg->step != (uint64_t)step) {
         uint64_t other = msg->step;

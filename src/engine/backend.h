@@ -78,6 +78,10 @@ struct gw_backend_ops {
     /* hidden[row_begin ..][d_model] += rows of the reduced sum in host memory. */
     gw_err (*residual_add)(struct gw_backend *backend, const float *sum, int row_begin, int rows);
 
+    /* From the next step on partial sums and, if not NULL, logits go to memory of the caller's, with room for max_rows rows; NULL, NULL: to the
+     * backend's own again. */
+    void (*exchange_memory)(struct gw_backend *backend, float *nodes, float *logits);
+
     /* Waits. Logits of this shard's vocabulary for `count` rows of the step: float32 [count][vocab_end - vocab_begin] in host memory
      * that the caller may change, valid until the next step_begin (last stage). */
     gw_err (*logits)(struct gw_backend *backend, const int32_t *rows, int count, float **logits);

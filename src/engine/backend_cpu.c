@@ -56,19 +56,24 @@ static void init_partials(struct cpu *cpu)
     partial_init(&cpu->ffn_sum, dims->ffn_atoms, s->ffn_begin, s->ffn_end, ends);
 }
 
+static float *alloc_partials(const struct cpu *cpu)
+{
+    int nodes = cpu->attn_sum.node_count > cpu->ffn_sum.node_count ? cpu->attn_sum.node_count : cpu->ffn_sum.node_count;
+    return gw_alloc_lines((size_t)nodes * (size_t)cpu->config.max_rows * (size_t)cpu->d, sizeof(float));
+}
+
 static void init_scratch(struct cpu *cpu)
 {
     size_t rows = (size_t)cpu->config.max_rows, d = (size_t)cpu->d;
     size_t heads_width = (size_t)(cpu->kv_heads * cpu->group * cpu->head_dim);
     size_t kv_width = (size_t)(cpu->kv_heads * cpu->head_dim);
-    int nodes = cpu->attn_sum.node_count > cpu->ffn_sum.node_count ? cpu->attn_sum.node_count : cpu->ffn_sum.node_count;
     cpu->row_seq = gw_alloc(rows, sizeof(int32_t));
     cpu->hidden = gw_alloc_lines(rows * d, sizeof(float));
     cpu->query = gw_alloc_lines(rows * heads_width, sizeof(float));
     cpu->key = gw_alloc_lines(rows * kv_width, sizeof(float));
     cpu->value = gw_alloc_lines(rows * kv_width, sizeof(float));
     cpu->tiles = gw_alloc_lines((size_t)gw_pool_threads(cpu->pool) * 2 * TILE_ROWS * GW_BLOCK, sizeof(float));
-    cpu->partials = gw_alloc_lines((size_t)nodes * rows * d, sizeof(float));
+    cpu->partials = cpu->own_partials = alloc_partials(cpu);
     act_init(&cpu->normed, (int)rows, cpu->d);
     act_init(&cpu->attended, (int)rows, (int)heads_width);
     act_init(&cpu->activated, (int)rows, cpu->ffn);
@@ -91,7 +96,7 @@ static void cpu_destroy(struct gw_backend *backend)
     free(cpu->step_pages);
     free(cpu->warm);
     free(cpu->page_scratch);
-    float *scratch[] = {cpu->hidden, cpu->query, cpu->key, cpu->value, cpu->tiles, cpu->partials, cpu->logits};
+    float *scratch[] = {cpu->hidden, cpu->query, cpu->key, cpu->value, cpu->tiles, cpu->own_partials, cpu->own_logits};
     for (size_t i = 0; i < sizeof scratch / sizeof *scratch; i++) free(scratch[i]);
     act_close(&cpu->normed);
     act_close(&cpu->attended);
@@ -499,6 +504,18 @@ static gw_err cpu_residual_add_own(struct gw_backend *backend)
     return GW_OK;
 }
 
+static void cpu_exchange_memory(struct gw_backend *backend, float *nodes, float *logits)
+{
+    struct cpu *cpu = of(backend);
+    free(cpu->own_partials);
+    free(cpu->own_logits);
+    cpu->own_partials = cpu->own_logits = NULL;
+    if (!nodes) nodes = cpu->own_partials = alloc_partials(cpu);
+    cpu->partials = nodes;
+    cpu->logits = logits;
+    cpu->logits_count = logits ? (size_t)cpu->config.max_rows * (size_t)cpu->vocab : 0;
+}
+
 static gw_err cpu_partial_map(struct gw_backend *backend, const float **nodes)
 {
     *nodes = of(backend)->partials;
@@ -528,8 +545,8 @@ static gw_err cpu_logits(struct gw_backend *backend, const int32_t *rows, int co
     struct cpu *cpu = of(backend);
     size_t need = (size_t)count * (size_t)cpu->vocab;
     if (need > cpu->logits_count) {
-        free(cpu->logits);
-        cpu->logits = gw_alloc_lines(need, sizeof(float));
+        free(cpu->own_logits);
+        cpu->logits = cpu->own_logits = gw_alloc_lines(need, sizeof(float));
         cpu->logits_count = need;
     }
     struct logits_job job = {cpu, rows, count};
@@ -555,6 +572,7 @@ static const struct gw_backend_ops cpu_ops = {
     .ffn = cpu_ffn,
     .residual_add_own = cpu_residual_add_own,
     .partial_map = cpu_partial_map,
+    .exchange_memory = cpu_exchange_memory,
     .residual_add = cpu_residual_add,
     .logits = cpu_logits,
     .kv_export = gw_cpu_kv_export,

@@ -82,6 +82,7 @@ struct cpu {
     float *partials;            /* [node][rows][d] */
     float *logits;              /* [rows][vocab], grown on demand */
     size_t logits_count;
+    float *own_partials, *own_logits; /* NULL where the caller's memory is used (exchange_memory) */
     struct act normed, attended, activated;
     bool own_sum_pending; /* partials are yet to be added to hidden: done where rows are read next */
 };

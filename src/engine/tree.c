@@ -58,11 +58,25 @@ void gw_tree_program(int atoms, int begin, int end, const int *block_ends, struc
             };
 }
 
+/* to = a + b; `to` may be `a`. Blocks of constant size are what compilers make vectors of. */
+static void add(float *to, const float *a, const float *b, size_t count)
+{
+    enum { BLOCK = 16 };
+    size_t i = 0;
+    for (; i + BLOCK <= count; i += BLOCK) {
+        float sum[BLOCK];
+        for (size_t j = 0; j < BLOCK; j++) sum[j] = a[i + j] + b[i + j];
+        memcpy(to + i, sum, sizeof sum);
+    }
+    for (; i < count; i++) to[i] = a[i] + b[i];
+}
+
 void gw_tree_reduce(int atoms, const struct gw_tree_node *nodes, const float *const *values, int node_count,
                     size_t count, float *sum)
 {
     enum { STRIP = 512 }; /* elements a time, so that the stack of partial sums stays in the first-level cache */
-    float stack[GW_MAX_TREE_DEPTH][STRIP];
+    float merged[GW_MAX_TREE_DEPTH][STRIP];
+    const float *stack[GW_MAX_TREE_DEPTH]; /* values as they came, or merged ones */
     int merges[GW_TREE_MAX_ATOMS];
     GW_ASSERT(node_count > 0 && node_count <= GW_TREE_MAX_ATOMS && nodes[0].begin == 0 &&
               nodes[node_count - 1].end == atoms);
@@ -75,9 +89,11 @@ void gw_tree_reduce(int atoms, const struct gw_tree_node *nodes, const float *co
         int depth = 0;
         for (int v = 0; v < node_count; v++) {
             GW_ASSERT(depth < GW_MAX_TREE_DEPTH);
-            memcpy(stack[depth++], values[v] + at, strip * sizeof(float));
-            for (int m = 0; m < merges[v]; m++, depth--)
-                for (size_t i = 0; i < strip; i++) stack[depth - 2][i] = stack[depth - 2][i] + stack[depth - 1][i];
+            stack[depth++] = values[v] + at;
+            for (int m = 0; m < merges[v]; m++, depth--) {
+                add(merged[depth - 2], stack[depth - 2], stack[depth - 1], strip);
+                stack[depth - 2] = merged[depth - 2];
+            }
         }
         GW_ASSERT(depth == 1);
         memcpy(sum + at, stack[0], strip * sizeof(float));

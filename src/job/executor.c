@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/pool.h"
 #include "comm/comm.h"
+#include "comm/window.h"
 #include "plan/cost.h"
 
 #include <stdlib.h>
@@ -27,9 +28,11 @@ struct gw_executor {
     struct gw_shards shards;
     int *vocab_begin; /* [shards + 1] */
     struct sum_plan attn_sum, ffn_sum;
-    float *sum;         /* [max_rows][d_model], when there are several shards */
-    uint64_t exchanges; /* numbers the sums of a step, alike on all shards */
-    float *full_logits; /* [rows drawn here][vocab], when there are several shards */
+    struct gw_window *window; /* where all shards are on this node and have the store */
+    uint64_t window_epoch;    /* the plan that it was asked for in: another one may have other shards */
+    float *sum;               /* [max_rows][d_model], for several shards without a window */
+    uint64_t exchanges;       /* numbers the sums of a step, alike on all shards */
+    float *full_logits;       /* [rows drawn here][vocab], when there are several shards */
     size_t full_logits_count;
     struct gw_cost cost; /* the default one, for the pace */
     struct gw_pace_report pace;
@@ -111,8 +114,6 @@ gw_err gw_executor_create(const struct gw_executor_config *config, struct gw_exe
     int pinned = gw_pool_cpus(config->local_rank, config->local_size, config->threads, cpus, 1024);
     TRY(gw_pool_create(config->threads, pinned ? cpus : NULL, &ex->pool));
     plan_shards(ex);
-    if (config->team->layout.tensor > 1)
-        ex->sum = gw_alloc((size_t)config->max_rows * (size_t)ex->dims.d_model, sizeof(float));
     if (ex->shard.last) {
         ex->samplers = gw_alloc((size_t)config->threads, sizeof *ex->samplers);
         for (int t = 0; t < config->threads; t++) gw_sampler_init(&ex->samplers[t], ex->dims.vocab);
@@ -150,6 +151,7 @@ void gw_executor_destroy(struct gw_executor *ex)
     free(ex->vocab_begin);
     free(ex->attn_sum.node_counts);
     free(ex->ffn_sum.node_counts);
+    gw_window_close(ex->window);
     free(ex->sum);
     free(ex->full_logits);
     free(ex);
@@ -170,13 +172,45 @@ const char *gw_executor_kernels(const struct gw_executor *ex)
     return ex->kernels->name;
 }
 
+/* At a plan's first step, when all shards are there: how will they exchange? */
+static gw_err open_window(struct gw_executor *ex)
+{
+    gw_err rc = GW_OK;
+    struct gw_window_config config = {.shards = &ex->shards,
+                                      .store = ex->config.store,
+                                      .max_rows = ex->config.max_rows,
+                                      .width = ex->dims.d_model,
+                                      .vocab_begin = ex->shard.last ? ex->vocab_begin : NULL};
+    for (int s = 0; s < ex->shards.count; s++) {
+        int most = ex->attn_sum.node_counts[s] > ex->ffn_sum.node_counts[s] ? ex->attn_sum.node_counts[s]
+                                                                            : ex->ffn_sum.node_counts[s];
+        if (most > config.max_nodes) config.max_nodes = most;
+    }
+    struct gw_window *before = ex->window;
+    ex->window = NULL;
+    rc = gw_window_open(&config, &ex->window);
+    ex->backend->ops->exchange_memory(ex->backend, ex->window ? gw_window_nodes(ex->window) : NULL,
+                                      ex->window ? gw_window_logits(ex->window) : NULL);
+    gw_window_close(before);
+    TRY(rc);
+    ex->window_epoch = gw_comm_epoch(ex->config.comm);
+    if (!ex->window && !ex->sum)
+        ex->sum = gw_alloc((size_t)ex->config.max_rows * (size_t)ex->dims.d_model, sizeof(float));
+out:
+    return rc;
+}
+
 /* Ends a half layer: the partial sums of all shards into the hidden rows. */
 static gw_err add_sum(struct gw_executor *ex, const struct sum_plan *plan, int rows)
 {
     gw_err rc = GW_OK;
     const struct gw_backend_ops *ops = ex->backend->ops;
+    const float *nodes = NULL, *sum = NULL;
     if (ex->shards.count == 1) return ops->residual_add_own(ex->backend);
-    const float *nodes = NULL;
+    if (ex->window) {
+        TRY(gw_window_sum(ex->window, &plan->exchange, rows, &sum));
+        return ops->residual_add(ex->backend, sum, 0, rows);
+    }
     TRY(ops->partial_map(ex->backend, &nodes));
     TRY(gw_shards_sum(&ex->shards, &plan->exchange, ex->exchanges++, nodes, rows, ex->dims.d_model, ex->sum));
     TRY(ops->residual_add(ex->backend, ex->sum, 0, rows));
@@ -227,6 +261,7 @@ gw_err gw_executor_forward(struct gw_executor *ex, const struct gw_step *step, c
 {
     gw_err rc = GW_OK;
     const struct gw_backend_ops *ops = ex->backend->ops;
+    if (ex->shards.count > 1 && ex->window_epoch != gw_comm_epoch(ex->config.comm)) TRY(open_window(ex));
     TRY(ops->step_begin(ex->backend, step));
     ex->exchanges = step->id * 2 * (uint64_t)ex->dims.layers;
     if (ex->shard.first) TRY(ops->embed(ex->backend));
@@ -326,7 +361,8 @@ gw_err gw_executor_draw(struct gw_executor *ex, const struct gw_step *step, stru
             ex->full_logits = gw_alloc(need, sizeof(float));
             ex->full_logits_count = need;
         }
-        TRY(gw_shards_rows(&ex->shards, step->id, ex->vocab_begin, logits, sampled, ex->full_logits));
+        if (ex->window) TRY(gw_window_rows(ex->window, sampled, ex->full_logits));
+        else TRY(gw_shards_rows(&ex->shards, step->id, ex->vocab_begin, logits, sampled, ex->full_logits));
         logits = ex->full_logits;
     }
     begun_s = gw_clock_now_s();

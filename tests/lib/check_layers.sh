@@ -17,7 +17,7 @@ control    | base
 notice     | base
 model      | base kernels
 engine     | base kernels store plan model
-comm       | base kernels plan model engine
+comm       | base kernels store plan model engine
 batch      | base kernels plan model engine
 context    | base kernels plan model engine
 job        | base report kernels store plan model engine comm batch context control notice

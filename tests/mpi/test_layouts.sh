@@ -28,6 +28,11 @@ for layout in 2x1x1 1x2x1 1x3x1 1x1x2 1x1x4 2x3x1 1x2x2 2x1x2 1x4x1 1x3x2 3x1x1;
     expect_gone "$GW_TMP/$layout"
     rm -rf "${GW_TMP:?}/$layout"
 done
+# shards of one node exchange through memory of its store; without one by messages, as those of several nodes do
+for layout in 1x2x1 1x3x1 1x4x1; do
+    expect_equal "digest of $layout without a store" "$(run_job "$GW_TMP/messages" --layout $layout --context 512 --no-store)" "$wanted"
+    rm -rf "$GW_TMP/messages"
+done
 for k in "${kernels[@]}"; do
     expect_equal "digest with $k" "$(GODWIT_KERNELS=$k run_job "$GW_TMP/k-$k" --layout 1x1x1 --context 512 --threads 2)" "$wanted"
 done
