@@ -7,6 +7,7 @@
 #endif
 
 #include <locale.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -28,7 +29,7 @@ static const struct {
     {"rank", gw_cmd_rank, NULL},
     {"node-exec", gw_cmd_node_exec, NULL},
 };
-enum { COMMANDS = sizeof commands / sizeof *commands };
+enum { COMMANDS = sizeof commands / sizeof *commands, LARGE_BYTES = 4 << 20 };
 
 static void print_help(FILE *to)
 {
@@ -42,7 +43,9 @@ static void print_help(FILE *to)
 int main(int argc, char **argv)
 {
     (void)gw_log_get_level(); /* reads GODWIT_LOG while there is one thread */
-    setlocale(LC_ALL, "C");   /* numbers in files never depend on the user's locale */
+    /* Large pieces (a checkpoint file being built, a message) go back to the system at once, rather than stay with the thread that had them. */
+    mallopt(M_MMAP_THRESHOLD, LARGE_BYTES);
+    setlocale(LC_ALL, "C"); /* numbers in files never depend on the user's locale */
     if (argc < 2) {
         print_help(stderr);
         return gw_err_exit_code(GW_ERR_USAGE);

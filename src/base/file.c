@@ -31,18 +31,34 @@ gw_err gw_map_open(const char *path, struct gw_map *map)
     if (st.st_size > 0) {
         void *data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
         if (data == MAP_FAILED) FAIL(GW_ERR_IO, "cannot map %s: %s", path, strerror(errno));
-        map->data = data;
-        map->bytes = (size_t)st.st_size;
+        *map = (struct gw_map){.data = data, .bytes = (size_t)st.st_size, .fd = fd};
+        fd = -1;
     }
 out:
-    close(fd);
+    if (fd >= 0) close(fd);
     return rc;
 }
 
 void gw_map_close(struct gw_map *map)
 {
-    if (map->data) munmap((void *)map->data, map->bytes);
+    if (map->data) {
+        munmap((void *)map->data, map->bytes);
+        close(map->fd);
+    }
     *map = (struct gw_map){0};
+}
+
+gw_err gw_map_read(const struct gw_map *map, const char *path, const uint8_t *at, size_t bytes, void *to)
+{
+    GW_ASSERT(map->data && at >= map->data && bytes <= map->bytes - (size_t)(at - map->data));
+    ssize_t got;
+    for (size_t done = 0; done < bytes; done += (size_t)got) {
+        do got = pread(map->fd, (uint8_t *)to + done, bytes - done, at - map->data + (off_t)done);
+        while (got < 0 && errno == EINTR);
+        if (got <= 0)
+            return gw_fail(GW_ERR_IO, "cannot read %s: %s", path, got < 0 ? strerror(errno) : "it has become shorter");
+    }
+    return GW_OK;
 }
 
 void gw_map_let_go(const struct gw_map *map)

@@ -10,11 +10,15 @@
 struct gw_map {
     const uint8_t *data; /* NULL for an empty file */
     size_t bytes;
+    int fd; /* of the file, while data is not NULL */
 };
 
 /* Maps a file read-only; gw_map_close() ends it. GW_ERR_NOT_FOUND, GW_ERR_IO. */
 GW_CHECK gw_err gw_map_open(const char *path, struct gw_map *map);
 void gw_map_close(struct gw_map *map);
+/* Reads `bytes` from `at`, which lies within the map, into `to` without touching the map: for a few bytes here and there of what shall not become
+ * resident. GW_ERR_IO. */
+GW_CHECK gw_err gw_map_read(const struct gw_map *map, const char *path, const uint8_t *at, size_t bytes, void *to);
 /* What was read of it does not count as this process's memory any more; the bytes stay there to be read, from the page cache or the disk. */
 void gw_map_let_go(const struct gw_map *map);
 

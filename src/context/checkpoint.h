@@ -92,9 +92,9 @@ struct gw_ckpt_writer_config {
     const char *dir; /* OUTDIR; copied */
     struct gw_ckpt_model model;
     int writer;        /* this rank's number, for the names of its files */
-    size_t part_bytes; /* about so large are files. 0: 16 MiB */
+    size_t part_bytes; /* about so large are files. 0: 8 MiB */
     size_t
-        staging_bytes; /* memory for pages that wait for the thread; two parts at least. 0: 128 MiB. Taken as needed, and given back
+        staging_bytes; /* memory for pages that wait for the thread; two parts at least. 0: 32 MiB. Taken as needed, and given back
                            * when the system runs short of memory */
     int nice; /* priority of the thread below the rank's own (0 .. 19), so that decoding goes first */
 };

@@ -23,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST_PARTS = 1024, DEFAULT_PART_BYTES = 16 << 20, DEFAULT_STAGING_BYTES = 128 << 20 };
+enum { MOST_PARTS = 1024, DEFAULT_PART_BYTES = 8 << 20, DEFAULT_STAGING_BYTES = 32 << 20 };
 
 enum part_state { FREE, FILLING, QUEUED };
 

@@ -92,6 +92,7 @@ static void cpu_destroy(struct gw_backend *backend)
     free(cpu->cosine);
     free(cpu->sine);
     free(cpu->row_seq);
+    free(cpu->embedding_row);
     free(cpu->items);
     free(cpu->step_pages);
     free(cpu->warm);
@@ -179,26 +180,21 @@ static gw_err cpu_step_begin(struct gw_backend *backend, const struct gw_step *s
     return GW_OK;
 }
 
-static void embed_share(void *arg, int thread, int threads)
-{
-    struct cpu *cpu = arg;
-    int begin, end;
-    gw_split(cpu->step->rows, threads, thread, &begin, &end);
-    for (int row = begin; row < end; row++) {
-        const uint8_t *src = cpu->embedding->data + (size_t)cpu->step->tokens[row] * cpu->embedding->row_bytes;
-        cpu->embedding->type->to_f32(src, cpu->hidden + (size_t)row * (size_t)cpu->d, (size_t)cpu->d);
-    }
-}
-
+/* Rows come by read(2): a table of which every row is used now and then would be resident as a whole, and is not worth it. */
 static gw_err cpu_embed(struct gw_backend *backend)
 {
+    gw_err rc = GW_OK;
     struct cpu *cpu = of(backend);
-    for (int row = 0; row < cpu->step->rows; row++)
-        if (cpu->step->tokens[row] < 0 || cpu->step->tokens[row] >= cpu->config.dims.vocab)
-            return gw_fail(GW_ERR_INPUT, "token id %d is outside the model's vocabulary of %d", cpu->step->tokens[row],
-                           cpu->config.dims.vocab);
-    gw_pool_run(cpu->pool, embed_share, cpu);
-    return GW_OK;
+    const struct gw_gguf *file = gw_model_gguf(cpu->config.model);
+    for (int row = 0; row < cpu->step->rows; row++) {
+        int32_t token = cpu->step->tokens[row];
+        if (token < 0 || token >= cpu->config.dims.vocab)
+            FAIL(GW_ERR_INPUT, "token id %d is outside the model's vocabulary of %d", token, cpu->config.dims.vocab);
+        TRY(gw_gguf_read_row(file, cpu->embedding, (uint64_t)token, cpu->embedding_row));
+        cpu->embedding->type->to_f32(cpu->embedding_row, cpu->hidden + (size_t)row * (size_t)cpu->d, (size_t)cpu->d);
+    }
+out:
+    return rc;
 }
 
 static gw_err cpu_hidden_import(struct gw_backend *backend, const float *rows)

@@ -56,6 +56,7 @@ struct cpu {
     int rows_awaited;      /* of the output matrix */
     uint64_t packed_bytes; /* weights that were packed here, not found */
     const struct gw_gguf_tensor *embedding;
+    uint8_t *embedding_row; /* one row of it as in the file */
 
     enum gw_rope_style rope_style;
     int rope_pairs, rope_positions; /* positions tabulated so far */

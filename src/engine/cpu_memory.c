@@ -260,7 +260,10 @@ static gw_err begin_ends(struct cpu *cpu, struct part *parts, int *count)
     const struct gw_shard *s = &cpu->config.shard;
     const struct cpu *donor = cpu->config.donor ? of(cpu->config.donor) : NULL;
     const struct gw_shard *ds = donor ? &donor->config.shard : s;
-    if (s->first) cpu->embedding = gw_model_tensor(cpu->config.model, GW_TENSOR_EMBED, 0);
+    if (s->first) {
+        cpu->embedding = gw_model_tensor(cpu->config.model, GW_TENSOR_EMBED, 0);
+        cpu->embedding_row = gw_alloc_lines(cpu->embedding->row_bytes, 1);
+    }
     if (!s->last) return GW_OK;
     cpu->output_norm = load_vector(cpu, GW_TENSOR_OUTPUT_NORM, 0, 0, cpu->d);
     if (donor && ds->last && ds->vocab_begin == s->vocab_begin && ds->vocab_end == s->vocab_end &&

@@ -458,6 +458,14 @@ void gw_gguf_close(struct gw_gguf *g)
     free(g);
 }
 
+gw_err gw_gguf_read_row(const struct gw_gguf *g, const struct gw_gguf_tensor *tensor, uint64_t row, uint8_t *to)
+{
+    const uint8_t *at = tensor->data + row * tensor->row_bytes;
+    if (g->map.data) return gw_map_read(&g->map, g->path, at, tensor->row_bytes, to);
+    memcpy(to, at, tensor->row_bytes);
+    return GW_OK;
+}
+
 void gw_gguf_let_go(const struct gw_gguf *g)
 {
     gw_map_let_go(&g->map);

@@ -50,6 +50,9 @@ GW_CHECK gw_err gw_gguf_open(const char *path, struct gw_gguf **gguf);
 /* The same over memory (for tests and fuzzing); `data` is 8-byte aligned and must stay valid; `name` is used in messages. */
 GW_CHECK gw_err gw_gguf_parse(const char *name, const uint8_t *data, size_t bytes, struct gw_gguf **gguf);
 void gw_gguf_close(struct gw_gguf *gguf);
+/* Row `row` of a tensor as it is in the file, tensor->row_bytes, without making the map resident. GW_ERR_IO. */
+GW_CHECK gw_err gw_gguf_read_row(const struct gw_gguf *gguf, const struct gw_gguf_tensor *tensor, uint64_t row,
+                                 uint8_t *to);
 /* Most of it has been read and is not needed soon: see gw_map_let_go(). */
 void gw_gguf_let_go(const struct gw_gguf *gguf);
 
