@@ -17,6 +17,7 @@ static const double TIMEOUT_S = 10, AHEAD_S = 180, MOST_AHEAD_S = 86400;
 struct slurm {
     struct gw_notice_link *link;
     char *scontrol, *job;
+    char *asked;    /* the job as scontrol is asked for it: a number alone may be that of a whole array */
     double ahead_s; /* so long before the time limit it becomes an event */
 };
 
@@ -25,14 +26,21 @@ static void slurm_destroy(void *state)
     struct slurm *slurm = state;
     free(slurm->scontrol);
     free(slurm->job);
+    free(slurm->asked);
     free(slurm);
+}
+
+static bool is_number(const char *text)
+{
+    return text && text[0] && strspn(text, "0123456789") == strlen(text);
 }
 
 static gw_err slurm_create(struct gw_notice_link *link, const char *value, bool ack, void **state)
 {
     (void)ack;
     gw_err rc = GW_OK;
-    const char *job = getenv("SLURM_JOB_ID");
+    const char *job = getenv("SLURM_JOB_ID"), *array = getenv("SLURM_ARRAY_JOB_ID"),
+               *task = getenv("SLURM_ARRAY_TASK_ID");
     struct slurm *slurm = gw_alloc(1, sizeof *slurm);
     slurm->link = link;
     slurm->ahead_s = AHEAD_S;
@@ -42,9 +50,9 @@ static gw_err slurm_create(struct gw_notice_link *link, const char *value, bool 
         if (end == value || *end || !(slurm->ahead_s >= 0) || slurm->ahead_s > MOST_AHEAD_S)
             FAIL(GW_ERR_USAGE, "slurm=%.40s: not a number of seconds up to %.0f", value, MOST_AHEAD_S);
     }
-    if (!job || !job[0] || strspn(job, "0123456789") != strlen(job))
-        FAIL(GW_ERR_NOT_FOUND, "this is no Slurm job (SLURM_JOB_ID is not set)");
+    if (!is_number(job)) FAIL(GW_ERR_NOT_FOUND, "this is no Slurm job (SLURM_JOB_ID is not set)");
     slurm->job = gw_strdup(job);
+    slurm->asked = is_number(array) && is_number(task) ? gw_asprintf("%s_%s", array, task) : gw_strdup(job);
     slurm->scontrol = gw_command_find("scontrol");
     if (!slurm->scontrol) FAIL(GW_ERR_NOT_FOUND, "there is no scontrol on PATH");
 out:
@@ -58,7 +66,7 @@ static gw_err slurm_poll(void *state)
     static const char *const env[] = {"TZ=UTC0", "SLURM_TIME_FORMAT=standard", "LC_ALL=C", NULL};
     gw_err rc = GW_OK;
     struct slurm *slurm = state;
-    const char *const argv[] = {slurm->scontrol, "show", "job", slurm->job, NULL};
+    const char *const argv[] = {slurm->scontrol, "show", "job", slurm->asked, NULL};
     struct gw_command command = {.argv = argv,
                                  .env = env,
                                  .timeout_s = TIMEOUT_S,

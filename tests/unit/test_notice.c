@@ -505,6 +505,44 @@ static void test_command_children(void)
     free(path);
 }
 
+/* ---- a job asks for itself ------------------------------------------------------------------------------------- */
+
+/* With a scontrol of our own on PATH, which writes down what it is asked for: a task of an array must not ask for the whole array. */
+static void test_slurm_array(void)
+{
+    struct gw_notice_source *source = NULL;
+    struct gw_notice_event event = {0};
+    bool taken = false;
+    char *before = gw_strdup(getenv("PATH")), *path = gw_asprintf("%s:%s", folder, before),
+         *program = gw_asprintf("%s/scontrol", folder), *answer = slurm_text("PREEMPTED", "Unknown", "Unknown", "None"),
+         *script = gw_asprintf("#!/bin/sh\n[ \"$*\" = 'show job 40_2' ] || exit 1\ncat <<'E'\n%sE\n", answer);
+    put("scontrol", script);
+    CU_ASSERT_EQUAL(chmod(program, 0700), 0);
+    setenv("PATH", path, 1);
+    setenv("SLURM_JOB_ID", "42", 1);
+    setenv("SLURM_ARRAY_JOB_ID", "40", 1);
+    setenv("SLURM_ARRAY_TASK_ID", "2", 1);
+    setenv("GODWIT_NOTICE_POLL_S", "0.05", 1);
+    CU_ASSERT_EQUAL(gw_notice_source_open("slurm", &source), GW_OK);
+    for (int tries = 0; tries < 1000 && !taken; tries++) {
+        taken = gw_notice_source_take(source, &event);
+        if (!taken) usleep(10000);
+    }
+    CU_ASSERT_TRUE(taken);
+    CU_ASSERT_PTR_NOT_NULL(strstr(event.text, "job 42"));
+    gw_notice_source_close(source);
+    static const char *const names[] = {"GODWIT_NOTICE_POLL_S", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_JOB_ID",
+                                        "SLURM_JOB_ID"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) unsetenv(names[i]);
+    setenv("PATH", before, 1);
+    drop("scontrol");
+    free(before);
+    free(path);
+    free(program);
+    free(answer);
+    free(script);
+}
+
 /* ---- sources that cannot work here ----------------------------------------------------------------------------- */
 
 static void test_nothing_there(void)
@@ -542,6 +580,7 @@ int main(void)
     CU_add_test(suite, "clouds", test_cloud);
     CU_add_test(suite, "running a program", test_command);
     CU_add_test(suite, "its children", test_command_children);
+    CU_add_test(suite, "a task of an array", test_slurm_array);
     CU_add_test(suite, "nothing there", test_nothing_there);
     CU_basic_set_mode(CU_BRM_VERBOSE);
     CU_basic_run_tests();
