@@ -321,8 +321,11 @@ static void send_weights(const struct replica *from, struct replica *to)
 
 /* ---- tests ---------------------------------------------------------------------------------------------------------- */
 
-static const struct gw_layout layouts[] = {{1, 1, 1}, {1, 2, 1}, {1, 1, 2}, {1, 3, 1},
-                                           {1, 2, 2}, {1, 1, 3}, {1, 5, 1}, {1, 3, 2}};
+static const struct gw_layout layouts[] = {
+    {.data = 1, .tensor = 1, .pipeline = 1}, {.data = 1, .tensor = 2, .pipeline = 1},
+    {.data = 1, .tensor = 1, .pipeline = 2}, {.data = 1, .tensor = 3, .pipeline = 1},
+    {.data = 1, .tensor = 2, .pipeline = 2}, {.data = 1, .tensor = 1, .pipeline = 3},
+    {.data = 1, .tensor = 5, .pipeline = 1}, {.data = 1, .tensor = 3, .pipeline = 2}};
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 
 /* The first part of the text in one layout, the rest in another. */
