@@ -1,4 +1,5 @@
 /* What tensor shards exchange, on top of comm.h's messages: sums over the fixed tree, and rows of logits. No MPI of its own. */
+#include "base/pool.h"
 #include "comm/comm.h"
 #include "engine/tree.h"
 
@@ -6,13 +7,6 @@
 #include <string.h>
 
 enum { FEW_ROWS_PER_SHARD = 4 }; /* below this, halving the bytes is not worth a second round trip */
-
-/* Rows whose sum shard `shard` computes when the rows are shared out. */
-static void rows_of(int rows, int count, int shard, int *begin, int *end)
-{
-    *begin = (int)((int64_t)rows * shard / count);
-    *end = (int)((int64_t)rows * (shard + 1) / count);
-}
 
 /* Sends rows [begin, end) of every own node to a peer, as [node][end - begin][width]. */
 static gw_err send_nodes(const struct gw_shards *shards, const struct gw_exchange *exchange, uint64_t step, int to,
@@ -68,14 +62,14 @@ static gw_err share_sums(const struct gw_shards *shards, uint64_t step, int rows
     gw_err rc = GW_OK;
     struct gw_msg msg = {0};
     int begin, end;
-    rows_of(rows, shards->count, shards->own, &begin, &end);
+    gw_split(rows, shards->count, shards->own, &begin, &end);
     for (int s = 0; s < shards->count; s++)
         if (s != shards->own)
             TRY(gw_comm_send(shards->comm, shards->ranks[s], GW_MSG_SUM, step, sum + (size_t)begin * (size_t)width,
                              (size_t)(end - begin) * (size_t)width * sizeof(float)));
     for (int s = 0; s < shards->count; s++) {
         if (s == shards->own) continue;
-        rows_of(rows, shards->count, s, &begin, &end);
+        gw_split(rows, shards->count, s, &begin, &end);
         size_t bytes = (size_t)(end - begin) * (size_t)width * sizeof(float);
         TRY(gw_comm_wait(shards->comm, shards->ranks[s], GW_MSG_SUM, (int64_t)step, &msg));
         if (msg.bytes != bytes)
@@ -96,11 +90,11 @@ gw_err gw_shards_sum(const struct gw_shards *shards, const struct gw_exchange *e
     bool sends = exchange->node_counts[shards->own] > 0;
     for (int s = 0; s < shards->count; s++) {
         int begin = 0, end = rows;
-        if (!all_to_all) rows_of(rows, shards->count, s, &begin, &end);
+        if (!all_to_all) gw_split(rows, shards->count, s, &begin, &end);
         if (s != shards->own && sends) TRY(send_nodes(shards, exchange, step, s, own_nodes, rows, width, begin, end));
     }
     int begin = 0, end = rows;
-    if (!all_to_all) rows_of(rows, shards->count, shards->own, &begin, &end);
+    if (!all_to_all) gw_split(rows, shards->count, shards->own, &begin, &end);
     TRY(reduce_rows(shards, exchange, step, own_nodes, rows, width, begin, end, sum));
     if (!all_to_all) TRY(share_sums(shards, step, rows, width, sum));
 out:

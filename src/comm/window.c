@@ -2,6 +2,7 @@
 #include "comm/window.h"
 
 #include "base/clock.h"
+#include "base/pool.h"
 #include "engine/tree.h"
 
 #include <inttypes.h>
@@ -197,15 +198,14 @@ gw_err gw_window_sum(struct gw_window *window, const struct gw_exchange *exchang
     const struct gw_shards *shards = window->config.shards;
     const float *values[GW_TREE_MAX_ATOMS];
     size_t width = (size_t)window->config.width;
-    size_t begin = (size_t)((int64_t)rows * shards->own / shards->count);
-    size_t end = (size_t)((int64_t)rows * (shards->own + 1) / shards->count);
-    int total = 0;
+    int begin, end, total = 0;
+    gw_split(rows, shards->count, shards->own, &begin, &end);
     for (int s = 0; s < shards->count; s++)
         for (int n = 0; n < exchange->node_counts[s]; n++)
-            values[total++] = window->nodes[s] + ((size_t)n * (size_t)rows + begin) * width;
+            values[total++] = window->nodes[s] + ((size_t)n * (size_t)rows + (size_t)begin) * width;
     TRY(all_written(window));
-    gw_tree_reduce(exchange->atoms, exchange->nodes, values, total, (end - begin) * width,
-                   window->sums + begin * width);
+    gw_tree_reduce(exchange->atoms, exchange->nodes, values, total, (size_t)(end - begin) * width,
+                   window->sums + (size_t)begin * width);
     atomic_store_explicit(&window->counters[shards->own].summed, ++window->sums_done, memory_order_release);
     for (int s = 0; s < shards->count; s++) TRY(wait_for(window, s, &window->counters[s].summed, window->sums_done));
     *sum = window->sums;
