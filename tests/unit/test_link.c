@@ -14,7 +14,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { PATIENCE_MS = 10000, HELLO_BYTES = 40, PROOF_BYTES = 32, STRANGER_BYTES = 72, FRAME_EXTRA_BYTES = 24, ROUNDS = 50 };
+enum {
+    PATIENCE_MS = 10000,
+    HELLO_BYTES = 40,
+    PROOF_BYTES = 32,
+    STRANGER_BYTES = 72,
+    FRAME_EXTRA_BYTES = 24,
+    ROUNDS = 50
+};
 
 static uint8_t secret[GW_SECRET_BYTES], other_secret[GW_SECRET_BYTES];
 
