@@ -128,7 +128,7 @@ for ((run = 0; run < runs; run++)); do
     if wanted_kind relaunch; then
         begin n1 n2 n3
         at=$(now)
-        for name in n1 n2 n3; do node_signal "$name" TERM; done
+        for name in n1 n2 n3; do node_signal "$name" INT; done # at once; at a TERM they would decode on until their grace is over
         for name in n1 n2 n3; do node_wait "$name" 30; done
         for name in n1 n2; do agent "$name" --min-nodes 2; done
         end relaunch "$at" n1 n2
