@@ -206,8 +206,9 @@ show_job() { echo "---- job $1"; scontrol show job "$1" 2>&1 | head -n 40; }
 
 # ---- the batch ----------------------------------------------------------------------------------------------------------
 
-# make_slurm_batch REQUESTS: a tiny model and requests, exported as the scripts of slurm/ want them; $slow makes a step take longer without using
-# the processors, so that a job lasts while Slurm's clocks tick; $wanted is the digest of the undisturbed job
+# make_slurm_batch REQUESTS: a tiny model and requests, exported as the scripts of slurm/ want them; $wanted is the digest of the undisturbed job.
+# A job must last while Slurm's clocks tick, on a fast machine as well: after slow_first, whatever starts before go_fast has steps that take 30 times as long, without
+# using the processors. $slow are options for tests that need the same, less of it, from the first to the last token.
 make_slurm_batch() {
     local make_tiny=$GW_BUILDDIR/tests/support/make_tiny
     need_program
@@ -220,7 +221,18 @@ make_slurm_batch() {
     slow=("${common[@]}" --chaos 'slow:all,x6@step=1,launch=any')
     wanted=$(run_job "$GW_TMP/undisturbed" -n 3 "${common[@]}")
     [ ${#wanted} = 64 ] || fail "no digest of the undisturbed job"
+    cat >"$GW_TMP/godwit" <<SCRIPT
+#!/bin/sh
+case \$1 in
+    run | node) [ -e "$GW_TMP/fast" ] || exec "$GODWIT" "\$@" --chaos 'slow:all,x30@step=1,launch=any' ;;
+esac
+exec "$GODWIT" "\$@"
+SCRIPT
+    chmod +x "$GW_TMP/godwit"
 }
+# slow_first: the scripts of slurm/ run godwit slowly until go_fast
+slow_first() { rm -f "$GW_TMP/fast"; GODWIT=$GW_TMP/godwit; }
+go_fast() { : >"$GW_TMP/fast"; }
 # expect_digest OUT: every request answered once, and as in the undisturbed job
 expect_digest() {
     local got

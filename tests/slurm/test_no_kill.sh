@@ -7,12 +7,13 @@
 . "$(dirname "$0")/lib.sh"
 need_slurm
 make_slurm_batch 700
+slow_first
 slurm_start 4 12
 export OUTPUT=$GW_TMP/out
 
-job=$(submit -p spot -N 3 -o "$OUTPUT.log" "$GW_SRCDIR/slurm/no-kill.sbatch" "${slow[@]}")
+job=$(submit -p spot -N 3 -o "$OUTPUT.log" "$GW_SRCDIR/slurm/no-kill.sbatch" "${common[@]}")
 await 60 "a launch on three nodes" has_launch "$OUTPUT" 3 || give_up "$job" "$OUTPUT"
-await 60 "the job's first tokens" has_tokens "$OUTPUT" 500 || give_up "$job" "$OUTPUT"
+await 60 "the job's first tokens" has_tokens "$OUTPUT" 200 || give_up "$job" "$OUTPUT"
 
 # the last node of the job: the batch script runs on the first
 node=$(scontrol show hostnames "$(job_field "$job" NodeList)" | tail -n 1)
@@ -26,6 +27,7 @@ echo "$node is down, and the job goes on with $(job_field "$job" NodeList)"
 
 prio=$(take_nodes 3 3)
 await 60 "the preemption" job_state_is "$prio" RUNNING COMPLETED || give_up "$job" "$OUTPUT"
+go_fast
 await 150 "the requeued job's end" job_state_is "$job" COMPLETED || give_up "$job" "$OUTPUT"
 expect_equal "restarts" "$(job_field "$job" Restarts)" 1
 expect_digest "$OUTPUT"
