@@ -170,12 +170,15 @@ gw_end() {
 # gw_again: comes back with the next job of the chain, else by requeue. A job that is running can be requeued even where Slurm would end it for good
 # when the grace is over. One whose end has begun is left alone: somebody may have cancelled it.
 gw_again() {
-    local state
+    local state restarts
     if [ -n "$gw_successor" ]; then
         gw_log "job $gw_successor goes on"
         exit $gw_rc
     fi
     state=$(gw_ask JobState)
+    # requeued by somebody else already, and perhaps running again: this is the script of an earlier start
+    restarts=$(gw_ask Restarts)
+    [ "${restarts:-0}" -le "${SLURM_RESTART_COUNT:-0}" ] || state=REQUEUED
     # from here on a TERM only ends this script, at once: whoever gets the nodes shall not wait for Slurm's KillWait
     trap '' USR1
     trap - TERM

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# slurm/no-kill.sbatch in a real Slurm: a node dies under a job of three (its slurmd and every process on it are killed), and Slurm sets it down. The job
-# goes on with two; then it is preempted, is requeued onto the nodes that are left, and the batch ends with the digest of the undisturbed job.
+# slurm/no-kill.sbatch in a real Slurm: a node dies under a job of three (its slurmd and every process on it are killed), and Slurm sets it down; another is
+# set down by the administrator. The job goes on with one; then it is preempted, is requeued onto the nodes that are left, and the batch ends with the
+# digest of the undisturbed job.
 # timeout: 400
 . "$(dirname "$0")/../lib/common.sh"
 . "$(dirname "$0")/../lib/jobs.sh"
@@ -25,7 +26,15 @@ job_state_is "$job" RUNNING || give_up "$job" "$OUTPUT"
 expect_equal "restarts after the node's death" "$(job_field "$job" Restarts)" 0
 echo "$node is down, and the job goes on with $(job_field "$job" NodeList)"
 
-prio=$(take_nodes 3 3)
+# the administrator's word: Slurm itself ends what runs there
+node=$(scontrol show hostnames "$(job_field "$job" NodeList)" | tail -n 1)
+scontrol update NodeName="$node" State=DOWN Reason=test
+await 60 "a launch on one node" has_launch "$OUTPUT" 1 || give_up "$job" "$OUTPUT"
+job_state_is "$job" RUNNING || give_up "$job" "$OUTPUT"
+expect_equal "restarts after a node was set down" "$(job_field "$job" Restarts)" 0
+echo "$node was set down, and the job goes on with $(job_field "$job" NodeList)"
+
+prio=$(take_nodes 3 3) # n2 is back as soon as it answers
 await 60 "the preemption" job_state_is "$prio" RUNNING COMPLETED || give_up "$job" "$OUTPUT"
 go_fast
 await 150 "the requeued job's end" job_state_is "$job" COMPLETED || give_up "$job" "$OUTPUT"
