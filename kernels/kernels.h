@@ -132,9 +132,10 @@ struct gw_atom {
 };
 
 /* Memory that is read soon after a product, taken along into the caches while the product computes: arithmetic and memory are busy at the
- * same time then. Chunk i lies at base + chunks[i] * chunk_bytes. Only a hint, and belongs to one thread. */
+ * same time then. Chunk i lies at base + chunks[i] * chunk_bytes. Only a hint, and belongs to one thread, which writes it all the time: it has a
+ * cache line for itself. */
 struct gw_warm {
-    const uint8_t *base;
+    _Alignas(64) const uint8_t *base;
     const int32_t *chunks; /* [count] */
     int count;
     size_t chunk_bytes;
@@ -153,7 +154,9 @@ struct gw_gemm {
     int y_panel;          /* y begins with the outputs of this panel */
     size_t y_row_stride;  /* in floats */
     size_t y_node_stride; /* in floats */
+    bool stream; /* y is too large to be read from the caches afterwards: it is written past them. Only a hint */
     struct gw_warm *warm; /* or NULL */
+    const uint8_t *next;  /* the panel of as many bytes that is read after the last one, or NULL; only a hint */
 };
 
 /* ---- attention ------------------------------------------------------------------------------------------------- */

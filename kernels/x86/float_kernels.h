@@ -110,6 +110,10 @@ static void write_node(const struct gw_gemm *g, int panel, int row, int rows, in
     int left = g->w->n - panel * GW_PANEL;
     float *y = g->y + (size_t)node * g->y_node_stride + (size_t)row * g->y_row_stride;
     y += (size_t)(panel - g->y_panel) * GW_PANEL;
+    if (g->stream && left >= GW_PANEL && ((uintptr_t)y | g->y_row_stride * sizeof *y) % 64 == 0) {
+        for (int r = 0; r < rows; r++, y += g->y_row_stride, acc += GW_PANEL) v16_stream(y, v16_load(acc));
+        return;
+    }
     for (int r = 0; r < rows; r++, y += g->y_row_stride, acc += GW_PANEL) {
         if (left >= GW_PANEL) v16_store(y, v16_load(acc));
         else v16_store_part(y, v16_load(acc), left);
@@ -129,8 +133,9 @@ static const uint8_t *take_warm(struct gw_warm *warm, size_t bytes)
     return at;
 }
 
-/* All atoms of one row tile by one panel. */
-static void gemm_row_tile(const struct gw_gemm *g, int panel, int row, int rows, struct gw_warm *warm, gemm_tile_fn fn)
+/* All atoms of one row tile by one panel, which take the panel `next`, or what `warm` asks for, along. */
+static void gemm_row_tile(const struct gw_gemm *g, int panel, int row, int rows, const uint8_t *next,
+                          struct gw_warm *warm, gemm_tile_fn fn)
 {
     _Alignas(64) float stack[GW_MAX_TREE_DEPTH][V16_TILE * GW_PANEL];
     struct gemm_tile tile = {.w = g->w, .act = g->act, .row = row, .rows = rows};
@@ -139,7 +144,8 @@ static void gemm_row_tile(const struct gw_gemm *g, int panel, int row, int rows,
     for (int i = 0; i < g->atom_count; i++) {
         tile.end = g->atoms[i].block_end;
         tile.acc = stack[depth];
-        tile.warm = take_warm(warm, (size_t)(tile.end - tile.begin) * g->w->block_bytes);
+        tile.warm = next ? next + (size_t)tile.begin * g->w->block_bytes
+                         : take_warm(warm, (size_t)(tile.end - tile.begin) * g->w->block_bytes);
         fn(&tile);
         tile.begin = tile.end;
         for (int merge = 0; merge < g->atoms[i].merges; merge++, depth--)
@@ -170,11 +176,16 @@ static void gemm_panels(const struct gw_gemm *g, int panel_begin, int panel_end,
     int at_once = rows_at_once(g);
     for (int begin = 0; begin < g->rows; begin += at_once) {
         int end = g->rows - begin < at_once ? g->rows : begin + at_once;
-        for (int panel = panel_begin; panel < panel_end; panel++)
-            for (int row = begin; row < end; row += V16_TILE)
-                gemm_row_tile(g, panel, row, end - row < V16_TILE ? end - row : V16_TILE, row == begin ? NULL : g->warm,
-                              fn);
+        for (int panel = panel_begin; panel < panel_end; panel++) {
+            const uint8_t *next = panel + 1 < panel_end ? g->w->data + (size_t)(panel + 1) * g->w->panel_bytes
+                                                        : g->next;
+            if (end - begin <= V16_TILE) next = NULL; /* one tile has enough to do with its own panel */
+            for (int row = begin; row < end; row += V16_TILE, next = NULL)
+                gemm_row_tile(g, panel, row, end - row < V16_TILE ? end - row : V16_TILE, next,
+                              row == begin ? NULL : g->warm, fn);
+        }
     }
+    if (g->stream) _mm_sfence();
 }
 
 GW_INLINE v16 load_weights(const uint8_t *panel, size_t k, enum gw_pack pack)

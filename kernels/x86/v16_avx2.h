@@ -35,6 +35,13 @@ GW_INLINE void v16_store(float *p, v16 a)
     _mm256_storeu_ps(p + 8, a.high);
 }
 
+/* Past the caches; p on a boundary of 64 bytes. */
+GW_INLINE void v16_stream(float *p, v16 a)
+{
+    _mm256_stream_ps(p, a.low);
+    _mm256_stream_ps(p + 8, a.high);
+}
+
 /* The first `count` (0..16) lanes; the others are 0. */
 GW_INLINE v16 v16_load_part(const float *p, int count)
 {

@@ -26,6 +26,12 @@ GW_INLINE void v16_store(float *p, v16 a)
     _mm512_storeu_ps(p, a);
 }
 
+/* Past the caches; p on a boundary of 64 bytes. */
+GW_INLINE void v16_stream(float *p, v16 a)
+{
+    _mm512_stream_ps(p, a);
+}
+
 GW_INLINE __mmask16 v16_first(int count)
 {
     return (__mmask16)((1u << count) - 1);

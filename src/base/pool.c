@@ -1,7 +1,7 @@
 /* See pool.h.
  *
  * All waiting is on a `gate`: a counter that only moves forward. Three of them carry the protocol: `start` (a dispatch),
- * `finish` (the last worker is done) and `sync` (the barrier inside fn). A waiter that gives up spinning announces itself
+ * `finish` (the last worker is done) and `sync` (the barrier inside fn); and each thread has one for how far it is in a dispatch. A waiter that gives up spinning announces itself
  * in gate.sleepers before it enters the kernel, and the one who advances the gate reads sleepers after advancing: in the
  * total order of these (sequentially consistent) operations one of the two must see the other, so no wake-up is lost and
  * none is sent when nobody sleeps.
@@ -47,6 +47,8 @@ struct gw_pool {
     /* written by the owner between dispatches only, published by `start` */
     _Alignas(LINE_BYTES) gw_pool_fn fn; /* NULL tells the workers to end */
     void *arg;
+
+    struct gate *posted; /* [threads]: since the dispatch began */
 
     int threads;
     int64_t spin_ns;
@@ -194,6 +196,8 @@ gw_err gw_pool_create(int threads, const int *cpus, struct gw_pool **out_pool)
     memset(pool, 0, sizeof *pool);
     pool->threads = threads;
     pool->workers = gw_alloc((size_t)threads, sizeof *pool->workers);
+    pool->posted = gw_alloc_lines((size_t)threads, sizeof *pool->posted);
+    memset(pool->posted, 0, (size_t)threads * sizeof *pool->posted);
     TRY(choose_spin(threads, cpus, &pool->spin_ns));
     for (int i = 0; i < threads - 1; i++) {
         pool->workers[i] = (struct worker){.pool = pool, .thread = i + 1, .cpu = cpus ? cpus[i + 1] : -1};
@@ -224,6 +228,7 @@ void gw_pool_destroy(struct gw_pool *pool)
         CPU_FREE(pool->owner_cpus);
     }
     free(pool->workers);
+    free(pool->posted);
     free(pool);
 }
 
@@ -241,6 +246,7 @@ void gw_pool_run(struct gw_pool *pool, gw_pool_fn fn, void *arg)
     uint32_t finish = atomic_load_explicit(&pool->finish.value, memory_order_relaxed);
     pool->fn = fn;
     pool->arg = arg;
+    for (int i = 0; i < pool->threads; i++) atomic_store_explicit(&pool->posted[i].value, 0, memory_order_relaxed);
     atomic_store_explicit(&pool->running, pool->threads - 1, memory_order_relaxed);
     gate_advance(&pool->start);
     fn(arg, 0, pool->threads);
@@ -258,4 +264,16 @@ void gw_pool_sync(struct gw_pool *pool)
     } else {
         gate_wait(&pool->sync, seen, pool->spin_ns);
     }
+}
+
+void gw_pool_post(struct gw_pool *pool, int thread)
+{
+    gate_advance(&pool->posted[thread]);
+}
+
+void gw_pool_await(struct gw_pool *pool, int thread, int count)
+{
+    struct gate *gate = &pool->posted[thread];
+    for (uint32_t seen; (seen = atomic_load_explicit(&gate->value, memory_order_acquire)) < (uint32_t)count;)
+        gate_wait(gate, seen, pool->spin_ns);
 }

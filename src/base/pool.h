@@ -33,6 +33,10 @@ int gw_pool_threads(const struct gw_pool *pool);
 void gw_pool_run(struct gw_pool *pool, gw_pool_fn fn, void *arg);
 /* Barrier inside fn: returns when all threads of the pool have called it. */
 void gw_pool_sync(struct gw_pool *pool);
+/* Inside fn, for threads that go on by themselves: `thread` (the caller) says that it has come one step further; returns when `thread` has said so
+ * `count` times in this dispatch. What it wrote before is visible then. Await lower threads only, or threads may wait for each other. */
+void gw_pool_post(struct gw_pool *pool, int thread);
+void gw_pool_await(struct gw_pool *pool, int thread, int count);
 
 /* This process's share of the CPUs it may use (its affinity mask, as it is now: ask before pinning), when `local_size`
  * processes with the same mask run on this node: contiguous slices by `local_rank`, the first `threads` CPUs of the slice.

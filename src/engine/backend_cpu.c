@@ -1,9 +1,11 @@
 /* The CPU backend: packed weights, KV pages and activations in host memory, kernels from one table, the rank's threads.
  *
- * This file computes steps; cpu_memory.c owns weights and KV pages. Each half layer is one dispatch of the thread pool with barriers between
- * its phases; rows, panels and attention items are what threads share out, and none of them changes a bit of a result
- * (kernels/kernels.h). Memory of the step's scratch is allocated for max_rows once, so a decode step allocates nothing.
+ * This file computes steps; cpu_memory.c owns weights and KV pages, cpu_rows.c shares out rows. Half layers are queued, and as many as take a
+ * while are computed in one dispatch of the thread pool: threads that have rows of their own go through all of them and wait for each
+ * other at its end. How rows, panels and attention items are shared out does not change a bit of a result (kernels/kernels.h). Memory of the
+ * step's scratch is allocated for max_rows once, so a decode step allocates nothing.
  */
+#include "base/clock.h"
 #include "engine/cpu.h"
 #include "kernels/elementary.h"
 
@@ -12,12 +14,13 @@
 #include <string.h>
 
 enum {
-    ATTENTION_ROWS =
-        16, /* query rows of one attention item: enough to reuse a page's conversion, small enough to share out */
     TILE_ROWS =
         128, /* rows whose gate and up stay in the first-level cache until they are activated; a multiple of GW_ACT_ROWS */
-    WARM_BYTES = 12 << 20, /* of KV pages that are read ahead for a layer: a part of today's third-level caches */
+    STREAM_BYTES = 1 << 20, /* of logits that a second-level cache does not hold */
 };
+
+/* How long a dispatch of the pool may take: between dispatches the caller looks after its peers. */
+static const double dispatch_s = 0.02;
 
 static void act_init(struct act *act, int rows, int k)
 {
@@ -78,9 +81,14 @@ static void init_scratch(struct cpu *cpu)
     act_init(&cpu->attended, (int)rows, (int)heads_width);
     act_init(&cpu->activated, (int)rows, cpu->ffn);
     cpu->max_pages = (cpu->config.max_context + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS + 1;
-    cpu->warm = gw_alloc((size_t)gw_pool_threads(cpu->pool), sizeof *cpu->warm);
-    cpu->page_scratch = gw_alloc((size_t)gw_pool_threads(cpu->pool) * (size_t)cpu->max_pages,
-                                 sizeof(*cpu->page_scratch));
+    cpu->max_pages = (cpu->max_pages + 7) / 8 * 8; /* cache lines of one thread each */
+    cpu->warm = gw_alloc_lines((size_t)gw_pool_threads(cpu->pool), sizeof *cpu->warm);
+    cpu->page_scratch = gw_alloc_lines((size_t)gw_pool_threads(cpu->pool) * (size_t)cpu->max_pages,
+                                       sizeof(*cpu->page_scratch));
+    size_t halves = 2 * (size_t)(cpu->config.shard.layer_end - cpu->config.shard.layer_begin);
+    cpu->queue = gw_alloc(halves, sizeof *cpu->queue);
+    cpu->next_item = gw_alloc(halves, sizeof *cpu->next_item);
+    gw_cpu_rows_init(cpu);
 }
 
 static void cpu_destroy(struct gw_backend *backend)
@@ -93,8 +101,9 @@ static void cpu_destroy(struct gw_backend *backend)
     free(cpu->sine);
     free(cpu->row_seq);
     free(cpu->embedding_row);
-    free(cpu->items);
-    free(cpu->step_pages);
+    free(cpu->queue);
+    free(cpu->next_item);
+    gw_cpu_rows_close(cpu);
     free(cpu->warm);
     free(cpu->page_scratch);
     float *scratch[] = {cpu->hidden, cpu->query, cpu->key, cpu->value, cpu->tiles, cpu->own_partials, cpu->own_logits};
@@ -127,55 +136,28 @@ static void grow_rope(struct cpu *cpu, int positions)
     cpu->rope_positions = grown;
 }
 
-static void add_items(struct cpu *cpu, int seq, int rows)
-{
-    for (int row = 0; row < rows; row += ATTENTION_ROWS)
-        for (int head = 0; head < cpu->kv_heads; head++) {
-            if (cpu->item_count == cpu->item_capacity) {
-                cpu->item_capacity = cpu->item_capacity ? 2 * cpu->item_capacity : 256;
-                cpu->items = gw_realloc(cpu->items, (size_t)cpu->item_capacity, sizeof *cpu->items);
-            }
-            int count = rows - row < ATTENTION_ROWS ? rows - row : ATTENTION_ROWS;
-            cpu->items[cpu->item_count++] = (struct attention_item){seq, head, row, count};
-        }
-}
-
-/* Pages that the step reads, for warm_layer(): as many as a cache may hold of one layer until it is that layer's turn. */
-static void add_pages(struct cpu *cpu, const int32_t *pages, int count)
-{
-    size_t page_bytes = (size_t)cpu->kv_heads * gw_page_halves(cpu->head_dim) * sizeof(uint16_t);
-    if ((size_t)(cpu->step_page_count + count) * page_bytes > WARM_BYTES) return;
-    if (cpu->step_page_count + count > cpu->step_page_capacity) {
-        cpu->step_page_capacity = 2 * (cpu->step_page_count + count);
-        cpu->step_pages = gw_realloc(cpu->step_pages, (size_t)cpu->step_page_capacity, sizeof *cpu->step_pages);
-    }
-    memcpy(cpu->step_pages + cpu->step_page_count, pages, (size_t)count * sizeof *pages);
-    cpu->step_page_count += count;
-}
-
 static gw_err cpu_step_begin(struct gw_backend *backend, const struct gw_step *step)
 {
     struct cpu *cpu = of(backend);
     GW_ASSERT(step->rows > 0 && step->rows <= cpu->config.max_rows);
     cpu->step = step;
     cpu->own_sum_pending = false;
-    cpu->item_count = 0;
-    cpu->step_page_count = 0;
-    for (int t = 0; t < gw_pool_threads(cpu->pool); t++) cpu->warm[t].count = 0;
-    int positions = 0;
+    cpu->queued = 0;
+    for (int t = 0; t < gw_pool_threads(cpu->pool); t++) cpu->warm[t] = (struct gw_warm){0};
+    int positions = 0, rows = 0;
     for (int i = 0; i < step->seq_count; i++) {
         const struct gw_step_seq *seq = &step->seqs[i];
         int end = seq->pos0 + seq->rows;
-        GW_ASSERT(end <= cpu->config.max_context);
+        GW_ASSERT(end <= cpu->config.max_context && seq->row0 == rows);
+        rows += seq->rows;
         for (int p = 0; p < (end + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS; p++) {
             int page = step->pages[seq->page0 + p];
             GW_ASSERT(page >= 0 && page < cpu->config.kv_pages);
         }
-        add_pages(cpu, step->pages + seq->page0, (end + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS);
         for (int row = 0; row < seq->rows; row++) cpu->row_seq[seq->row0 + row] = i;
-        add_items(cpu, i, seq->rows);
         if (end > positions) positions = end;
     }
+    gw_cpu_share_rows(cpu, step);
     grow_rope(cpu, positions);
     return GW_OK;
 }
@@ -214,6 +196,7 @@ static void add_pending(struct cpu *cpu)
 static gw_err cpu_hidden_export(struct gw_backend *backend, float *rows)
 {
     struct cpu *cpu = of(backend);
+    gw_cpu_flush(cpu);
     add_pending(cpu);
     memcpy(rows, cpu->hidden, (size_t)cpu->step->rows * (size_t)cpu->d * sizeof(float));
     return GW_OK;
@@ -244,6 +227,7 @@ static void norm_rows(struct cpu *cpu, const float *weight, const int32_t *picke
 struct product {
     const struct gw_packed *w;
     float *y;
+    bool stream; /* as in struct gw_gemm */
 };
 
 static const struct gw_atom *whole(const struct gw_packed *w, struct gw_atom *atom)
@@ -252,12 +236,13 @@ static const struct gw_atom *whole(const struct gw_packed *w, struct gw_atom *at
     return atom;
 }
 
-static void multiply_share(struct cpu *cpu, const struct product *products, int count, const struct act *act, int rows,
-                           int thread, int threads)
+static void multiply_share(struct cpu *cpu, const struct product *products, int count, const struct act *act,
+                           const struct share *share, int thread)
 {
     int total = 0, begin, end;
+    const struct gw_act view = gw_act_from(&act->view, share->row_begin);
     for (int i = 0; i < count; i++) total += products[i].w->panels;
-    gw_split(total, threads, thread, &begin, &end);
+    gw_split(total, share->members, share->member, &begin, &end);
     for (int i = 0, first = 0; i < count; first += products[i].w->panels, i++) {
         const struct gw_packed *w = products[i].w;
         int from = begin > first ? begin - first : 0;
@@ -265,43 +250,38 @@ static void multiply_share(struct cpu *cpu, const struct product *products, int 
         if (from >= to) continue;
         struct gw_atom atom;
         struct gw_gemm gemm = {.w = w,
-                               .act = &act->view,
-                               .rows = rows,
+                               .act = &view,
+                               .rows = share->row_end - share->row_begin,
                                .atoms = whole(w, &atom),
                                .atom_count = 1,
-                               .y = products[i].y,
+                               .y = products[i].y + (size_t)share->row_begin * (size_t)w->n,
                                .y_row_stride = (size_t)w->n,
-                               .y_node_stride = (size_t)w->n * (size_t)rows,
-                               .warm = &cpu->warm[thread]};
+                               .stream = products[i].stream,
+                               .warm = &cpu->warm[thread],
+                               .next = i + 1 < count ? products[i + 1].w->data : NULL};
         cpu->kernels->gemm[w->pack](&gemm, from, to);
     }
 }
 
 /* The partial sums over this shard's atoms: cpu->partials[node][row][d]. */
 static void multiply_partial(struct cpu *cpu, const struct gw_packed *w, const struct partial *partial,
-                             const struct act *act, int thread, int threads)
+                             const struct act *act, const struct share *share, int thread)
 {
     int begin, end;
-    gw_split(w->panels, threads, thread, &begin, &end);
+    const struct gw_act view = gw_act_from(&act->view, share->row_begin);
+    gw_split(w->panels, share->members, share->member, &begin, &end);
     if (begin >= end) return;
     struct gw_gemm gemm = {.w = w,
-                           .act = &act->view,
-                           .rows = cpu->step->rows,
+                           .act = &view,
+                           .rows = share->row_end - share->row_begin,
                            .atoms = partial->program,
                            .atom_count = partial->end - partial->begin,
-                           .y = cpu->partials,
+                           .y = cpu->partials + (size_t)share->row_begin * (size_t)cpu->d,
                            .y_row_stride = (size_t)cpu->d,
                            .y_node_stride = (size_t)cpu->d * (size_t)cpu->step->rows,
                            .warm = &cpu->warm[thread]};
     cpu->kernels->gemm[w->pack](&gemm, begin, end);
 }
-
-struct half_layer {
-    struct cpu *cpu;
-    const struct layer *layer;
-    int number;
-    bool add; /* the sum that waits goes to the hidden rows first */
-};
 
 /* Rotates `heads` heads of one row at `x`, after adding the bias. */
 static void finish_heads(struct cpu *cpu, float *x, const float *bias, int heads, int pos)
@@ -328,10 +308,10 @@ static void store_key(struct cpu *cpu, const struct half_layer *half, int row)
                                v + head * dim);
 }
 
-/* The KV page that an item reads first, of number `at`; NULL past the last one. */
-static const uint16_t *first_page(struct cpu *cpu, const struct half_layer *half, int at)
+/* The KV page that item number `at` reads first; NULL past the last one. */
+static const uint16_t *first_page(struct cpu *cpu, const struct half_layer *half, int at, int end)
 {
-    if (at >= cpu->item_count) return NULL;
+    if (at >= end) return NULL;
     const struct attention_item *item = &cpu->items[at];
     return kv_page(cpu, half->number, cpu->step->pages[cpu->step->seqs[item->seq].page0], item->head);
 }
@@ -372,61 +352,84 @@ static void attend(struct cpu *cpu, const struct half_layer *half, const struct 
 
 /* From here on this thread's products take its share of the KV pages of `layer` along: attention is limited by memory, products are limited by
  * arithmetic, and each would leave the other idle. */
-static void warm_layer(struct cpu *cpu, int layer, int thread, int threads)
+static void warm_layer(struct cpu *cpu, int layer, const struct share *share, int thread)
 {
     int begin, end;
+    const struct row_group *group = share->group;
     struct gw_warm *warm = &cpu->warm[thread];
     warm->at = warm->count = 0;
     if (layer >= cpu->config.shard.layer_end) return;
-    gw_split(cpu->step_page_count, threads, thread, &begin, &end);
+    gw_split(group->page_end - group->page_begin, share->members, share->member, &begin, &end);
     *warm = (struct gw_warm){.base = (const uint8_t *)kv_page(cpu, layer, 0, 0),
-                             .chunks = cpu->step_pages + begin,
+                             .chunks = cpu->step_pages + group->page_begin + begin,
                              .count = end - begin,
                              .chunk_bytes = (size_t)cpu->kv_heads * gw_page_halves(cpu->head_dim) * sizeof(uint16_t)};
 }
 
-static void attention_share(void *arg, int thread, int threads)
+/* A barrier for threads that divide outputs among themselves. */
+static void share_sync(struct cpu *cpu, const struct share *share)
 {
-    struct half_layer *half = arg;
-    struct cpu *cpu = half->cpu;
-    const struct layer *layer = half->layer;
-    int begin, end;
-    gw_split(cpu->step->rows, threads, thread, &begin, &end);
-    norm_rows(cpu, layer->attn_norm, NULL, begin, end,
-              is_quantized(&layer->w[Q]) || is_quantized(&layer->w[K]) || is_quantized(&layer->w[V]), half->add);
-    gw_pool_sync(cpu->pool);
-    const struct product qkv[] = {{&layer->w[Q], cpu->query}, {&layer->w[K], cpu->key}, {&layer->w[V], cpu->value}};
-    multiply_share(cpu, qkv, 3, &cpu->normed, cpu->step->rows, thread, threads);
-    gw_pool_sync(cpu->pool);
-    for (int row = begin; row < end; row++) store_key(cpu, half, row);
-    gw_pool_sync(cpu->pool);
-    for (int i = atomic_fetch_add(&cpu->next_item, 1), next; i < cpu->item_count; i = next) {
-        /* Taken early, so that its keys are on their way in time; but not while others could be left without. */
-        bool early = i + 2 * threads < cpu->item_count;
-        next = early ? atomic_fetch_add(&cpu->next_item, 1) : cpu->item_count;
-        attend(cpu, half, &cpu->items[i], first_page(cpu, half, next), thread);
-        if (!early) next = atomic_fetch_add(&cpu->next_item, 1);
-    }
-    gw_pool_sync(cpu->pool);
-    warm_layer(cpu, half->number + 1, thread, threads);
-    multiply_partial(cpu, &layer->w[OUT], &cpu->attn_sum, &cpu->attended, thread, threads);
+    if (share->members > 1) gw_pool_sync(cpu->pool);
 }
 
-static gw_err cpu_attention(struct gw_backend *backend, int layer)
+/* This thread's part of a share's rows, where each row is worked on by one. */
+static void own_rows(const struct share *share, int *begin, int *end)
 {
-    struct cpu *cpu = of(backend);
-    cpu->last_sum = &cpu->attn_sum;
-    if (cpu->kv_heads == 0) return GW_OK; /* this shard holds FFN atoms only */
-    struct half_layer half = {cpu, &cpu->layers[layer - cpu->config.shard.layer_begin], layer, cpu->own_sum_pending};
-    cpu->own_sum_pending = false;
-    atomic_store(&cpu->next_item, 0);
-    gw_pool_run(cpu->pool, attention_share, &half);
-    return GW_OK;
+    gw_split(share->row_end - share->row_begin, share->members, share->member, begin, end);
+    *begin += share->row_begin;
+    *end += share->row_begin;
+}
+
+/* The share's attention items, when its keys are there. */
+static void attend_share(struct cpu *cpu, const struct half_layer *half, const struct share *share, int thread,
+                         int threads)
+{
+    int end = share->group->item_end;
+    if (share->members == 1) {
+        for (int i = share->group->item_begin; i < end; i++)
+            attend(cpu, half, &cpu->items[i], first_page(cpu, half, i + 1, end), thread);
+        return;
+    }
+    atomic_int *next_item = &cpu->next_item[half - cpu->queue];
+    for (int i = atomic_fetch_add(next_item, 1), next; i < end; i = next) {
+        /* Taken early, so that its keys are on their way in time; but not while others could be left without. */
+        bool early = i + 2 * threads < end;
+        next = early ? atomic_fetch_add(next_item, 1) : end;
+        attend(cpu, half, &cpu->items[i], first_page(cpu, half, next, end), thread);
+        if (!early) next = atomic_fetch_add(next_item, 1);
+    }
+}
+
+/* `turn`: of this dispatch's attentions, from 1. */
+static void attention_share(struct cpu *cpu, const struct half_layer *half, const struct share *share, int turn,
+                            int thread, int threads)
+{
+    const struct layer *layer = half->layer;
+    int begin, end;
+    own_rows(share, &begin, &end);
+    norm_rows(cpu, layer->attn_norm, NULL, begin, end,
+              is_quantized(&layer->w[Q]) || is_quantized(&layer->w[K]) || is_quantized(&layer->w[V]), half->add);
+    share_sync(cpu, share);
+    const struct product qkv[] = {{&layer->w[Q], cpu->query, false},
+                                  {&layer->w[K], cpu->key, false},
+                                  {&layer->w[V], cpu->value, false}};
+    multiply_share(cpu, qkv, 3, &cpu->normed, share, thread);
+    share_sync(cpu, share);
+    for (int row = begin; row < end; row++) store_key(cpu, half, row);
+    if (cpu->by_rows) {
+        gw_pool_post(cpu->pool, thread);
+        for (int before = share->group->after; before < thread; before++) gw_pool_await(cpu->pool, before, turn);
+    }
+    share_sync(cpu, share);
+    attend_share(cpu, half, share, thread, threads);
+    share_sync(cpu, share);
+    warm_layer(cpu, half->number + 1, share, thread);
+    multiply_partial(cpu, &layer->w[OUT], &cpu->attn_sum, &cpu->attended, share, thread);
 }
 
 /* One block of 32 of the FFN for `rows` rows from `row` on: gate and up, activated, in the form the down product reads. */
-static void activate_block(struct cpu *cpu, const struct layer *layer, int block, int row, int rows, float *tile,
-                           struct gw_warm *warm)
+static void activate_block(struct cpu *cpu, const struct layer *layer, int block, int last, int row, int rows,
+                           float *tile, struct gw_warm *warm)
 {
     enum { PANELS = GW_BLOCK / GW_PANEL };
     float *gate_up[] = {tile, tile + TILE_ROWS * GW_BLOCK};
@@ -442,7 +445,11 @@ static void activate_block(struct cpu *cpu, const struct layer *layer, int block
                                .y = gate_up[i],
                                .y_panel = block * PANELS,
                                .y_row_stride = GW_BLOCK,
-                               .warm = warm};
+                               .warm = warm,
+                               .next = i == 0 ? layer->w[UP].data + (size_t)block * PANELS * w->panel_bytes
+                                       : block + 1 < last
+                                           ? layer->w[GATE].data + (size_t)(block + 1) * PANELS * w->panel_bytes
+                                           : layer->w[DOWN].data};
         cpu->kernels->gemm[w->pack](&gemm, block * PANELS, (block + 1) * PANELS);
     }
     cpu->kernels->swiglu(gate_up[0], gate_up[1], rows * GW_BLOCK, tile);
@@ -454,39 +461,77 @@ static void activate_block(struct cpu *cpu, const struct layer *layer, int block
     for (int r = 0; r < rows; r++, x += cpu->ffn) memcpy(x, tile + r * GW_BLOCK, GW_BLOCK * sizeof(float));
 }
 
-static void ffn_share(void *arg, int thread, int threads)
+static void ffn_share(struct cpu *cpu, const struct half_layer *half, const struct share *share, int thread)
 {
-    struct half_layer *half = arg;
-    struct cpu *cpu = half->cpu;
     const struct layer *layer = half->layer;
-    int rows = cpu->step->rows, begin, end;
+    int begin, end;
     float *tile = cpu->tiles + (size_t)thread * 2 * TILE_ROWS * GW_BLOCK;
-    gw_split(rows, threads, thread, &begin, &end);
+    own_rows(share, &begin, &end);
     norm_rows(cpu, layer->ffn_norm, NULL, begin, end, is_quantized(&layer->w[GATE]) || is_quantized(&layer->w[UP]),
               half->add);
-    gw_pool_sync(cpu->pool);
-    gw_split(cpu->ffn / GW_BLOCK, threads, thread, &begin, &end);
-    for (int row = 0; row < rows; row += TILE_ROWS)
+    share_sync(cpu, share);
+    gw_split(cpu->ffn / GW_BLOCK, share->members, share->member, &begin, &end);
+    for (int row = share->row_begin, rows; row < share->row_end; row += rows) {
+        rows = share->row_end - row < TILE_ROWS ? share->row_end - row : TILE_ROWS;
         for (int block = begin; block < end; block++)
-            activate_block(cpu, layer, block, row, rows - row < TILE_ROWS ? rows - row : TILE_ROWS, tile,
-                           &cpu->warm[thread]);
-    gw_pool_sync(cpu->pool);
-    multiply_partial(cpu, &layer->w[DOWN], &cpu->ffn_sum, &cpu->activated, thread, threads);
+            activate_block(cpu, layer, block, end, row, rows, tile, &cpu->warm[thread]);
+    }
+    share_sync(cpu, share);
+    multiply_partial(cpu, &layer->w[DOWN], &cpu->ffn_sum, &cpu->activated, share, thread);
+}
+
+static void compute_queue(void *arg, int thread, int threads)
+{
+    struct cpu *cpu = arg;
+    const struct share share = gw_cpu_share(cpu, thread, threads);
+    for (int i = 0, turn = 0; i < cpu->queued; i++) {
+        const struct half_layer *half = &cpu->queue[i];
+        if (i > 0) share_sync(cpu, &share);
+        if (half->ffn) ffn_share(cpu, half, &share, thread);
+        else attention_share(cpu, half, &share, ++turn, thread, threads);
+    }
+}
+
+void gw_cpu_flush(struct cpu *cpu)
+{
+    if (cpu->queued == 0) return;
+    for (int i = 0; i < cpu->queued; i++) atomic_store(&cpu->next_item[i], 0);
+    double begin_s = gw_clock_now_s();
+    gw_pool_run(cpu->pool, compute_queue, cpu);
+    cpu->half_row_s = (gw_clock_now_s() - begin_s) / cpu->queued / cpu->step->rows;
+    cpu->queued = 0;
+}
+
+static gw_err enqueue(struct cpu *cpu, int layer, bool ffn, const struct partial *sum)
+{
+    cpu->last_sum = sum;
+    if (!ffn && cpu->kv_heads == 0) return GW_OK; /* this shard holds FFN atoms only */
+    cpu->queue[cpu->queued++] = (struct half_layer){&cpu->layers[layer - cpu->config.shard.layer_begin], layer, ffn,
+                                                    cpu->own_sum_pending};
+    cpu->own_sum_pending = false;
+    /* sums that others wait for are wanted now */
+    bool whole_sum = sum->begin == 0 && sum->end == sum->atoms;
+    if (!whole_sum || cpu->half_row_s * cpu->queued * cpu->step->rows >= dispatch_s || cpu->half_row_s <= 0)
+        gw_cpu_flush(cpu);
+    return GW_OK;
+}
+
+static gw_err cpu_attention(struct gw_backend *backend, int layer)
+{
+    struct cpu *cpu = of(backend);
+    return enqueue(cpu, layer, false, &cpu->attn_sum);
 }
 
 static gw_err cpu_ffn(struct gw_backend *backend, int layer)
 {
     struct cpu *cpu = of(backend);
-    cpu->last_sum = &cpu->ffn_sum;
-    struct half_layer half = {cpu, &cpu->layers[layer - cpu->config.shard.layer_begin], layer, cpu->own_sum_pending};
-    cpu->own_sum_pending = false;
-    gw_pool_run(cpu->pool, ffn_share, &half);
-    return GW_OK;
+    return enqueue(cpu, layer, true, &cpu->ffn_sum);
 }
 
 static gw_err cpu_residual_add(struct gw_backend *backend, const float *sum, int row_begin, int rows)
 {
     struct cpu *cpu = of(backend);
+    gw_cpu_flush(cpu);
     cpu->kernels->add(cpu->hidden + (size_t)row_begin * (size_t)cpu->d, sum, rows * cpu->d);
     return GW_OK;
 }
@@ -514,6 +559,7 @@ static void cpu_exchange_memory(struct gw_backend *backend, float *nodes, float 
 
 static gw_err cpu_partial_map(struct gw_backend *backend, const float **nodes)
 {
+    gw_cpu_flush(of(backend));
     *nodes = of(backend)->partials;
     return GW_OK;
 }
@@ -528,12 +574,14 @@ static void logits_share(void *arg, int thread, int threads)
 {
     struct logits_job *job = arg;
     struct cpu *cpu = job->cpu;
+    const struct share share = gw_cpu_share_of(job->count, thread, threads);
     int begin, end;
-    gw_split(job->count, threads, thread, &begin, &end);
+    own_rows(&share, &begin, &end);
     norm_rows(cpu, cpu->output_norm, job->rows, begin, end, is_quantized(&cpu->output), false);
-    gw_pool_sync(cpu->pool);
-    const struct product product = {&cpu->output, cpu->logits};
-    multiply_share(cpu, &product, 1, &cpu->normed, job->count, thread, threads);
+    share_sync(cpu, &share);
+    bool stream = (size_t)job->count * (size_t)cpu->vocab * sizeof(float) > STREAM_BYTES;
+    const struct product product = {&cpu->output, cpu->logits, stream};
+    multiply_share(cpu, &product, 1, &cpu->normed, &share, thread);
 }
 
 static gw_err cpu_logits(struct gw_backend *backend, const int32_t *rows, int count, float **logits)
@@ -546,6 +594,7 @@ static gw_err cpu_logits(struct gw_backend *backend, const int32_t *rows, int co
         cpu->logits_count = need;
     }
     struct logits_job job = {cpu, rows, count};
+    gw_cpu_flush(cpu);
     add_pending(cpu);
     if (count > 0 && cpu->vocab > 0) gw_pool_run(cpu->pool, logits_share, &job);
     *logits = cpu->logits;

@@ -42,6 +42,29 @@ struct attention_item {
     int seq, head, row, rows; /* rows relative to the sequence */
 };
 
+/* Rows of a step that one thread computes by itself, or all threads together (cpu_rows.c). */
+struct row_group {
+    int row_begin, row_end;   /* begins with a tile of GW_ACT_ROWS */
+    int item_begin, item_end; /* attention items of these rows */
+    int page_begin, page_end; /* in step_pages: that they read */
+    int after;                /* groups [after, this one) write keys that this one reads, in every layer */
+};
+
+/* What a thread has to do: rows [row_begin, row_end), as number `member` of the `members` that divide their outputs among themselves. */
+struct share {
+    const struct row_group *group;
+    int row_begin, row_end;
+    int member, members;
+};
+
+/* Half a layer that has been asked for and waits to be computed (cpu_flush). */
+struct half_layer {
+    const struct layer *layer;
+    int number; /* the layer's */
+    bool ffn;   /* the second half */
+    bool add;   /* the sum that waits goes to the hidden rows first */
+};
+
 struct cpu {
     struct gw_backend base;
     struct gw_backend_config config;
@@ -70,7 +93,11 @@ struct cpu {
     int32_t *row_seq; /* [rows]: index of the row's sequence in the step */
     struct attention_item *items;
     int item_count, item_capacity;
-    atomic_int next_item;
+    bool by_rows;
+    struct row_group *groups; /* [threads], of which the step has group_count: one, or by_rows one for each thread */
+    int group_count;
+    double *tile_cost;             /* [max_rows / GW_ACT_ROWS + 1], for cutting rows into groups */
+    int32_t *page_writer;          /* [kv_pages], likewise */
     const uint16_t **page_scratch; /* [thread][max pages] */
     int max_pages;
     int32_t *step_pages; /* [step_page_count]: pages that the step's sequences read */
@@ -85,7 +112,11 @@ struct cpu {
     size_t logits_count;
     float *own_partials, *own_logits; /* NULL where the caller's memory is used (exchange_memory) */
     struct act normed, attended, activated;
-    bool own_sum_pending; /* partials are yet to be added to hidden: done where rows are read next */
+    bool own_sum_pending;     /* partials are yet to be added to hidden: done where rows are read next */
+    struct half_layer *queue; /* [2 * layers] */
+    atomic_int *next_item;    /* [2 * layers]: of a half layer's attention items, when all threads share them */
+    int queued;
+    double half_row_s; /* what half a layer takes for a row, as last measured; 0 before */
 };
 
 static inline struct cpu *of(struct gw_backend *backend)
@@ -106,6 +137,17 @@ void gw_cpu_unload(struct cpu *cpu);
 /* Packs the part of a tensor that begins at output n_begin and input k_begin into packed->data, on all threads. */
 void gw_cpu_pack(struct cpu *cpu, const struct gw_packed *packed, const struct gw_gguf_tensor *tensor, int n_begin,
                  int k_begin);
+
+/* How the step's rows, attention items and pages are shared out. */
+void gw_cpu_rows_init(struct cpu *cpu);
+void gw_cpu_rows_close(struct cpu *cpu);
+void gw_cpu_share_rows(struct cpu *cpu, const struct gw_step *step);
+struct share gw_cpu_share(const struct cpu *cpu, int thread, int threads);
+/* Of `rows` rows that are alike, such as those of logits; `group` is NULL. */
+struct share gw_cpu_share_of(int rows, int thread, int threads);
+
+/* Computes what is queued. */
+void gw_cpu_flush(struct cpu *cpu);
 
 /* These of struct gw_backend_ops. */
 gw_err gw_cpu_kv_export(struct gw_backend *backend, int layer, int page, int kv_begin, int kv_end, uint16_t *canonical);

@@ -230,6 +230,7 @@ static void plan_step(struct work *work, int pos0, int rows)
     gw_step_clear(&work->step);
     for (int s = 0; s < DECODE_SEQS; s++) {
         struct gw_step_seq *seq = gw_step_add_seq(&work->step);
+        seq->row0 = work->step.rows;
         seq->rows = rows;
         seq->pos0 = pos0;
         seq->sample = 1;

@@ -162,13 +162,14 @@ static void test_chunks(void)
         }
 }
 
-/* Prompts, pieces of prompts and decoding rows of five sequences in one step, against each alone. */
+/* Prompts, pieces of prompts and decoding rows of five sequences in one step, against each alone. With 2 to 4 threads the rows are shared out: the
+ * threads meet in the middle of a sequence. */
 static void test_batch(void)
 {
     static const struct {
         int pos0, rows;
     } parts[5] = {{0, 40}, {33, 1}, {17, 20}, {0, 1}, {31, 2}};
-    for (int threads = 1; threads <= 2; threads++) {
+    for (int threads = 1; threads <= 5; threads++) {
         struct engine e;
         struct gw_tiny_spec spec = small(GW_TYPE_Q4_1, "llama");
         open_engine(&e, &spec, NULL, threads);
@@ -189,24 +190,43 @@ static void test_batch(void)
     }
 }
 
-/* A page filled by an earlier sequence of the step is read by a later one: the scheduler shares prefixes that way. */
+/* A page filled by an earlier sequence of the step is read by a later one: the scheduler shares prefixes that way. And it is written once more, with the
+ * same bits, where of a prompt that is there already the last token is computed again: by a later row than those that read it, or by an
+ * earlier one. However the threads share out the rows, and whoever comes first. */
 static void test_shared_page_in_one_step(void)
 {
-    struct engine e;
-    struct gw_tiny_spec spec = small(GW_TYPE_Q8_0, "llama");
-    open_engine(&e, &spec, NULL, 2);
     memcpy(text[7], text[6], GW_PAGE_TOKENS * sizeof **text);
-    float *alone = run_text(&e, 7, 1, 60, 60), *both = calloc((size_t)MAX_ROWS * (size_t)e.vocab, sizeof *both);
-    struct gw_step step = {0};
-    add_rows(&step, 6, 6, 0, 50);
-    add_rows(&step, 7, 7, 32, 28);
-    step.pages[step.seqs[1].page0] = page_of(6, 0);
-    run_step(&e, &step, both);
-    CU_ASSERT(same_rows(&e, alone + (size_t)32 * (size_t)e.vocab, both + (size_t)50 * (size_t)e.vocab, 28));
-    free(alone);
-    free(both);
-    gw_step_free(&step);
-    close_engine(&e);
+    for (int threads = 1; threads <= 4; threads++) {
+        struct engine e;
+        struct gw_tiny_spec spec = small(GW_TYPE_Q8_0, "llama");
+        open_engine(&e, &spec, NULL, threads);
+        size_t vocab = (size_t)e.vocab;
+        float *six = run_text(&e, 6, 0, 50, 50), *seven = run_text(&e, 7, 1, 60, 60);
+        float *both = calloc((size_t)MAX_ROWS * vocab, sizeof *both);
+        struct gw_step step = {0};
+        for (int round = 0; round < 20; round++) {
+            gw_step_clear(&step);
+            add_rows(&step, 6, 6, 0, 50);
+            add_rows(&step, 7, 7, 32, 28);
+            step.pages[step.seqs[1].page0] = page_of(6, 0);
+            run_step(&e, &step, both);
+            CU_ASSERT(same_rows(&e, six, both, 50) && same_rows(&e, seven + 32 * vocab, both + 50 * vocab, 28));
+            gw_step_clear(&step);
+            add_rows(&step, 7, 7, 32, 28);
+            add_rows(&step, 6, 6, 31, 19);
+            add_rows(&step, 7, 5, 20, 24);
+            step.pages[step.seqs[0].page0] = step.pages[step.seqs[2].page0] = page_of(6, 0);
+            run_step(&e, &step, both);
+            CU_ASSERT(same_rows(&e, seven + 32 * vocab, both, 28) &&
+                      same_rows(&e, six + 31 * vocab, both + 28 * vocab, 19));
+            CU_ASSERT(same_rows(&e, seven + 20 * vocab, both + 47 * vocab, 24));
+        }
+        free(six);
+        free(seven);
+        free(both);
+        gw_step_free(&step);
+        close_engine(&e);
+    }
 }
 
 /* The canonical form of layer 0, half precision [key|value][kv_head][token][dim], against the naive keys and values. */

@@ -1,0 +1,214 @@
+/* How a step's rows are shared out to the threads of the CPU backend.
+ *
+ * By rows, where there are enough of them: each thread takes a group of whole row tiles through norms, products and attention by itself. What
+ * it writes is then read by itself, and it waits for nobody but, in a layer, for the keys of earlier rows that a row of its group looks at:
+ * those of a sequence that straddles groups, or of a prefix that another sequence of the same step writes. Otherwise by panels:
+ * one group, of which every thread computes a part of the outputs, with barriers in between. Neither changes a bit of a result.
+ */
+#include "engine/cpu.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    ATTENTION_ROWS =
+        16, /* query rows of one attention item: enough to reuse a page's conversion, small enough to share out */
+    GROUP_ROWS =
+        16, /* of a group on average, at least: its thread reads all weights for itself, which few rows do not repay; */
+    MANY_THREADS = 8,      /* more than so many share a memory that would not feed them all: twice as many rows then */
+    WARM_BYTES = 12 << 20, /* of KV pages that are read ahead for a layer: a part of today's third-level caches */
+};
+
+/* How many multiply-adds of the integer products take as long as one of attention, which is in floats. */
+static const double attention_cost = 3.6;
+
+/* Are so many rows worth being shared out by rows? */
+static bool enough_rows(int rows, int threads)
+{
+    return threads > 1 && rows >= threads * (threads > MANY_THREADS ? 2 * GROUP_ROWS : GROUP_ROWS);
+}
+
+void gw_cpu_rows_init(struct cpu *cpu)
+{
+    size_t threads = (size_t)gw_pool_threads(cpu->pool);
+    cpu->groups = gw_alloc(threads, sizeof *cpu->groups);
+    cpu->tile_cost = gw_alloc((size_t)cpu->config.max_rows / GW_ACT_ROWS + 1, sizeof *cpu->tile_cost);
+    cpu->page_writer = gw_alloc((size_t)cpu->config.kv_pages, sizeof *cpu->page_writer);
+}
+
+void gw_cpu_rows_close(struct cpu *cpu)
+{
+    free(cpu->groups);
+    free(cpu->tile_cost);
+    free(cpu->page_writer);
+    free(cpu->items);
+    free(cpu->step_pages);
+}
+
+static int pages_of(const struct gw_step_seq *seq)
+{
+    return (seq->pos0 + seq->rows + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS;
+}
+
+/* ---- groups ---------------------------------------------------------------------------------------------------- */
+
+static void one_group(struct cpu *cpu, int rows)
+{
+    cpu->by_rows = false;
+    cpu->group_count = 1;
+    cpu->groups[0] = (struct row_group){.row_end = rows};
+}
+
+/* Cuts the rows where their costs, looked at as a sum, come nearest to equal parts. False when the largest part would keep the others waiting. */
+static bool cut_by_rows(struct cpu *cpu, const struct gw_step *step)
+{
+    int threads = gw_pool_threads(cpu->pool), tiles = (step->rows + GW_ACT_ROWS - 1) / GW_ACT_ROWS;
+    if (!enough_rows(step->rows, threads)) return false;
+    int heads = cpu->kv_heads * cpu->group;
+    double products = (double)cpu->d * (2 * heads + 2 * cpu->kv_heads) * cpu->head_dim + 3.0 * cpu->d * cpu->ffn;
+    double position = attention_cost * 2 * heads * cpu->head_dim, total = 0, sum = 0, largest = 0, part = 0;
+    memset(cpu->tile_cost, 0, (size_t)tiles * sizeof *cpu->tile_cost);
+    for (int i = 0; i < step->seq_count; i++)
+        for (int row = 0; row < step->seqs[i].rows; row++) {
+            double cost = products + position * (step->seqs[i].pos0 + row + 1);
+            cpu->tile_cost[(step->seqs[i].row0 + row) / GW_ACT_ROWS] += cost;
+            total += cost;
+        }
+    cpu->by_rows = true;
+    cpu->group_count = threads;
+    for (int g = 0, tile = 0; g < threads; g++, part = 0) {
+        cpu->groups[g] = (struct row_group){.row_begin = tile * GW_ACT_ROWS, .after = g};
+        for (; tile < tiles && (g == threads - 1 || sum + cpu->tile_cost[tile] / 2 < total * (g + 1) / threads);
+             tile++) {
+            sum += cpu->tile_cost[tile];
+            part += cpu->tile_cost[tile];
+        }
+        cpu->groups[g].row_end = tile < tiles ? tile * GW_ACT_ROWS : step->rows;
+        if (part > largest) largest = part;
+    }
+    return largest * threads * 7 <= total * 8;
+}
+
+static int group_of(const struct cpu *cpu, int row)
+{
+    int g = 0;
+    while (row >= cpu->groups[g].row_end) g++;
+    return g;
+}
+
+/* The first page that a sequence's rows write. */
+static int first_written(const struct gw_step_seq *seq)
+{
+    return seq->pos0 / GW_PAGE_TOKENS;
+}
+
+static int first_group_writing(const struct cpu *cpu, const struct gw_step_seq *seq, int page)
+{
+    int first = page * GW_PAGE_TOKENS - seq->pos0;
+    return group_of(cpu, seq->row0 + (first > 0 ? first : 0));
+}
+
+/* Which earlier groups each has to wait for. False when two groups write the same page for different sequences (with the same bits), or an earlier
+ * one reads what a later one writes once more: then only barriers keep them apart. */
+static bool order_groups(struct cpu *cpu, const struct gw_step *step)
+{
+    bool ordered = true;
+    int32_t *writer =
+        cpu->page_writer; /* 1 + the first group that writes a page in this step; 0 everywhere but in here */
+    for (int i = 0; i < step->seq_count; i++) {
+        const struct gw_step_seq *seq = &step->seqs[i];
+        int last_group = group_of(cpu, seq->row0 + seq->rows - 1);
+        for (int p = first_written(seq); p < pages_of(seq); p++) {
+            int32_t *by = &writer[step->pages[seq->page0 + p]], group = first_group_writing(cpu, seq, p);
+            if (*by && (*by != group + 1 || last_group != group)) ordered = false;
+            *by = group + 1;
+        }
+    }
+    for (int i = 0; i < step->seq_count && ordered; i++) {
+        const struct gw_step_seq *seq = &step->seqs[i];
+        int first = group_of(cpu, seq->row0), last = group_of(cpu, seq->row0 + seq->rows - 1);
+        for (int g = first; g <= last; g++) {
+            struct row_group *group = &cpu->groups[g];
+            if (first < group->after) group->after = first;
+            for (int p = 0; p < pages_of(seq); p++) {
+                int by = writer[step->pages[seq->page0 + p]] - 1;
+                if (by < 0) continue;
+                if (by > g && p < first_written(seq)) ordered = false;
+                if (by < group->after) group->after = by;
+            }
+        }
+    }
+    for (int i = 0; i < step->seq_count; i++)
+        for (int p = first_written(&step->seqs[i]); p < pages_of(&step->seqs[i]); p++)
+            writer[step->pages[step->seqs[i].page0 + p]] = 0;
+    return ordered;
+}
+
+/* ---- attention items and pages ---------------------------------------------------------------------------------- */
+
+/* The items of rows [begin, end) of the step that belong to sequence number `at`. */
+static void add_items(struct cpu *cpu, int at, const struct gw_step_seq *seq, int begin, int end)
+{
+    begin = begin > seq->row0 ? begin - seq->row0 : 0;
+    end = end - seq->row0 < seq->rows ? end - seq->row0 : seq->rows;
+    for (int row = begin; row < end; row += ATTENTION_ROWS)
+        for (int head = 0; head < cpu->kv_heads; head++) {
+            if (cpu->item_count == cpu->item_capacity) {
+                cpu->item_capacity = cpu->item_capacity ? 2 * cpu->item_capacity : 256;
+                cpu->items = gw_realloc(cpu->items, (size_t)cpu->item_capacity, sizeof *cpu->items);
+            }
+            int count = end - row < ATTENTION_ROWS ? end - row : ATTENTION_ROWS;
+            cpu->items[cpu->item_count++] = (struct attention_item){at, head, row, count};
+        }
+}
+
+/* Pages that the step reads, to be read ahead: as many as a cache may hold of one layer until it is that layer's turn. */
+static void add_pages(struct cpu *cpu, const int32_t *pages, int count)
+{
+    size_t page_bytes = (size_t)cpu->kv_heads * gw_page_halves(cpu->head_dim) * sizeof(uint16_t);
+    if ((size_t)(cpu->step_page_count + count) * page_bytes > WARM_BYTES) return;
+    if (cpu->step_page_count + count > cpu->step_page_capacity) {
+        cpu->step_page_capacity = 2 * (cpu->step_page_count + count);
+        cpu->step_pages = gw_realloc(cpu->step_pages, (size_t)cpu->step_page_capacity, sizeof *cpu->step_pages);
+    }
+    memcpy(cpu->step_pages + cpu->step_page_count, pages, (size_t)count * sizeof *pages);
+    cpu->step_page_count += count;
+}
+
+void gw_cpu_share_rows(struct cpu *cpu, const struct gw_step *step)
+{
+    if (!cut_by_rows(cpu, step) || !order_groups(cpu, step)) one_group(cpu, step->rows);
+    cpu->item_count = cpu->step_page_count = 0;
+    for (int g = 0, at = 0; g < cpu->group_count; g++) {
+        struct row_group *group = &cpu->groups[g];
+        group->item_begin = cpu->item_count;
+        group->page_begin = cpu->step_page_count;
+        for (; at < step->seq_count && step->seqs[at].row0 < group->row_end; at++) {
+            const struct gw_step_seq *seq = &step->seqs[at];
+            add_items(cpu, at, seq, group->row_begin, group->row_end);
+            add_pages(cpu, step->pages + seq->page0, pages_of(seq));
+            if (seq->row0 + seq->rows > group->row_end) break; /* the next group goes on with it */
+        }
+        group->item_end = cpu->item_count;
+        group->page_end = cpu->step_page_count;
+    }
+}
+
+struct share gw_cpu_share(const struct cpu *cpu, int thread, int threads)
+{
+    const struct row_group *group = &cpu->groups[cpu->by_rows ? thread : 0];
+    return cpu->by_rows ? (struct share){group, group->row_begin, group->row_end, 0, 1}
+                        : (struct share){group, group->row_begin, group->row_end, thread, threads};
+}
+
+struct share gw_cpu_share_of(int rows, int thread, int threads)
+{
+    struct share share = {NULL, 0, rows, thread, threads};
+    if (!enough_rows(rows, threads)) return share;
+    gw_split((rows + GW_ACT_ROWS - 1) / GW_ACT_ROWS, threads, thread, &share.row_begin, &share.row_end);
+    share.row_begin *= GW_ACT_ROWS;
+    share.row_end = share.row_end * GW_ACT_ROWS < rows ? share.row_end * GW_ACT_ROWS : rows;
+    share.member = 0;
+    share.members = 1;
+    return share;
+}
