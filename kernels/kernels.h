@@ -49,18 +49,19 @@ enum gw_pack {
 
 /* A matrix of n outputs by k inputs, in panels of 16 outputs (rows past n are zero-filled).
  * A panel of a quantized pack is a run of k/32 blocks, each:
- *    float scale[16]; float min[16] (has_min only); int8_t half_scale[2][16] (U6 only);
+ *    scale[16]; min[16] (has_min only), both float, or half where the file has them so (scales_f16); int8_t half_scale[2][16] (U6 only);
  *    codes: U4: uint8 [4][16][4]: byte (g, n, j) holds element k = 4g+j of output n in its low nibble, 16+4g+j in its high one
  *           U8, U6: uint8 [8][16][4]: byte (g, n, j) is element k = 4g+j of output n
  *    (so one 64-byte load is 4 consecutive k of 16 outputs, the operand shape of an int8 dot-product instruction).
- * `scale` and `min` are the exact float32 values of the file's scales (d, d*sc; m, -dmin*m). */
+ * `scale` and `min` are the exact values of the file's scales (d, d*sc; m, -dmin*m). */
 struct gw_packed {
     enum gw_pack pack;
     enum gw_type type; /* what it was packed from */
     bool has_min;
-    int bias; /* subtracted from each code */
-    int n;    /* outputs */
-    int k;    /* inputs; a multiple of GW_BLOCK for quantized packs */
+    bool scales_f16; /* Q4_1 and Q5_1: a block then fills whole cache lines, and a sixth or a tenth fewer */
+    int bias;        /* subtracted from each code */
+    int n;           /* outputs */
+    int k;           /* inputs; a multiple of GW_BLOCK for quantized packs */
     int panels;
     size_t block_bytes; /* of one 32-wide block of one panel; for float packs 32 * 16 * element size */
     size_t panel_bytes;

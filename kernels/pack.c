@@ -14,16 +14,16 @@ struct pack_layout {
     size_t block_bytes;
 };
 
-static struct pack_layout block_layout(enum gw_pack pack, bool has_min)
+static struct pack_layout block_layout(const struct gw_packed *packed)
 {
     struct pack_layout layout;
-    size_t at = GW_PANEL * sizeof(float);
+    size_t scales = GW_PANEL * (packed->scales_f16 ? sizeof(uint16_t) : sizeof(float)), at = scales;
     layout.min_offset = at;
-    at += has_min ? GW_PANEL * sizeof(float) : 0;
+    at += packed->has_min ? scales : 0;
     layout.half_scale_offset = at;
-    at += pack == GW_PACK_U6 ? 2 * GW_PANEL : 0;
+    at += packed->pack == GW_PACK_U6 ? 2 * GW_PANEL : 0;
     layout.code_offset = at;
-    at += (size_t)GW_PANEL * GW_BLOCK / (pack == GW_PACK_U4 ? 2 : 1);
+    at += (size_t)GW_PANEL * GW_BLOCK / (packed->pack == GW_PACK_U4 ? 2 : 1);
     layout.block_bytes = at;
     return layout;
 }
@@ -64,12 +64,13 @@ gw_err gw_packed_init(struct gw_packed *packed, enum gw_type type, int n, int k)
     packed->type = type;
     packed->pack = pack_of(type);
     packed->has_min = info->has_min;
+    packed->scales_f16 = type == GW_TYPE_Q4_1 || type == GW_TYPE_Q5_1;
     packed->bias = info->bias;
     packed->n = n;
     packed->k = k;
     packed->panels = (n + GW_PANEL - 1) / GW_PANEL;
     if (info->unpack) {
-        packed->block_bytes = block_layout(packed->pack, packed->has_min).block_bytes;
+        packed->block_bytes = block_layout(packed).block_bytes;
         packed->panel_bytes = packed->block_bytes * (size_t)(k / GW_BLOCK);
     } else {
         packed->block_bytes = (size_t)GW_BLOCK * GW_PANEL * float_bytes(packed->pack);
@@ -96,16 +97,29 @@ static void store_codes(enum gw_pack pack, uint8_t *codes, int output, const uin
     for (int g = 0; g < count; g++) memcpy(codes + (size_t)g * GW_PANEL * sizeof *words, &words[g], sizeof *words);
 }
 
+/* Scale and minimum of one output of a block whose file has them as halves, d and m, at its start. */
+static void copy_f16_scales(const struct pack_layout *layout, const uint8_t *file_block, int output, uint8_t *dst)
+{
+    memcpy(dst + (size_t)output * sizeof(uint16_t), file_block, sizeof(uint16_t));
+    memcpy(dst + layout->min_offset + (size_t)output * sizeof(uint16_t), file_block + sizeof(uint16_t),
+           sizeof(uint16_t));
+}
+
 /* Packs block `block` of the panel for the `outputs` rows from `rows` on; further outputs of it are already zero. */
 static void pack_block(const struct gw_packed *packed, const struct gw_type_info *info, const uint8_t *rows,
                        size_t row_bytes, size_t file_block, int outputs, uint8_t *dst)
 {
-    struct pack_layout layout = block_layout(packed->pack, packed->has_min);
+    struct pack_layout layout = block_layout(packed);
     for (int output = 0; output < outputs; output++) {
         struct gw_type_block b;
-        info->unpack(rows + (size_t)output * row_bytes, file_block, &b);
-        memcpy(dst + (size_t)output * sizeof(float), &b.scale, sizeof b.scale);
-        if (packed->has_min) memcpy(dst + layout.min_offset + (size_t)output * sizeof(float), &b.min, sizeof b.min);
+        const uint8_t *row = rows + (size_t)output * row_bytes;
+        info->unpack(row, file_block, &b);
+        if (packed->scales_f16) {
+            copy_f16_scales(&layout, row + file_block * (size_t)info->block_bytes, output, dst);
+        } else {
+            memcpy(dst + (size_t)output * sizeof(float), &b.scale, sizeof b.scale);
+            if (packed->has_min) memcpy(dst + layout.min_offset + (size_t)output * sizeof(float), &b.min, sizeof b.min);
+        }
         if (packed->pack == GW_PACK_U6) {
             memcpy(dst + layout.half_scale_offset + output, &b.half_scale[0], 1);
             memcpy(dst + layout.half_scale_offset + GW_PANEL + output, &b.half_scale[1], 1);
@@ -163,6 +177,18 @@ static float get_float(const struct gw_packed *packed, const uint8_t *panel, int
     return packed->pack == GW_PACK_F16 ? gw_f16_to_f32(half) : gw_bf16_to_f32(half);
 }
 
+static float get_scale(const struct gw_packed *packed, const uint8_t *scales, int output)
+{
+    float scale;
+    uint16_t half;
+    if (packed->scales_f16) {
+        memcpy(&half, scales + (size_t)output * sizeof half, sizeof half);
+        return gw_f16_to_f32(half);
+    }
+    memcpy(&scale, scales + (size_t)output * sizeof scale, sizeof scale);
+    return scale;
+}
+
 float gw_packed_get(const struct gw_packed *packed, int n, int k)
 {
     GW_ASSERT(n >= 0 && n < packed->n && k >= 0 && k < packed->k);
@@ -170,12 +196,11 @@ float gw_packed_get(const struct gw_packed *packed, int n, int k)
     int output = n % GW_PANEL;
     if (packed->pack <= GW_PACK_BF16) return get_float(packed, panel, output, k);
 
-    struct pack_layout layout = block_layout(packed->pack, packed->has_min);
+    struct pack_layout layout = block_layout(packed);
     const uint8_t *block = panel + (size_t)(k / GW_BLOCK) * packed->block_bytes;
     int in_block = k % GW_BLOCK;
-    float scale, min = 0;
-    memcpy(&scale, block + (size_t)output * sizeof scale, sizeof scale);
-    if (packed->has_min) memcpy(&min, block + layout.min_offset + (size_t)output * sizeof min, sizeof min);
+    float scale = get_scale(packed, block, output);
+    float min = packed->has_min ? get_scale(packed, block + layout.min_offset, output) : 0;
     if (packed->pack == GW_PACK_U6) {
         int8_t half_scale;
         memcpy(&half_scale, block + layout.half_scale_offset + in_block / 16 * GW_PANEL + output, 1);

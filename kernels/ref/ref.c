@@ -69,8 +69,8 @@ static void quantize(struct gw_act *act, const float *x, size_t x_stride, int ro
 
 /* One packed block of 32 by 16 outputs, taken apart. */
 struct block {
-    const float *scale;
-    const float *min;              /* NULL without a min term */
+    float scale[GW_PANEL];
+    float min[GW_PANEL];           /* 0 without a min term */
     const int8_t *half_scale;      /* [2][16], U6 only */
     int32_t w[GW_BLOCK][GW_PANEL]; /* code - bias; outputs side by side, so that a compiler can take them together */
 };
@@ -82,13 +82,19 @@ static int code_at(enum gw_pack pack, const uint8_t *code, int output, int i)
     return i < 16 ? byte & 15 : byte >> 4;
 }
 
+/* Reads 16 scales or minima; returns what lies behind them. */
+static const uint8_t *read_scales(const struct gw_packed *w, const uint8_t *at, float scale[GW_PANEL])
+{
+    for (int output = 0; output < GW_PANEL; output++)
+        scale[output] = w->scales_f16 ? gw_f16_to_f32(((const uint16_t *)at)[output]) : ((const float *)at)[output];
+    return at + GW_PANEL * (w->scales_f16 ? sizeof(uint16_t) : sizeof(float));
+}
+
 static void unpack_block(const struct gw_packed *w, int panel, int index, struct block *block)
 {
     const uint8_t *at = w->data + (size_t)panel * w->panel_bytes + (size_t)index * w->block_bytes;
-    block->scale = (const float *)at;
-    at += GW_PANEL * sizeof(float);
-    block->min = w->has_min ? (const float *)at : NULL;
-    at += w->has_min ? GW_PANEL * sizeof(float) : 0;
+    at = read_scales(w, at, block->scale);
+    if (w->has_min) at = read_scales(w, at, block->min);
     block->half_scale = (const int8_t *)at;
     at += w->pack == GW_PACK_U6 ? 2 * GW_PANEL : 0;
     for (int i = 0; i < GW_BLOCK; i++)
@@ -133,7 +139,7 @@ static void accumulate_int8(const struct gw_gemm *g, int panel, int row, int row
             block_dots(g->w, &block, a->q[in_block], dot);
             for (int output = 0; output < GW_PANEL; output++) {
                 acc[r][output] = fmaf((float)dot[output], block.scale[output] * a->scale[in_block], acc[r][output]);
-                if (block.min) acc[r][output] = fmaf(block.min[output], a->sum[in_block], acc[r][output]);
+                if (g->w->has_min) acc[r][output] = fmaf(block.min[output], a->sum[in_block], acc[r][output]);
             }
         }
     }

@@ -140,12 +140,20 @@ GW_INLINE void half_scale_dots(const struct gw_act_block *a, int row, int rows, 
     }
 }
 
-/* 8 of a panel's outputs, from `half` * 8 on; `rows`, `kind` and `has_min` are constants. */
-GW_INLINE void int8_rows_half(const struct gemm_tile *tile, int rows, enum dot_kind kind, bool has_min, int half)
+/* Scales or minima of 8 outputs, from number `at` of the block's on. */
+GW_INLINE __m256 load_scales(const uint8_t *block, enum scales scales, int at)
+{
+    if (scales == SCALES_F16) return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(block + 2 * at)));
+    return _mm256_loadu_ps((const float *)block + at);
+}
+
+/* 8 of a panel's outputs, from `half` * 8 on; `rows`, `kind` and `scales` are constants. */
+GW_INLINE void int8_rows_half(const struct gemm_tile *tile, int rows, enum dot_kind kind, enum scales scales, int half)
 {
     const struct gw_act_block *a = gw_act_at(tile->act, tile->row, tile->begin);
     int row = tile->row % GW_ACT_ROWS;
-    size_t code_offset = 64 + (has_min ? 64 : 0) + (kind == DOT_HALF_SCALE ? 2 * GW_PANEL : 0);
+    bool has_min = scales != SCALES_ONLY;
+    size_t code_offset = 64 + (scales == SCALES_MINIMA ? 64 : 0) + (kind == DOT_HALF_SCALE ? 2 * GW_PANEL : 0);
     const uint8_t *block = tile->panel + (size_t)tile->begin * tile->w->block_bytes;
     int bias = tile->w->bias;
     __m256 acc[V16_TILE];
@@ -158,12 +166,12 @@ GW_INLINE void int8_rows_half(const struct gemm_tile *tile, int rows, enum dot_k
         else if (kind == DOT_5BIT) five_bit_dots(a, row, rows, codes, dot);
         else if (kind == DOT_SIGNED) signed_dots(a, row, rows, bias, codes, dot);
         else half_scale_dots(a, row, rows, bias, codes, block + 64 + 8 * half, dot);
-        __m256 scale = _mm256_loadu_ps((const float *)block + 8 * half);
+        __m256 scale = load_scales(block, scales, 8 * half);
         GW_UNROLL
         for (int r = 0; r < rows; r++) {
             acc[r] = _mm256_fmadd_ps(dot[r], _mm256_mul_ps(scale, _mm256_set1_ps(a->scale[row + r])), acc[r]);
             if (has_min)
-                acc[r] = _mm256_fmadd_ps(_mm256_loadu_ps((const float *)block + 16 + 8 * half),
+                acc[r] = _mm256_fmadd_ps(load_scales(block, scales, GW_PANEL + 8 * half),
                                          _mm256_set1_ps(a->sum[row + r]), acc[r]);
         }
     }
@@ -171,55 +179,65 @@ GW_INLINE void int8_rows_half(const struct gemm_tile *tile, int rows, enum dot_k
     for (int r = 0; r < rows; r++) _mm256_storeu_ps(tile->acc + r * GW_PANEL + 8 * half, acc[r]);
 }
 
-GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum dot_kind kind, bool has_min)
+GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum dot_kind kind, enum scales scales)
 {
-    for (int half = 0; half < 2; half++) int8_rows_half(tile, rows, kind, has_min, half);
+    for (int half = 0; half < 2; half++) int8_rows_half(tile, rows, kind, scales, half);
 }
 
 /* Picks the constant row count. */
-GW_INLINE void int8_tile(const struct gemm_tile *tile, enum dot_kind kind, bool has_min)
+GW_INLINE void int8_tile(const struct gemm_tile *tile, enum dot_kind kind, enum scales scales)
 {
     switch (tile->rows) {
-    case 1: int8_rows(tile, 1, kind, has_min); break;
-    case 2: int8_rows(tile, 2, kind, has_min); break;
-    case 3: int8_rows(tile, 3, kind, has_min); break;
-    case 4: int8_rows(tile, 4, kind, has_min); break;
+    case 1: int8_rows(tile, 1, kind, scales); break;
+    case 2: int8_rows(tile, 2, kind, scales); break;
+    case 3: int8_rows(tile, 3, kind, scales); break;
+    case 4: int8_rows(tile, 4, kind, scales); break;
     }
 }
 
 static void tile_u4(const struct gemm_tile *tile)
 {
-    int8_tile(tile, DOT_NIBBLE, false);
+    int8_tile(tile, DOT_NIBBLE, SCALES_ONLY);
 }
 
 static void tile_u4_min(const struct gemm_tile *tile)
 {
-    int8_tile(tile, DOT_NIBBLE, true);
+    int8_tile(tile, DOT_NIBBLE, SCALES_MINIMA);
+}
+
+static void tile_u4_f16(const struct gemm_tile *tile)
+{
+    int8_tile(tile, DOT_NIBBLE, SCALES_F16);
 }
 
 static void tile_u8(const struct gemm_tile *tile)
 {
-    int8_tile(tile, DOT_SIGNED, false);
+    int8_tile(tile, DOT_SIGNED, SCALES_ONLY);
 }
 
 static void tile_u8_min(const struct gemm_tile *tile)
 {
-    int8_tile(tile, DOT_5BIT, true);
+    int8_tile(tile, DOT_5BIT, SCALES_MINIMA);
+}
+
+static void tile_u8_f16(const struct gemm_tile *tile)
+{
+    int8_tile(tile, DOT_5BIT, SCALES_F16);
 }
 
 static void tile_u6(const struct gemm_tile *tile)
 {
-    int8_tile(tile, DOT_HALF_SCALE, false);
+    int8_tile(tile, DOT_HALF_SCALE, SCALES_ONLY);
 }
 
 static void gemm_u4(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
-    gemm_panels(g, panel_begin, panel_end, g->w->has_min ? tile_u4_min : tile_u4);
+    gemm_panels(g, panel_begin, panel_end, g->w->scales_f16 ? tile_u4_f16 : g->w->has_min ? tile_u4_min : tile_u4);
 }
 
 static void gemm_u8(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
-    gemm_panels(g, panel_begin, panel_end, g->w->has_min ? tile_u8_min : tile_u8);
+    gemm_panels(g, panel_begin, panel_end, g->w->scales_f16 ? tile_u8_f16 : g->w->has_min ? tile_u8_min : tile_u8);
 }
 
 static void gemm_u6(const struct gw_gemm *g, int panel_begin, int panel_end)

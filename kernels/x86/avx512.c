@@ -53,11 +53,20 @@ GW_INLINE const uint8_t *prefetch_warm(const uint8_t *warm, size_t block_bytes)
     return warm + block_bytes;
 }
 
-/* 4- and 8-bit codes; `rows`, `pack`, `has_min` and `bias_shift` (of 2) are constants. All rows' dots advance together: 8
- * chains hide the latency of one. */
-GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum gw_pack pack, bool has_min, int bias_shift)
+/* 16 scales or minima, from number `at` of the block's on. */
+GW_INLINE __m512 load_scales(const uint8_t *block, enum scales scales, int at)
 {
-    const size_t block_bytes = (has_min ? 128 : 64) + (pack == GW_PACK_U4 ? 256 : 512);
+    if (scales == SCALES_F16) return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(block + 2 * at)));
+    return _mm512_loadu_ps(block + 4 * at);
+}
+
+/* 4- and 8-bit codes; `rows`, `pack`, `scales` and `bias_shift` (of 2) are constants. All rows' dots advance together: 8
+ * chains hide the latency of one. */
+GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum gw_pack pack, enum scales scales, int bias_shift)
+{
+    const bool has_min = scales != SCALES_ONLY;
+    const size_t code_offset = scales == SCALES_MINIMA ? 128 : 64;
+    const size_t block_bytes = code_offset + (pack == GW_PACK_U4 ? 256 : 512);
     const struct gw_act_block *a = gw_act_at(tile->act, tile->row, tile->begin);
     const __m512i nibble = _mm512_set1_epi8(15);
     const uint8_t *block = tile->panel + (size_t)tile->begin * block_bytes, *warm = tile->warm;
@@ -67,7 +76,7 @@ GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum gw_pack pa
     for (int b = tile->begin; b < tile->end; b++, block += block_bytes, a++) {
         if (rows > PREFETCH_ABOVE && !warm) prefetch_block(block, block_bytes);
         if (rows > PREFETCH_ABOVE && warm) warm = prefetch_warm(warm, block_bytes);
-        const uint8_t *codes = block + (has_min ? 128 : 64);
+        const uint8_t *codes = block + code_offset;
         __m512i dot[V16_TILE];
         GW_UNROLL
         for (int r = 0; r < rows; r++)
@@ -83,8 +92,8 @@ GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum gw_pack pa
         __m512 dots[V16_TILE];
         GW_UNROLL
         for (int r = 0; r < rows; r++) dots[r] = _mm512_cvtepi32_ps(dot[r]);
-        __m512 scale = _mm512_loadu_ps(block);
-        add_block(acc, dots, a, rows, scale, has_min ? _mm512_loadu_ps(block + 64) : scale, has_min);
+        __m512 scale = load_scales(block, scales, 0);
+        add_block(acc, dots, a, rows, scale, has_min ? load_scales(block, scales, GW_PANEL) : scale, has_min);
     }
     GW_UNROLL
     for (int r = 0; r < rows; r++) _mm512_storeu_ps(tile->acc + r * GW_PANEL, acc[r]);
@@ -139,67 +148,81 @@ GW_INLINE void half_scale_rows(const struct gemm_tile *tile, int rows, int bias_
 }
 
 /* Picks the constant row count. */
-GW_INLINE void rows_of(const struct gemm_tile *tile, int rows, enum gw_pack pack, bool has_min, int bias_shift)
+GW_INLINE void rows_of(const struct gemm_tile *tile, int rows, enum gw_pack pack, enum scales scales, int bias_shift)
 {
     if (pack == GW_PACK_U6) half_scale_rows(tile, rows, bias_shift);
-    else int8_rows(tile, rows, pack, has_min, bias_shift);
+    else int8_rows(tile, rows, pack, scales, bias_shift);
 }
 
-GW_INLINE void int8_tile(const struct gemm_tile *tile, enum gw_pack pack, bool has_min, int bias_shift)
+GW_INLINE void int8_tile(const struct gemm_tile *tile, enum gw_pack pack, enum scales scales, int bias_shift)
 {
     switch (tile->rows) {
-    case 1: rows_of(tile, 1, pack, has_min, bias_shift); break;
-    case 2: rows_of(tile, 2, pack, has_min, bias_shift); break;
-    case 3: rows_of(tile, 3, pack, has_min, bias_shift); break;
-    case 4: rows_of(tile, 4, pack, has_min, bias_shift); break;
-    case 5: rows_of(tile, 5, pack, has_min, bias_shift); break;
-    case 6: rows_of(tile, 6, pack, has_min, bias_shift); break;
-    case 7: rows_of(tile, 7, pack, has_min, bias_shift); break;
-    case 8: rows_of(tile, 8, pack, has_min, bias_shift); break;
+    case 1: rows_of(tile, 1, pack, scales, bias_shift); break;
+    case 2: rows_of(tile, 2, pack, scales, bias_shift); break;
+    case 3: rows_of(tile, 3, pack, scales, bias_shift); break;
+    case 4: rows_of(tile, 4, pack, scales, bias_shift); break;
+    case 5: rows_of(tile, 5, pack, scales, bias_shift); break;
+    case 6: rows_of(tile, 6, pack, scales, bias_shift); break;
+    case 7: rows_of(tile, 7, pack, scales, bias_shift); break;
+    case 8: rows_of(tile, 8, pack, scales, bias_shift); break;
     }
 }
 
 static void tile_u4_bias8(const struct gemm_tile *tile)
 {
-    int8_tile(tile, GW_PACK_U4, false, 3);
+    int8_tile(tile, GW_PACK_U4, SCALES_ONLY, 3);
 }
 
 static void tile_u4_min(const struct gemm_tile *tile)
 {
-    int8_tile(tile, GW_PACK_U4, true, 0);
+    int8_tile(tile, GW_PACK_U4, SCALES_MINIMA, 0);
+}
+
+static void tile_u4_f16(const struct gemm_tile *tile)
+{
+    int8_tile(tile, GW_PACK_U4, SCALES_F16, 0);
 }
 
 static void tile_u8_bias16(const struct gemm_tile *tile)
 {
-    int8_tile(tile, GW_PACK_U8, false, 4);
+    int8_tile(tile, GW_PACK_U8, SCALES_ONLY, 4);
 }
 
 static void tile_u8_bias128(const struct gemm_tile *tile)
 {
-    int8_tile(tile, GW_PACK_U8, false, 7);
+    int8_tile(tile, GW_PACK_U8, SCALES_ONLY, 7);
 }
 
 static void tile_u8_min(const struct gemm_tile *tile)
 {
-    int8_tile(tile, GW_PACK_U8, true, 0);
+    int8_tile(tile, GW_PACK_U8, SCALES_MINIMA, 0);
+}
+
+static void tile_u8_f16(const struct gemm_tile *tile)
+{
+    int8_tile(tile, GW_PACK_U8, SCALES_F16, 0);
 }
 
 static void tile_u6_bias32(const struct gemm_tile *tile)
 {
-    int8_tile(tile, GW_PACK_U6, false, 5);
+    int8_tile(tile, GW_PACK_U6, SCALES_ONLY, 5);
 }
 
 static void gemm_u4(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
     GW_ASSERT(g->w->bias == (g->w->has_min ? 0 : 8));
-    gemm_panels(g, panel_begin, panel_end, g->w->has_min ? tile_u4_min : tile_u4_bias8);
+    gemm_panels(g, panel_begin, panel_end,
+                g->w->scales_f16 ? tile_u4_f16
+                : g->w->has_min  ? tile_u4_min
+                                 : tile_u4_bias8);
 }
 
 static void gemm_u8(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
     GW_ASSERT(g->w->bias == (g->w->has_min ? 0 : g->w->bias == 16 ? 16 : 128));
     gemm_panels(g, panel_begin, panel_end,
-                g->w->has_min      ? tile_u8_min
+                g->w->scales_f16   ? tile_u8_f16
+                : g->w->has_min    ? tile_u8_min
                 : g->w->bias == 16 ? tile_u8_bias16
                                    : tile_u8_bias128);
 }

@@ -87,6 +87,9 @@ struct gemm_tile {
     const uint8_t *warm; /* as many bytes to take along as there are of weights, or NULL */
 };
 
+/* What stands in front of a block's codes (struct gw_packed). */
+enum scales { SCALES_ONLY, SCALES_MINIMA, SCALES_F16 /* and minima */ };
+
 typedef void (*gemm_tile_fn)(const struct gemm_tile *tile);
 
 /* An atom program that walks off the stack or off k is a bug of the caller; checked once per call. */

@@ -17,6 +17,8 @@
 /* ---- weights --------------------------------------------------------------------------------------------------- */
 
 enum { PART_MATRICES = 4, PACK_PATIENCE_S = 60 };
+/* Of the packed form (struct gw_packed), in the names of what lies in a store: one more whenever it changes. */
+enum { PACKING = 2 };
 
 /* Matrices of a layer that come and go together: those over kv heads, those over FFN atoms, or the output matrix. In one segment, one behind the
  * other. */
@@ -173,8 +175,8 @@ static struct part *new_part(const struct cpu *cpu, struct part *parts, int *cou
     *part = (struct part){.awaited = awaited};
     bool to_come = cpu->config.awaited && cpu->config.awaited[layer];
     *awaited = to_come ? end - begin : 0;
-    snprintf(part->name, sizeof part->name, "%016llx/%d/%c%d-%d", (unsigned long long)cpu->config.model_key, layer,
-             kind, begin, end);
+    snprintf(part->name, sizeof part->name, "%016llx.%d/%d/%c%d-%d", (unsigned long long)cpu->config.model_key, PACKING,
+             layer, kind, begin, end);
     return part;
 }
 
