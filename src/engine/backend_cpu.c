@@ -196,7 +196,6 @@ static void add_pending(struct cpu *cpu)
 static gw_err cpu_hidden_export(struct gw_backend *backend, float *rows)
 {
     struct cpu *cpu = of(backend);
-    gw_cpu_flush(cpu);
     add_pending(cpu);
     memcpy(rows, cpu->hidden, (size_t)cpu->step->rows * (size_t)cpu->d * sizeof(float));
     return GW_OK;
@@ -492,7 +491,7 @@ static void compute_queue(void *arg, int thread, int threads)
     }
 }
 
-void gw_cpu_flush(struct cpu *cpu)
+static void flush(struct cpu *cpu)
 {
     if (cpu->queued == 0) return;
     for (int i = 0; i < cpu->queued; i++) atomic_store(&cpu->next_item[i], 0);
@@ -502,6 +501,7 @@ void gw_cpu_flush(struct cpu *cpu)
     cpu->queued = 0;
 }
 
+/* Keys and values are written in every step, whether or not anybody asks for its outputs: nothing is left waiting after the last layer. */
 static gw_err enqueue(struct cpu *cpu, int layer, bool ffn, const struct partial *sum)
 {
     cpu->last_sum = sum;
@@ -509,10 +509,10 @@ static gw_err enqueue(struct cpu *cpu, int layer, bool ffn, const struct partial
     cpu->queue[cpu->queued++] = (struct half_layer){&cpu->layers[layer - cpu->config.shard.layer_begin], layer, ffn,
                                                     cpu->own_sum_pending};
     cpu->own_sum_pending = false;
-    /* sums that others wait for are wanted now */
-    bool whole_sum = sum->begin == 0 && sum->end == sum->atoms;
-    if (!whole_sum || cpu->half_row_s * cpu->queued * cpu->step->rows >= dispatch_s || cpu->half_row_s <= 0)
-        gw_cpu_flush(cpu);
+    bool whole_sum = sum->begin == 0 && sum->end == sum->atoms; /* else others wait for it */
+    bool last = ffn && layer == cpu->config.shard.layer_end - 1;
+    bool enough = cpu->half_row_s <= 0 || cpu->half_row_s * cpu->queued * cpu->step->rows >= dispatch_s;
+    if (!whole_sum || last || enough) flush(cpu);
     return GW_OK;
 }
 
@@ -531,7 +531,6 @@ static gw_err cpu_ffn(struct gw_backend *backend, int layer)
 static gw_err cpu_residual_add(struct gw_backend *backend, const float *sum, int row_begin, int rows)
 {
     struct cpu *cpu = of(backend);
-    gw_cpu_flush(cpu);
     cpu->kernels->add(cpu->hidden + (size_t)row_begin * (size_t)cpu->d, sum, rows * cpu->d);
     return GW_OK;
 }
@@ -559,7 +558,7 @@ static void cpu_exchange_memory(struct gw_backend *backend, float *nodes, float 
 
 static gw_err cpu_partial_map(struct gw_backend *backend, const float **nodes)
 {
-    gw_cpu_flush(of(backend));
+    flush(of(backend));
     *nodes = of(backend)->partials;
     return GW_OK;
 }
@@ -594,7 +593,6 @@ static gw_err cpu_logits(struct gw_backend *backend, const int32_t *rows, int co
         cpu->logits_count = need;
     }
     struct logits_job job = {cpu, rows, count};
-    gw_cpu_flush(cpu);
     add_pending(cpu);
     if (count > 0 && cpu->vocab > 0) gw_pool_run(cpu->pool, logits_share, &job);
     *logits = cpu->logits;

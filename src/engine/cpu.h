@@ -57,7 +57,7 @@ struct share {
     int member, members;
 };
 
-/* Half a layer that has been asked for and waits to be computed (cpu_flush). */
+/* Half a layer that has been asked for and waits to be computed. */
 struct half_layer {
     const struct layer *layer;
     int number; /* the layer's */
@@ -145,9 +145,6 @@ void gw_cpu_share_rows(struct cpu *cpu, const struct gw_step *step);
 struct share gw_cpu_share(const struct cpu *cpu, int thread, int threads);
 /* Of `rows` rows that are alike, such as those of logits; `group` is NULL. */
 struct share gw_cpu_share_of(int rows, int thread, int threads);
-
-/* Computes what is queued. */
-void gw_cpu_flush(struct cpu *cpu);
 
 /* These of struct gw_backend_ops. */
 gw_err gw_cpu_kv_export(struct gw_backend *backend, int layer, int page, int kv_begin, int kv_end, uint16_t *canonical);

@@ -284,11 +284,7 @@ gw_err gw_executor_forward(struct gw_executor *ex, const struct gw_step *step, c
     ex->pace.said_s += said_s(ex, step);
     ex->pace.steps++;
     ex->pace.rows += (uint64_t)step->rows;
-    if (!ex->shard.last) {
-        double begun_s = gw_clock_now_s();
-        TRY(ops->hidden_export(ex->backend, hidden_out));
-        took(ex, begun_s);
-    }
+    if (!ex->shard.last) TRY(ops->hidden_export(ex->backend, hidden_out));
 out:
     return rc;
 }

@@ -162,6 +162,34 @@ static void test_chunks(void)
         }
 }
 
+/* Steps of a prompt of which nobody wants the logits leave their keys and values all the same. */
+static void test_steps_without_logits(void)
+{
+    for (int threads = 1; threads <= 2; threads++)
+        for (int chunk = 5; chunk <= 50; chunk += 45) {
+            struct engine e;
+            struct gw_tiny_spec spec = small(GW_TYPE_Q4_1, "llama");
+            open_engine(&e, &spec, NULL, threads);
+            struct gw_step step = {0};
+            float *whole = run_text(&e, 0, 0, PROMPT, PROMPT),
+                  *last = calloc((size_t)MAX_ROWS * (size_t)e.vocab, sizeof *last);
+            for (int pos = 0; pos < 50; pos += chunk) {
+                gw_step_clear(&step);
+                add_rows(&step, 0, 1, pos, chunk);
+                CU_ASSERT_FATAL(gw_executor_forward(e.executor, &step, NULL, NULL) == GW_OK);
+                step.id++;
+            }
+            gw_step_clear(&step);
+            add_rows(&step, 0, 1, 50, PROMPT - 50);
+            run_step(&e, &step, last);
+            CU_ASSERT(same_rows(&e, whole + (size_t)50 * (size_t)e.vocab, last, PROMPT - 50));
+            free(whole);
+            free(last);
+            gw_step_free(&step);
+            close_engine(&e);
+        }
+}
+
 /* Prompts, pieces of prompts and decoding rows of five sequences in one step, against each alone. With 2 to 4 threads the rows are shared out: the
  * threads meet in the middle of a sequence. */
 static void test_batch(void)
@@ -402,6 +430,7 @@ int main(void)
     if (CU_initialize_registry() != CUE_SUCCESS) return 1;
     CU_pSuite suite = CU_add_suite("backend", NULL, NULL);
     CU_add_test(suite, "a prompt in chunks", test_chunks);
+    CU_add_test(suite, "steps without logits", test_steps_without_logits);
     CU_add_test(suite, "batch against alone", test_batch);
     CU_add_test(suite, "a page shared within a step", test_shared_page_in_one_step);
     CU_add_test(suite, "export and import", test_export_import);
