@@ -509,10 +509,11 @@ static gw_err enqueue(struct cpu *cpu, int layer, bool ffn, const struct partial
     cpu->queue[cpu->queued++] = (struct half_layer){&cpu->layers[layer - cpu->config.shard.layer_begin], layer, ffn,
                                                     cpu->own_sum_pending};
     cpu->own_sum_pending = false;
-    bool whole_sum = sum->begin == 0 && sum->end == sum->atoms; /* else others wait for it */
+    /* else others read it as soon as the call returns: even a shard with all heads is not alone when it exchanges */
+    bool own_sum = sum->begin == 0 && sum->end == sum->atoms && cpu->partials == cpu->own_partials;
     bool last = ffn && layer == cpu->config.shard.layer_end - 1;
     bool enough = cpu->half_row_s <= 0 || cpu->half_row_s * cpu->queued * cpu->step->rows >= dispatch_s;
-    if (!whole_sum || last || enough) flush(cpu);
+    if (!own_sum || last || enough) flush(cpu);
     return GW_OK;
 }
 
