@@ -14,8 +14,8 @@ enum {
     ATTENTION_ROWS =
         16, /* query rows of one attention item: enough to reuse a page's conversion, small enough to share out */
     GROUP_ROWS =
-        16, /* of a group on average, at least: its thread reads all weights for itself, which few rows do not repay; */
-    MANY_THREADS = 8,      /* more than so many share a memory that would not feed them all: twice as many rows then */
+        16, /* of a group on average, at least: its thread reads all weights for itself, which few rows do not repay */
+    MANY_THREADS = 8, /* more may share a memory that does not feed them all: twice as many rows then. Not measured */
     WARM_BYTES = 12 << 20, /* of KV pages that are read ahead for a layer: a part of today's third-level caches */
 };
 
