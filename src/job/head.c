@@ -140,7 +140,6 @@ static gw_err take_line(struct gw_head *head, int64_t index, const char *line, s
     }
     if (complete) { /* its last token was committed, its line was not */
         TRY(send_answer(head, arrival.answer));
-        gw_head_drop_adopted(head, index);
         head->reported_wants = -1;
         goto out;
     }
@@ -170,6 +169,7 @@ static gw_err take_requests(struct gw_head *head, bool *busy)
             TRY(take_line(head, index, line, bytes, &drawn));
         }
         if (in.failed) FAIL(GW_ERR_PEER, "an assignment of %zu bytes from the leader is malformed", msg.bytes);
+        gw_head_note_assigned(head, msg.step);
         gw_msg_free(&msg);
     }
 out:
@@ -385,6 +385,7 @@ gw_err gw_head_poll(struct gw_head *head, bool may_step, bool *busy, bool *stopp
             head->drained = true;
             TRY(gw_comm_send(head->config.comm, LEADER, GW_MSG_DRAINED, 0, NULL, 0));
         }
+        TRY(report(head));
     } else if (may_step) {
         TRY(launch_next(head, busy));
         TRY(report(head));

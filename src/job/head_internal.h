@@ -25,6 +25,7 @@ struct adoption {
     int held_count;
     int32_t **pages; /* [held_count][page_count]: the new ones, a reference each, until the sequence takes them */
     int due;         /* ranks of the replica whose pages are not all there */
+    bool assigned;   /* the leader has said which of them are to go on */
 };
 
 /* A request that waits for its pages. */
@@ -75,8 +76,8 @@ GW_CHECK gw_err gw_head_tell(struct gw_head *head, enum gw_msg_kind kind, uint64
 void gw_head_free_arrival(struct arrival *arrival);
 /* A request begins, at once or when its pages have come; takes over what the arrival holds. */
 GW_CHECK gw_err gw_head_take_arrival(struct gw_head *head, int64_t index, struct arrival *arrival);
-/* Are pages coming for this request? They are not needed any more. */
-void gw_head_drop_adopted(struct gw_head *head, int64_t index);
+/* A message of assignments has been taken in, which may have been that of an adoption. */
+void gw_head_note_assigned(struct gw_head *head, uint64_t step);
 void gw_head_drop_adoptions(struct gw_head *head);
 GW_CHECK gw_err gw_head_take_adopted(struct gw_head *head, bool *busy);
 /* A step has ended: every rank of the replica has done what came before it. */

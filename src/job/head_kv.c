@@ -18,7 +18,8 @@ void gw_head_free_arrival(struct arrival *arrival)
     gw_buf_free(&arrival->drawn);
 }
 
-/* Gives back the pages of a sequence that never came, or did not need them. */
+/* Gives back the pages of a sequence that never came, or did not need them. Not before all ranks have them: whoever got them now would find them
+ * overwritten. */
 static void release_adopted(struct gw_head *head, struct adoption *adoption, int held)
 {
     if (adoption->pages[held])
@@ -50,12 +51,6 @@ static bool find_adopted(const struct gw_head *head, int64_t index, int *adoptio
             if (head->adoptions[*adoption].held[*held].index == index && head->adoptions[*adoption].pages[*held])
                 return true;
     return false;
-}
-
-void gw_head_drop_adopted(struct gw_head *head, int64_t index)
-{
-    int adoption, held;
-    if (find_adopted(head, index, &adoption, &held)) release_adopted(head, &head->adoptions[adoption], held);
 }
 
 /* ---- what every rank has --------------------------------------------------------------------------------------- */
@@ -352,7 +347,13 @@ out:
     return rc;
 }
 
-/* The requests of an adoption whose pages are all there begin, or rather go on. */
+void gw_head_note_assigned(struct gw_head *head, uint64_t step)
+{
+    for (int a = 0; a < head->adoption_count; a++)
+        head->adoptions[a].assigned |= gw_assign_step(head->adoptions[a].number) == step;
+}
+
+/* The requests of an adoption whose pages are all there begin, or rather go on. The pages of those that have been answered meanwhile are free. */
 static void settle_adoption(struct gw_head *head, int number)
 {
     for (int i = 0; i < head->arrival_count;) {
@@ -376,6 +377,8 @@ static void settle_adoption(struct gw_head *head, int number)
         gw_head_free_arrival(arrival);
         *arrival = head->arrivals[--head->arrival_count];
     }
+    struct adoption *adoption = &head->adoptions[number];
+    for (int h = 0; adoption->assigned && h < adoption->held_count; h++) release_adopted(head, adoption, h);
 }
 
 gw_err gw_head_take_adopted(struct gw_head *head, bool *busy)

@@ -14,7 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const double SYNC_EVERY_S = 1.0, STATUS_EVERY_S = 0.5, COMMIT_EVERY_S = 0.005, LEAVE_MARGIN_S = 0.3;
+static const double SYNC_EVERY_S = 1.0, STATUS_EVERY_S = 0.5, COMMIT_EVERY_S = 0.005, LEAVE_MARGIN_S = 0.3,
+                    IDLE_S = 2; /* a head that does not compute reports twice a second */
 
 /* ---- begin and end --------------------------------------------------------------------------------------------- */
 
@@ -340,6 +341,7 @@ static gw_err take_report(struct gw_leader *leader, const struct gw_msg *msg)
     if (h < 0 || msg->bytes != sizeof *leader->reports) return GW_OK;
     struct head_state *head = &leader->heads[h];
     struct gw_head_report before = leader->reports[h];
+    head->reported_s = gw_clock_now_s();
     memcpy(&leader->reports[h], msg->data, sizeof *leader->reports);
     if (leader->reports[h].steps > before.steps)
         head->step_s = (leader->reports[h].compute_s - before.compute_s) /
@@ -417,6 +419,37 @@ out:
     return rc;
 }
 
+/* No wait without a deadline: where requests are under way, all heads idle, and nothing at all moves on, whatever the reason, the launch ends and
+ * the next one goes on from what is committed. A head that is in a step reports nothing, and gives up on it after a time of its own. */
+static gw_err check_progress(struct gw_leader *leader)
+{
+    double now_s = gw_clock_now_s(), limit_s = 4 * leader->config.options->peer_timeout_s;
+    struct gw_request_counts counts = gw_requests_counts(leader->requests);
+    int64_t sum = counts.committed_tokens + counts.done + counts.failed;
+    for (int h = 0; h < leader->head_count; h++) sum += (int64_t)leader->reports[h].computed_tokens;
+    bool due = gw_control_state(leader->control) == GW_STATE_RUN && !leader->told && leader->head_count > 0;
+    for (int h = 0; h < leader->head_count; h++) due &= now_s - leader->heads[h].reported_s < IDLE_S;
+    if (!due || sum != leader->progress) {
+        leader->progress = sum;
+        leader->progress_s = now_s;
+    }
+    if (now_s - leader->progress_s < limit_s) return GW_OK;
+    json_t *heads = json_array();
+    for (int h = 0; h < leader->head_count; h++) {
+        const struct gw_head_report *report = &leader->reports[h];
+        json_array_append_new(heads, json_pack("{s:I,s:i,s:i,s:i,s:i,s:i,s:i}", "granted",
+                                               (json_int_t)gw_requests_active_of(leader->requests, h), "running",
+                                               report->running, "waiting", report->waiting, "wants", report->wants,
+                                               "places", leader->heads[h].wants, "pages_used", report->pages_used,
+                                               "pages_total", report->pages_total));
+    }
+    gw_record_event(leader->config.options->out_dir, "stalled",
+                    json_pack("{s:f,s:I,s:I,s:o}", "seconds", now_s - leader->progress_s, "active",
+                              (json_int_t)counts.active, "waiting", (json_int_t)counts.waiting, "heads", heads));
+    return gw_fail(GW_ERR_TIMEOUT, "nothing was computed for %.0f s though %lld requests are under way",
+                   now_s - leader->progress_s, (long long)counts.active);
+}
+
 static gw_err housekeeping(struct gw_leader *leader)
 {
     gw_err rc = GW_OK;
@@ -469,6 +502,7 @@ gw_err gw_leader_poll(struct gw_leader *leader, bool stop, bool *busy, bool *fin
     TRY(gw_leader_step(leader, &(struct gw_event){.kind = GW_EVENT_TICK, .member = -1}));
     TRY(hand_out(leader, busy));
     TRY(housekeeping(leader));
+    TRY(check_progress(leader));
     TRY(gw_leader_poll_handover(leader));
     TRY(check_end(leader, stop || leader->give_way));
 out:

@@ -17,6 +17,7 @@ struct head_state {
     int wants;        /* as last reported, less what was granted since */
     uint32_t granted; /* requests sent so far */
     bool drained;
+    double reported_s;           /* when it last reported */
     struct gw_head_report timed; /* as it was when the calibration last took it in */
     double step_s;               /* mean length of the steps between the last two reports */
 };
@@ -60,7 +61,9 @@ struct gw_leader {
     bool give_way;              /* to the next launch, now */
     int byes;                   /* heads that have sent their last message */
     double started_s, synced_s, status_s, committed_s;
-    double commit_s; /* spent on committing, of this leader's life */
+    double commit_s;  /* spent on committing, of this leader's life */
+    int64_t progress; /* the sum of what only grows while work is done, and when it last did */
+    double progress_s;
     const char *kernels;
     int threads;
     struct gw_buf message;

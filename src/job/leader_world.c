@@ -157,9 +157,8 @@ static gw_err hand_over(struct gw_leader *leader)
             TRY(gw_requests_assign(leader->requests, adoption->held[h].index, adoption->to, &leader->message));
             head->granted += leader->message.bytes > before;
         }
-        if (leader->message.bytes)
-            TRY(gw_comm_send(leader->config.comm, head->rank, GW_MSG_ASSIGN, 0, leader->message.data,
-                             leader->message.bytes));
+        TRY(gw_comm_send(leader->config.comm, head->rank, GW_MSG_ASSIGN, gw_assign_step(a), leader->message.data,
+                         leader->message.bytes));
     }
     gw_requests_settle(leader->requests);
 out:

@@ -143,8 +143,8 @@ out:
 
 /* ---- who stands where ------------------------------------------------------------------------------------------ */
 
-/* The plan before this one: that of most ranks, since a leader may have died while it sent one round. Whoever knows another has no place that
- * the others would know of. */
+/* The plan before this one: that of most ranks, since a leader may have died while it sent one round; of as many, the latest, since a context may come
+ * from a node that was cut off. Whoever knows another has no place that the others would know of. */
 static void look_back(const struct gw_planning *in, struct gw_plan *plan, int32_t *pages)
 {
     int most = 0;
@@ -153,7 +153,8 @@ static void look_back(const struct gw_planning *in, struct gw_plan *plan, int32_
         int same = 0;
         for (int other = 0; other < in->count; other++)
             same += in->hellos[other].peer.placed && in->hellos[other].plan == in->hellos[r].plan;
-        if (!in->hellos[r].peer.placed || same <= most) continue;
+        bool later = typical && same == most && in->hellos[r].plan > typical->plan;
+        if (!in->hellos[r].peer.placed || (same <= most && !later)) continue;
         most = same;
         typical = &in->hellos[r];
     }

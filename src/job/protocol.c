@@ -44,6 +44,11 @@ bool gw_drawn_read(struct gw_reader *in, struct gw_buf *results, int *count)
     return !in->failed;
 }
 
+uint64_t gw_assign_step(int adoption)
+{
+    return (uint64_t)adoption + 1;
+}
+
 void gw_assign_add(struct gw_buf *out, int64_t index, const void *line, size_t bytes, const struct gw_buf *drawn)
 {
     gw_buf_add_u64(out, (uint64_t)index);

@@ -41,7 +41,9 @@ void gw_drawn_add(struct gw_buf *out, const struct gw_sample_result *results, in
 /* Appends `count` struct gw_sample_result to `results`; false when the message is malformed. */
 bool gw_drawn_read(struct gw_reader *in, struct gw_buf *results, int *count);
 
-/* GW_MSG_ASSIGN: requests, each as (index, line, tokens drawn so far); `drawn`: struct gw_sample_result. */
+/* GW_MSG_ASSIGN: requests, each as (index, line, tokens drawn so far); `drawn`: struct gw_sample_result. Those of an adoption of the plan that are not
+ * answered yet come in one message, which may be empty; the step of its header says so. Else that is 0. */
+uint64_t gw_assign_step(int adoption);
 void gw_assign_add(struct gw_buf *out, int64_t index, const void *line, size_t bytes, const struct gw_buf *drawn);
 /* Reads the next one (drawn is replaced); false at the end or (reader->failed) at a malformed message. */
 bool gw_assign_next(struct gw_reader *in, int64_t *index, const char **line, size_t *bytes, struct gw_buf *drawn);

@@ -239,6 +239,7 @@ static const struct {
     {"save", GW_STORY_CHECKPOINT},   {"leader", GW_STORY_PLAN},    {"launch", GW_STORY_LAUNCH},
     {"supervisor", GW_STORY_LAUNCH}, {"node-lost", GW_STORY_LOSS}, {"nodes", GW_STORY_GROW},
     {"done", GW_STORY_END},          {"stopped", GW_STORY_END},    {"interrupted", GW_STORY_END},
+    {"stalled", GW_STORY_LOSS},
 };
 
 static enum gw_story_kind kind_of(const char *name)
@@ -348,6 +349,8 @@ static void add_text(struct gw_buf *out, const json_t *event, const char *name)
                      number_of(event, "ranks") == 1 ? " is" : "s are");
     else if (!strcmp(name, "more"))
         gw_text_addf(out, "%.0f more rank%s asked for", number_of(event, "ranks"), plural(number_of(event, "ranks")));
+    else if (!strcmp(name, "stalled"))
+        gw_text_addf(out, "nothing was computed for %.0f s; the launch is ended", number_of(event, "seconds"));
     else if (!strcmp(name, "drain")) gw_text_addf(out, "decoding pauses for a new plan");
     else if (!strcmp(name, "leader"))
         gw_text_addf(out, "another leader takes over %.0f ranks", number_of(event, "ranks"));

@@ -120,6 +120,7 @@ what_is_wrong() {
     "$GODWIT" verify "$1" >"$1.verify" 2>&1 || { echo "verify: $(tail -n 1 "$1.verify")"; return; }
     digest=$(sed -n 's/^digest  *//p' "$1.verify")
     [ "$digest" = "$wanted" ] || { echo "digest $digest, undisturbed $wanted"; return; }
+    ! grep '"event":"stalled"' "$1/events.jsonl" || return 0
     left=$(left_processes)
     [ -z "$left" ] || { echo "left behind: process $left"; return; }
 }

@@ -65,7 +65,8 @@ until_event() {
 show_logs() {
     local log
     for log in "$GW_TMP"/n[0-9]*.log; do [ ! -f "$log" ] || { echo "--- $log"; tail -n 40 "$log"; }; done
-    [ ! -f "$OUT/events.jsonl" ] || tail -n 40 "$OUT/events.jsonl"
+    [ ! -f "$OUT/status.json" ] || tr -d '\n' <"$OUT/status.json" | tr -s ' ' | sed 's/$/\n/'
+    [ ! -f "$OUT/events.jsonl" ] || grep -v '"event":"checkpoint"' "$OUT/events.jsonl" | tail -n 40
 }
 
 # job_wrong LIMIT_S NAME...: waits for the agents of these nodes; says what is wrong with the job, nothing when all is well
@@ -79,6 +80,7 @@ job_wrong() {
     "$GODWIT" verify "$OUT" >"$GW_TMP/verify" 2>&1 || { echo "verify: $(tail -n 1 "$GW_TMP/verify")"; return; }
     digest=$(sed -n 's/^digest  *//p' "$GW_TMP/verify")
     [ "$digest" = "$wanted" ] || { echo "digest $digest, undisturbed $wanted"; return; }
+    [ "$(events stalled)" = 0 ] || { echo "it stalled: $(grep -m 1 '"event":"stalled"' "$OUT/events.jsonl")"; return; }
     left=$(left_on_nodes "$@")
     [ -z "$left" ] || { echo "left behind: $left"; return; }
     lines=$(find "$OUT/nodes" -name '*.lease' -newer "$OUT/manifest.json" | while read -r left; do

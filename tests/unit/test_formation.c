@@ -182,17 +182,18 @@ static const char *check_places(const struct world *w, const struct gw_plan *pla
     return taken == slots ? NULL : "an empty place";
 }
 
-/* The plan before is that of most ranks; who has another has no place in it. */
+/* The plan before is that of most ranks, of as many the latest; who has another has no place in it. */
 static const char *check_before(const struct world *w, const struct gw_plan *plan)
 {
-    int votes[10] = {0}, most = 0;
+    int votes[10] = {0}, most = 0, latest = 0;
     uint64_t chosen = 0;
     for (int r = 0; r < w->count; r++)
         if (w->hellos[r].peer.placed) votes[w->hellos[r].plan]++;
-    for (int p = 0; p < 10; p++) most = votes[p] > most ? votes[p] : most;
+    for (int p = 0; p < 10; p++)
+        if (votes[p] && votes[p] >= most) most = votes[latest = p];
     for (int r = 0; r < w->count; r++)
         if (plan->peers[r].placed) chosen = w->hellos[r].plan;
-    if (most && (!chosen || votes[chosen] < most)) return "the plan before is not that of most";
+    if (chosen != (uint64_t)latest) return "the plan before is not that of most, or not the latest";
     for (int r = 0; r < w->count; r++) {
         bool placed = w->hellos[r].peer.placed && w->hellos[r].plan == chosen;
         if (plan->peers[r].placed != placed) return "who had a place";
