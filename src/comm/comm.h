@@ -128,8 +128,9 @@ double gw_comm_patience_s(const struct gw_comm *comm);
 GW_CHECK gw_err gw_comm_wait(struct gw_comm *comm, int from, enum gw_msg_kind kind, int64_t step, struct gw_msg *msg);
 void gw_msg_free(struct gw_msg *msg);
 
-/* Lets other processes run when there is nothing to do; call once per idle round of a polling loop. `busy` resets the pause. */
-void gw_comm_idle(struct gw_comm *comm, bool busy);
+/* Lets other processes run when there is nothing to do; call once per idle round of a polling loop. `busy` resets the pause. True: it slept, after many
+ * rounds. */
+bool gw_comm_idle(struct gw_comm *comm, bool busy);
 
 /* ---- tensor shards --------------------------------------------------------------------------------------------- */
 

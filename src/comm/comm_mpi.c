@@ -105,20 +105,21 @@ void gw_comm_set_local(struct gw_comm *comm, int local_size)
     comm->crowded = local_size >= allowed;
 }
 
-void gw_comm_idle(struct gw_comm *comm, bool busy)
+bool gw_comm_idle(struct gw_comm *comm, bool busy)
 {
     if (busy) {
         comm->idle_rounds = 0;
-        return;
+        return false;
     }
     comm->idle_rounds++;
     gw_comm_beat(comm);
     if (comm->idle_rounds > YIELDS_BEFORE_SLEEP) {
         struct timespec pause = {.tv_nsec = 50000};
         nanosleep(&pause, NULL);
-    } else if (comm->crowded || comm->idle_rounds > SPINS_BEFORE_YIELD) {
-        sched_yield();
+        return true;
     }
+    if (comm->crowded || comm->idle_rounds > SPINS_BEFORE_YIELD) sched_yield();
+    return false;
 }
 
 static void *message_memory(size_t payload_bytes)

@@ -167,8 +167,8 @@ static gw_err wait_for(struct gw_window *window, int s, const _Atomic uint64_t *
     struct gw_comm *comm = window->config.shards->comm;
     double deadline_s = 0;
     for (int round = 1; atomic_load_explicit(counter, memory_order_acquire) < value; round++) {
-        gw_comm_idle(comm, false);
-        if (round % LOOK_ROUNDS) continue;
+        bool slept = gw_comm_idle(comm, false);
+        if (!slept && round % LOOK_ROUNDS) continue; /* who sleeps may wake late, where others spin in a repair */
         TRY(gw_comm_look(comm));
         double now_s = gw_clock_now_s();
         if (deadline_s == 0) deadline_s = now_s + gw_comm_patience_s(comm);

@@ -178,6 +178,13 @@ out:
     return rc;
 }
 
+/* News of losses come with MPI's progress only. A probe makes some when it finds nothing: so it asks for what nobody sends. */
+static void make_progress(struct gw_comm *comm)
+{
+    int flag;
+    MPI_Iprobe(MPI_ANY_SOURCE, GW_MSG_KINDS, comm->world, &flag, MPI_STATUS_IGNORE);
+}
+
 gw_err gw_comm_look(struct gw_comm *comm)
 {
     gw_err rc = GW_OK;
@@ -185,9 +192,9 @@ gw_err gw_comm_look(struct gw_comm *comm)
     double now_s = gw_clock_now_s();
     if (now_s - comm->looked_s < LOOK_EVERY_S) return GW_OK;
     comm->looked_s = now_s;
-    int revoked = 0, count = 0, flag = 0;
+    int revoked = 0, count = 0;
     bool expected = true;
-    MPI_Iprobe(MPI_ANY_SOURCE, GW_MSG_BEAT, comm->world, &flag, MPI_STATUS_IGNORE); /* news come with progress only */
+    make_progress(comm);
     MPI_TRY(MPIX_Comm_is_revoked(comm->world, &revoked));
     if (revoked) return gw_fail(GW_ERR_LOST, "the world was revoked");
     MPI_TRY(MPIX_Comm_get_failed(comm->world, &failed));
@@ -212,9 +219,8 @@ void gw_comm_linger(struct gw_comm *comm)
 {
     double deadline_s = gw_clock_now_s() + LINGER_S;
     for (int failed = 0; failed < comm->size - 1 && gw_clock_now_s() < deadline_s;) {
-        int flag;
         MPI_Group group = MPI_GROUP_NULL;
-        MPI_Iprobe(MPI_ANY_SOURCE, GW_MSG_BEAT, comm->world, &flag, MPI_STATUS_IGNORE); /* makes progress */
+        make_progress(comm);
         if (MPIX_Comm_get_failed(comm->world, &group) != MPI_SUCCESS) return;
         MPI_Group_size(group, &failed);
         MPI_Group_free(&group);
