@@ -37,7 +37,7 @@
 #include <unistd.h>
 
 enum { LEADER = 0 };
-static const double STAND_BY_S = 600, STAND_IN_S = 0.02, MEASURE_S = 0.004, PACE_EVERY_S = 1;
+static const double STAND_BY_S = 600, STAND_IN_S = 0.02, HAND_OVER_S = 0.5, MEASURE_S = 0.004, PACE_EVERY_S = 1;
 
 /* A place in a plan, and what executes steps there. */
 struct post {
@@ -796,7 +796,8 @@ gw_err gw_rank_run(const struct gw_job_options *given)
     if (options->standby) TRY(stand_by(&rank, &own));
     gw_succession_open(&rank.own, options, rank.context);
     rank.self.memory += rank.own.held_bytes; /* it is there for this job */
-    TRY(stand_in(&rank, 0));
+    TRY(stand_in(&rank,
+                 options->standby ? HAND_OVER_S : 0)); /* ranks of the launch that gave way may not all be gone */
     if (rank.chaos)
         gw_chaos_begin(rank.chaos, gw_comm_member(rank.comm), options->launch, options->ranks ? options->ranks : 1,
                        gw_comm_rank(rank.comm) == LEADER, launch_clock(&rank));

@@ -8,6 +8,7 @@
 #include "store/store.h"
 
 #include <sys/stat.h>
+#include <time.h>
 
 enum { SNAPSHOT_BYTES = 65536, SNAPSHOT_SEQUENCE_BYTES = 4096 }; /* besides the numbers of its pages */
 
@@ -62,14 +63,19 @@ void gw_succession_close(struct gw_succession *own)
 
 bool gw_succession_take(struct gw_succession *own, double patience_s)
 {
+    const struct timespec turn = {.tv_nsec = 500000};
     bool taken = false;
+    int held = 0;
     if (!own->snapshot) return false;
     gw_succession_done(own);
     gw_snapshot_close(own->snapshot);
     own->snapshot = NULL;
-    gw_err rc = gw_store_take(own->store, &taken);
-    for (double until_s = gw_clock_now_s() + patience_s; rc == GW_OK && !taken && gw_clock_now_s() < until_s;)
-        rc = gw_store_take(own->store, &taken);
+    gw_err rc = gw_store_take(own->store, &taken, &held);
+    for (double until_s = gw_clock_now_s() + patience_s;
+         rc == GW_OK && !taken && held > 0 && gw_clock_now_s() < until_s;) {
+        nanosleep(&turn, NULL);
+        rc = gw_store_take(own->store, &taken, &held);
+    }
     if (rc == GW_OK) rc = gw_snapshot_open(own->store, own->snapshot_bytes, &own->snapshot);
     if (rc != GW_OK) give_up(own);
     if (rc != GW_OK || !taken) return false;

@@ -106,11 +106,12 @@ static gw_err ask(struct gw_store *store, struct gw_store_request *request, cons
     return GW_OK;
 }
 
-gw_err gw_store_take(struct gw_store *store, bool *taken)
+gw_err gw_store_take(struct gw_store *store, bool *taken, int *held)
 {
     struct gw_store_reply reply;
     gw_err rc = ask(store, &(struct gw_store_request){.op = GW_STORE_TAKE}, NULL, &reply, NULL);
     *taken = rc == GW_OK && reply.found;
+    *held = rc == GW_OK ? (int)reply.bytes : 0;
     return rc;
 }
 

@@ -28,7 +28,7 @@ struct gw_store_reply {
     int32_t error; /* an errno, or 0 */
     uint32_t id;
     uint32_t found; /* MAP: enum gw_store_found; TAKE: 0 or 1 */
-    uint64_t bytes; /* MAP: of the segment; USAGE */
+    uint64_t bytes; /* MAP: of the segment; USAGE; TAKE: how many processes hold a context under a plan */
 };
 
 /* The abstract address that stands for the job in `out_dir` and this user; 0 bytes with errno when the folder cannot be looked at. */

@@ -29,6 +29,7 @@ struct context {
     uint32_t id;
     int fd;          /* its connection; -1: the process is gone */
     uint64_t order;  /* of its last KEEP */
+    bool taken;      /* from a process that is gone, and no KEEP since */
     uint32_t *wants; /* segments */
     uint32_t want_count, want_capacity;
 };
@@ -127,6 +128,7 @@ static void take(struct gw_store_server *server, int fd, struct gw_store_reply *
     struct context *best = NULL;
     for (int i = 0; i < server->context_count; i++) {
         struct context *context = &server->contexts[i];
+        reply->bytes += context->fd >= 0 && context->order > 0 && !context->taken;
         if (context->fd < 0 &&
             (!best || context->order > best->order || (context->order == best->order && context->id < best->id)))
             best = context;
@@ -136,7 +138,9 @@ static void take(struct gw_store_server *server, int fd, struct gw_store_reply *
     struct context *empty = context_by_fd(server, fd);
     empty->fd = -1;
     drop_context(server, empty);
-    context_by_id(server, id)->fd = fd;
+    struct context *mine = context_by_id(server, id);
+    mine->fd = fd;
+    mine->taken = true;
     reply->found = 1;
 }
 
@@ -210,6 +214,7 @@ static void keep(struct gw_store_server *server, struct context *context, const 
         want(context, id);
     }
     context->order = request->order;
+    context->taken = false;
     if (request->order > server->order) server->order = request->order;
     sweep(server);
 }

@@ -37,9 +37,9 @@ GW_CHECK gw_err gw_store_connect(const char *out_dir, struct gw_store **store);
 /* This process's context is left behind for another. To be called when no mapping is used any more. NULL is fine. */
 void gw_store_close(struct gw_store *store);
 
-/* Takes over the context of a process that is gone, of the latest `order` given to gw_store_keep(); *taken says whether there was one. To be called
- * before anything is mapped. */
-GW_CHECK gw_err gw_store_take(struct gw_store *store, bool *taken);
+/* Takes over the context of a process that is gone, of the latest `order` given to gw_store_keep(); *taken says whether there was one, *held how many
+ * processes live that have called that function, and may yet leave something. To be called before anything is mapped. */
+GW_CHECK gw_err gw_store_take(struct gw_store *store, bool *taken, int *held);
 
 enum gw_store_scope { GW_STORE_SHARED, GW_STORE_OWN };
 enum gw_store_found {

@@ -114,9 +114,10 @@ void gw_comm_beat(struct gw_comm *comm)
     (void)comm;
 }
 
-void gw_comm_idle(struct gw_comm *comm, bool busy)
+bool gw_comm_idle(struct gw_comm *comm, bool busy)
 {
     (void)comm, (void)busy;
+    return false;
 }
 
 double gw_comm_patience_s(const struct gw_comm *comm)

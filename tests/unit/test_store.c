@@ -90,13 +90,15 @@ static void leave_behind(const char *text, uint64_t order, bool fill)
 static void test_take(void)
 {
     bool taken = true;
+    int held;
     struct gw_store *first = connect_store();
-    while (taken) CU_ASSERT_FATAL(gw_store_take(first, &taken) == GW_OK); /* of the test before */
+    while (taken) CU_ASSERT_FATAL(gw_store_take(first, &taken, &held) == GW_OK); /* of the test before */
     leave_behind("early", 4, true);
     leave_behind("late", 5, true); /* which lets the earlier one go */
     struct gw_store *a = connect_store(), *b = connect_store();
-    CU_ASSERT(gw_store_take(a, &taken) == GW_OK && taken);
-    CU_ASSERT(gw_store_take(b, &taken) == GW_OK && !taken);
+    CU_ASSERT(gw_store_take(a, &taken, &held) == GW_OK && taken);
+    CU_ASSERT(gw_store_take(b, &taken, &held) == GW_OK && !taken);
+    CU_ASSERT_EQUAL(held, 0); /* what a has taken nobody else may wait for */
     struct gw_shared *kv = map(a, GW_STORE_OWN, "kv", 8192, GW_STORE_FOUND);
     CU_ASSERT_STRING_EQUAL((char *)kv->data, "late");
     CU_ASSERT_PTR_NULL(map(b, GW_STORE_OWN, "kv", 8192, GW_STORE_NONE)); /* nobody else sees it */
@@ -108,7 +110,7 @@ static void test_take(void)
     gw_store_close(a);
     gw_store_close(b);
     /* a's context was kept under 6, so it can be taken once more; then nobody wants any */
-    CU_ASSERT(gw_store_take(first, &taken) == GW_OK && taken);
+    CU_ASSERT(gw_store_take(first, &taken, &held) == GW_OK && taken);
     CU_ASSERT_EQUAL(gw_store_keep(first, 7), GW_OK);
     CU_ASSERT_EQUAL(usage(first), 0);
     gw_store_close(first);
@@ -130,19 +132,24 @@ static void test_takers(void)
     struct gw_store *clients[3];
     char seen[3] = {0};
     bool taken;
+    int held;
     struct gw_store *keeper = connect_store();
     CU_ASSERT_EQUAL(gw_store_keep(keeper, 20), GW_OK);
     for (int i = 0; i < 3; i++) leave_behind((char[]){(char)('a' + i), 0}, 20, true);
     for (int i = 0; i < 3; i++) {
         clients[i] = connect_store();
-        CU_ASSERT(gw_store_take(clients[i], &taken) == GW_OK && taken);
+        CU_ASSERT(gw_store_take(clients[i], &taken, &held) == GW_OK && taken);
         struct gw_shared *kv = map(clients[i], GW_STORE_OWN, "kv", 8192, GW_STORE_FOUND);
         int which = *(char *)kv->data - 'a';
         CU_ASSERT_FATAL(which >= 0 && which < 3);
         CU_ASSERT_EQUAL(seen[which]++, 0);
         gw_shared_release(kv);
     }
-    CU_ASSERT(gw_store_take(keeper, &taken) == GW_OK && !taken);
+    struct gw_store *late = connect_store();
+    CU_ASSERT(gw_store_take(late, &taken, &held) == GW_OK && !taken);
+    CU_ASSERT_EQUAL(held, 1); /* the keeper, which may yet go */
+    gw_store_close(late);
+    CU_ASSERT(gw_store_take(keeper, &taken, &held) == GW_OK && !taken);
     for (int i = 0; i < 3; i++) gw_store_close(clients[i]);
     gw_store_close(keeper);
 }
