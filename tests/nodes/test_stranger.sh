@@ -54,6 +54,10 @@ node_wait n3 30
 expect_equal "the stranger ($(tail -n 1 "$GW_TMP/stranger.log"))" "$node_rc" 0
 expect_job 90 n1 n2
 
+# a node that left between the order to start a launch there and the start: the launch fails as with a lost peer (9), and another follows
+expect_exit 9 env GODWIT_NODES="$OUT/nodes" GODWIT_TERM=1 GODWIT_LAUNCH=1 "$GODWIT" node-exec n9 true
+grep -q "node n9 has left the job" "$GW_TMP/out" || fail "node-exec of a node that left: $(cat "$GW_TMP/out")"
+
 # a copy of the folder with another secret is no key
 OUT2=$GW_TMP/job2
 OUT=$OUT2
