@@ -254,9 +254,9 @@ gw_err gw_comm_wait(struct gw_comm *comm, int from, enum gw_msg_kind kind, int64
     *msg = (struct gw_msg){0};
     for (int round = 0;; round++) {
         TRY(gw_comm_poll(comm, from, kind, msg, &got));
-        gw_comm_idle(comm, got);
+        bool slept = gw_comm_idle(comm, got);
         if (got) break;
-        if (round % 256) continue; /* the clock is read now and then only */
+        if (!slept && round % 256) continue; /* the clock is read now and then only; who sleeps may wake late */
         TRY(gw_comm_look(comm));
         double now_s = gw_clock_now_s();
         if (deadline_s == 0) deadline_s = now_s + gw_comm_patience_s(comm);

@@ -29,8 +29,8 @@ void gw_succession_open(struct gw_succession *own, const struct gw_job_options *
 /* Leaves this rank's context behind. To be called when none of its memory is in use any more. */
 void gw_succession_close(struct gw_succession *own);
 
-/* Takes over the context of a rank that is gone. Where there is none, but ranks that may be about to go, it waits for up to `patience_s`. True: own->before and own->tokens are set. To be called
- * while this rank has nothing in its own context. */
+/* Takes over the context of a rank that is gone. Where there is none, but ranks that may be about to go, it waits for up to `patience_s`. True: own->before
+ * and own->tokens are set. To be called while this rank has nothing in its own context. */
 bool gw_succession_take(struct gw_succession *own, double patience_s);
 /* This rank speaks for itself from now on. */
 void gw_succession_done(struct gw_succession *own);

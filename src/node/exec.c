@@ -60,9 +60,8 @@ gw_err gw_node_exec(int argc, char **argv, int *exit_code)
     if (argc < 2 || !folder || !term || !launch) return gw_fail(GW_ERR_USAGE, "only a launch of godwit calls this");
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     rc = reach(folder, argv[0], &link);
-    if (rc ==
-        GW_ERR_NOT_FOUND) /* between the launch's order and now: it is no fault of the job's files, and the next launch does without */
-        rc = gw_fail(GW_ERR_PEER, "node %s has left the job", argv[0]);
+    /* it left between the order to start a launch and now: no fault of the files, and the next launch does without it */
+    if (rc == GW_ERR_NOT_FOUND) rc = gw_fail(GW_ERR_PEER, "node %s has left the job", argv[0]);
     TRY(rc);
     struct gw_frame_job job = {.term = atoll(term), .launch = atoll(launch)};
     gw_buf_add(&message, &job, sizeof job);
