@@ -134,8 +134,7 @@ need_chaos_model() {
         real=yes
         return
     fi
-    local make_tiny=$GW_BUILDDIR/tests/support/make_tiny
-    [ -x "$make_tiny" ] || skip "there is no $make_tiny (make check builds it)"
+    need_make_tiny
     MODEL=$GW_TMP/tiny.gguf
     "$make_tiny" --arch llama --type q4_1 "$MODEL"
 }

@@ -4,9 +4,7 @@
 # timeout: 240
 . "$(dirname "$0")/../lib/common.sh"
 . "$(dirname "$0")/../lib/jobs.sh"
-need_program
-make_tiny=$GW_BUILDDIR/tests/support/make_tiny
-[ -x "$make_tiny" ] || skip "there is no $make_tiny (make check builds it)"
+need_make_tiny
 cd "$GW_TMP"
 MODEL=tiny.gguf BATCH=batch.jsonl
 "$make_tiny" --arch llama --type q4_1 "$MODEL"

@@ -46,6 +46,12 @@ expect_exit() {
 }
 need_program() { [ -x "$GODWIT" ] || skip "there is no $GODWIT (run make)"; }
 need_model() { [ -f "$GW_MODEL" ] || skip "there is no $GW_MODEL (jobs/setup.sh fetches it)"; }
+# need_make_tiny: $make_tiny, which writes small random models
+need_make_tiny() {
+    need_program
+    make_tiny=$GW_BUILDDIR/tests/support/make_tiny
+    [ -x "$make_tiny" ] || skip "there is no $make_tiny (make check builds it)"
+}
 need_tool() { command -v "$1" >/dev/null 2>&1 || skip "$1 is not installed"; }
 # gw_mpirun RANKS PROGRAM ARGS...: a world of ranks on this machine, more ranks than cores allowed
 gw_mpirun() {

@@ -4,9 +4,7 @@
 # timeout: 300
 . "$(dirname "$0")/../lib/common.sh"
 . "$(dirname "$0")/../lib/jobs.sh"
-need_program
-make_tiny=$GW_BUILDDIR/tests/support/make_tiny
-[ -x "$make_tiny" ] || skip "there is no $make_tiny (make check builds it)"
+need_make_tiny
 MODEL=$GW_TMP/model.gguf BATCH=$GW_TMP/batch.jsonl tokens=1000
 "$make_tiny" "$MODEL"
 awk -v tokens=$tokens 'BEGIN {

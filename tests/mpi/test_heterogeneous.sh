@@ -4,9 +4,7 @@
 # timeout: 400
 . "$(dirname "$0")/../lib/common.sh"
 . "$(dirname "$0")/../lib/jobs.sh"
-need_program
-make_tiny=$GW_BUILDDIR/tests/support/make_tiny
-[ -x "$make_tiny" ] || skip "there is no $make_tiny (make check builds it)"
+need_make_tiny
 MODEL=$GW_TMP/tiny.gguf BATCH=$GW_TMP/batch.jsonl
 "$make_tiny" --layers 12 "$MODEL"
 expect_grep() { grep -qE "$2" "$3" || fail "$1: no $2 in $3: $(grep -E '"event":"(plan|pace)"' "$3")"; }

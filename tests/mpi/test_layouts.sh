@@ -3,9 +3,7 @@
 # timeout: 900
 . "$(dirname "$0")/../lib/common.sh"
 . "$(dirname "$0")/../lib/jobs.sh"
-need_program
-make_tiny=$GW_BUILDDIR/tests/support/make_tiny
-[ -x "$make_tiny" ] || skip "there is no $make_tiny (make check builds it)"
+need_make_tiny
 
 BATCH=$GW_TMP/batch.jsonl
 make_requests 36 1 >"$BATCH"

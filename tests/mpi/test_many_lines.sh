@@ -3,9 +3,7 @@
 # timeout: 600
 . "$(dirname "$0")/../lib/common.sh"
 . "$(dirname "$0")/../lib/jobs.sh"
-need_program
-make_tiny=$GW_BUILDDIR/tests/support/make_tiny
-[ -x "$make_tiny" ] || skip "there is no $make_tiny (make check builds it)"
+need_make_tiny
 MODEL=$GW_TMP/model.gguf BATCH=$GW_TMP/batch.jsonl
 "$make_tiny" --layers 1 --d 64 --ffn 64 --heads 2 --kv-heads 1 --head-dim 32 "$MODEL"
 awk 'BEGIN { for (i = 0; i < 20000; i++) {

@@ -8,9 +8,8 @@ drag='slow:0,x3@step=2;slow:1,x3@step=2;slow:2,x3@step=2'
 
 # need_node_job TOKENS [COUNT]: a tiny model and a batch with COUNT (24) long answers of about so many tokens; its digest in one process: $wanted
 need_node_job() {
-    local make_tiny=$GW_BUILDDIR/tests/support/make_tiny
     need_nodes
-    [ -x "$make_tiny" ] || skip "there is no $make_tiny (make check builds it)"
+    need_make_tiny
     MODEL=$GW_TMP/tiny.gguf BATCH=$GW_TMP/batch.jsonl
     "$make_tiny" --arch llama --type q4_1 "$MODEL"
     {

@@ -210,9 +210,7 @@ show_job() { echo "---- job $1"; scontrol show job "$1" 2>&1 | head -n 40; }
 # A job must last while Slurm's clocks tick, on a fast machine as well: after slow_first, whatever starts before go_fast has steps that take 30 times as long, without
 # using the processors. $slow are options for tests that need the same, less of it, from the first to the last token.
 make_slurm_batch() {
-    local make_tiny=$GW_BUILDDIR/tests/support/make_tiny
-    need_program
-    [ -x "$make_tiny" ] || skip "there is no $make_tiny (make check builds it)"
+    need_make_tiny
     export MODEL=$GW_TMP/model.gguf INPUT=$GW_TMP/batch.jsonl GODWIT GODWIT_HOME=$GW_SRCDIR
     BATCH=$INPUT
     "$make_tiny" --layers 8 "$MODEL"
