@@ -85,16 +85,24 @@ size_t gw_packed_bytes(const struct gw_packed *packed)
     return packed->panel_bytes * (size_t)packed->panels;
 }
 
-/* Puts one output's block of 32 codes into place, four at a time: the bytes of a word stay where they are in it, and two nibbles fill a byte. */
-static void store_codes(enum gw_pack pack, uint8_t *codes, int output, const uint8_t *code)
+static int words_of(enum gw_pack pack)
 {
-    uint32_t words[GW_BLOCK / 4];
-    int count = pack == GW_PACK_U4 ? GW_BLOCK / 8 : GW_BLOCK / 4;
-    memcpy(words, code, sizeof words);
-    if (pack == GW_PACK_U4)
-        for (int g = 0; g < GW_BLOCK / 8; g++) words[g] |= words[g + GW_BLOCK / 8] << 4;
+    return pack == GW_PACK_U4 ? GW_BLOCK / 8 : GW_BLOCK / 4;
+}
+
+/* Puts one output's block of codes into place, four to a word. */
+static void store_words(uint8_t *codes, int output, const uint32_t *words, int count)
+{
     codes += (size_t)output * sizeof *words;
     for (int g = 0; g < count; g++) memcpy(codes + (size_t)g * GW_PANEL * sizeof *words, &words[g], sizeof *words);
+}
+
+/* 32 codes as words: bytes stay where they are in them, and two nibbles fill a byte. */
+static void pack_words(enum gw_pack pack, const uint8_t *code, uint32_t words[GW_BLOCK / 4])
+{
+    memcpy(words, code, GW_BLOCK);
+    if (pack == GW_PACK_U4)
+        for (int g = 0; g < GW_BLOCK / 8; g++) words[g] |= words[g + GW_BLOCK / 8] << 4;
 }
 
 /* Scale and minimum of one output of a block whose file has them as halves, d and m, at its start. */
@@ -105,26 +113,52 @@ static void copy_f16_scales(const struct pack_layout *layout, const uint8_t *fil
            sizeof(uint16_t));
 }
 
-/* Packs block `block` of the panel for the `outputs` rows from `rows` on; further outputs of it are already zero. */
-static void pack_block(const struct gw_packed *packed, const struct gw_type_info *info, const uint8_t *rows,
-                       size_t row_bytes, size_t file_block, int outputs, uint8_t *dst)
+/* Packs block `file_block` of the `outputs` rows from `rows` on, of a type that gives packed_codes; further outputs of dst are already zero.
+ * `count`, the words of a block, is a constant. */
+static inline void copy_block(const struct gw_packed *packed, const struct pack_layout *layout,
+                              const struct gw_type_info *info, const uint8_t *rows, size_t row_bytes, size_t file_block,
+                              int outputs, uint8_t *dst, int count)
 {
-    struct pack_layout layout = block_layout(packed);
+    const uint8_t *file_blocks = rows + file_block * (size_t)info->block_bytes;
+    for (int output = 0; output < outputs; output++, file_blocks += row_bytes) {
+        uint32_t words[GW_BLOCK / 4];
+        if (packed->scales_f16) {
+            copy_f16_scales(layout, file_blocks, output, dst);
+        } else {
+            uint16_t half;
+            memcpy(&half, file_blocks, sizeof half);
+            float scale = gw_f16_to_f32(half);
+            memcpy(dst + (size_t)output * sizeof scale, &scale, sizeof scale);
+        }
+        memcpy(words, file_blocks + info->packed_codes, (size_t)count * sizeof *words);
+        for (int g = 0; g < count; g++) words[g] ^= info->packed_flip * UINT32_C(0x01010101);
+        store_words(dst + layout->code_offset, output, words, count);
+    }
+}
+
+/* The same for any type. */
+static void pack_block(const struct gw_packed *packed, const struct pack_layout *layout,
+                       const struct gw_type_info *info, const uint8_t *rows, size_t row_bytes, size_t file_block,
+                       int outputs, uint8_t *dst)
+{
     for (int output = 0; output < outputs; output++) {
         struct gw_type_block b;
+        uint32_t words[GW_BLOCK / 4];
         const uint8_t *row = rows + (size_t)output * row_bytes;
         info->unpack(row, file_block, &b);
         if (packed->scales_f16) {
-            copy_f16_scales(&layout, row + file_block * (size_t)info->block_bytes, output, dst);
+            copy_f16_scales(layout, row + file_block * (size_t)info->block_bytes, output, dst);
         } else {
             memcpy(dst + (size_t)output * sizeof(float), &b.scale, sizeof b.scale);
-            if (packed->has_min) memcpy(dst + layout.min_offset + (size_t)output * sizeof(float), &b.min, sizeof b.min);
+            if (packed->has_min)
+                memcpy(dst + layout->min_offset + (size_t)output * sizeof(float), &b.min, sizeof b.min);
         }
         if (packed->pack == GW_PACK_U6) {
-            memcpy(dst + layout.half_scale_offset + output, &b.half_scale[0], 1);
-            memcpy(dst + layout.half_scale_offset + GW_PANEL + output, &b.half_scale[1], 1);
+            memcpy(dst + layout->half_scale_offset + output, &b.half_scale[0], 1);
+            memcpy(dst + layout->half_scale_offset + GW_PANEL + output, &b.half_scale[1], 1);
         }
-        store_codes(packed->pack, dst + layout.code_offset, output, b.code);
+        pack_words(packed->pack, b.code, words);
+        store_words(dst + layout->code_offset, output, words, words_of(packed->pack));
     }
 }
 
@@ -144,6 +178,7 @@ void gw_pack_panels(const struct gw_packed *packed, const uint8_t *src, size_t r
 {
     const struct gw_type_info *info = gw_type_info((uint32_t)packed->type);
     GW_ASSERT(info && packed->data);
+    GW_ASSERT(!info->packed_codes || packed->scales_f16 == packed->has_min); /* copy_block() goes by the first */
     GW_ASSERT(panel_begin >= 0 && panel_end <= packed->panels);
     GW_ASSERT(k_begin >= 0 && (!info->unpack || k_begin % GW_BLOCK == 0));
     size_t row_elements = row_bytes / (size_t)info->block_bytes * (size_t)info->block_elements;
@@ -157,9 +192,15 @@ void gw_pack_panels(const struct gw_packed *packed, const uint8_t *src, size_t r
             pack_float_panel(packed, rows, row_bytes, k_begin, outputs, dst);
             continue;
         }
-        for (int block = 0; block < packed->k / GW_BLOCK; block++)
-            pack_block(packed, info, rows, row_bytes, (size_t)(k_begin / GW_BLOCK + block), outputs,
-                       dst + (size_t)block * packed->block_bytes);
+        const struct pack_layout layout = block_layout(packed);
+        for (int block = 0; block < packed->k / GW_BLOCK; block++) {
+            size_t file_block = (size_t)(k_begin / GW_BLOCK + block);
+            uint8_t *to = dst + (size_t)block * packed->block_bytes;
+            if (!info->packed_codes) pack_block(packed, &layout, info, rows, row_bytes, file_block, outputs, to);
+            else if (packed->pack == GW_PACK_U4)
+                copy_block(packed, &layout, info, rows, row_bytes, file_block, outputs, to, 4);
+            else copy_block(packed, &layout, info, rows, row_bytes, file_block, outputs, to, 8);
+        }
     }
 }
 

@@ -298,18 +298,18 @@ static void q6_k_to_f32(const void *src, float *dst, size_t count)
 /* ---- the table -------------------------------------------------------------------------------------------------- */
 
 static const struct gw_type_info table[] = {
-    /* type, name, elements, bytes, to_f32, unpack, bias, has_min, half_scales */
-    {GW_TYPE_F32, "F32", 1, 4, f32_to_f32, NULL, 0, false, false},
-    {GW_TYPE_F16, "F16", 1, 2, f16_to_f32, NULL, 0, false, false},
-    {GW_TYPE_BF16, "BF16", 1, 2, bf16_to_f32, NULL, 0, false, false},
-    {GW_TYPE_Q4_0, "Q4_0", 32, 18, q4_0_to_f32, q4_0_unpack, 8, false, false},
-    {GW_TYPE_Q4_1, "Q4_1", 32, 20, q4_1_to_f32, q4_1_unpack, 0, true, false},
-    {GW_TYPE_Q5_0, "Q5_0", 32, 22, q5_0_to_f32, q5_0_unpack, 16, false, false},
-    {GW_TYPE_Q5_1, "Q5_1", 32, 24, q5_1_to_f32, q5_1_unpack, 0, true, false},
-    {GW_TYPE_Q8_0, "Q8_0", 32, 34, q8_0_to_f32, q8_0_unpack, 128, false, false},
-    {GW_TYPE_Q4_K, "Q4_K", 256, 144, q4_k_to_f32, q4_k_unpack, 0, true, false},
-    {GW_TYPE_Q5_K, "Q5_K", 256, 176, q5_k_to_f32, q5_k_unpack, 0, true, false},
-    {GW_TYPE_Q6_K, "Q6_K", 256, 210, q6_k_to_f32, q6_k_unpack, 32, false, true},
+    /* type, name, elements, bytes, to_f32, unpack, bias, has_min, half_scales, packed_codes, packed_flip */
+    {GW_TYPE_F32, "F32", 1, 4, f32_to_f32, NULL, 0, false, false, 0, 0},
+    {GW_TYPE_F16, "F16", 1, 2, f16_to_f32, NULL, 0, false, false, 0, 0},
+    {GW_TYPE_BF16, "BF16", 1, 2, bf16_to_f32, NULL, 0, false, false, 0, 0},
+    {GW_TYPE_Q4_0, "Q4_0", 32, 18, q4_0_to_f32, q4_0_unpack, 8, false, false, 2, 0},
+    {GW_TYPE_Q4_1, "Q4_1", 32, 20, q4_1_to_f32, q4_1_unpack, 0, true, false, 4, 0},
+    {GW_TYPE_Q5_0, "Q5_0", 32, 22, q5_0_to_f32, q5_0_unpack, 16, false, false, 0, 0},
+    {GW_TYPE_Q5_1, "Q5_1", 32, 24, q5_1_to_f32, q5_1_unpack, 0, true, false, 0, 0},
+    {GW_TYPE_Q8_0, "Q8_0", 32, 34, q8_0_to_f32, q8_0_unpack, 128, false, false, 2, 0x80},
+    {GW_TYPE_Q4_K, "Q4_K", 256, 144, q4_k_to_f32, q4_k_unpack, 0, true, false, 0, 0},
+    {GW_TYPE_Q5_K, "Q5_K", 256, 176, q5_k_to_f32, q5_k_unpack, 0, true, false, 0, 0},
+    {GW_TYPE_Q6_K, "Q6_K", 256, 210, q6_k_to_f32, q6_k_unpack, 32, false, true, 0, 0},
 };
 
 const struct gw_type_info *gw_type_info(uint32_t ggml_type)

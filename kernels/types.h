@@ -46,6 +46,10 @@ struct gw_type_info {
     int bias;         /* subtracted from each code */
     bool has_min;     /* then bias is 0 */
     bool half_scales; /* 16 elements share a scale: scale * half_scale */
+    /* Types whose file has a block's codes in the packed form's order (struct gw_packed): the byte at which they begin, behind d and, with a min
+     * term, m, which are halves; and what a code differs by, bit by bit. 0 for other types. */
+    int packed_codes;
+    uint8_t packed_flip;
 };
 
 /* NULL for a type that godwit does not know. */

@@ -147,6 +147,18 @@ GW_INLINE __m256 load_scales(const uint8_t *block, enum scales scales, int at)
     return _mm256_loadu_ps((const float *)block + at);
 }
 
+/* finish_tile() for 8 of the outputs. */
+GW_INLINE void finish_half(const struct gemm_tile *tile, int rows, int half, __m256 *acc)
+{
+    for (int merge = 0; merge < tile->merges; merge++) {
+        const float *left = tile->left[-merge] + 8 * half;
+        GW_UNROLL
+        for (int r = 0; r < rows; r++) acc[r] = _mm256_add_ps(_mm256_loadu_ps(left + r * GW_PANEL), acc[r]);
+    }
+    GW_UNROLL
+    for (int r = 0; r < rows; r++) _mm256_storeu_ps(tile->out + (size_t)r * tile->out_stride + 8 * half, acc[r]);
+}
+
 /* 8 of a panel's outputs, from `half` * 8 on; `rows`, `kind` and `scales` are constants. */
 GW_INLINE void int8_rows_half(const struct gemm_tile *tile, int rows, enum dot_kind kind, enum scales scales, int half)
 {
@@ -175,8 +187,7 @@ GW_INLINE void int8_rows_half(const struct gemm_tile *tile, int rows, enum dot_k
                                          _mm256_set1_ps(a->sum[row + r]), acc[r]);
         }
     }
-    GW_UNROLL
-    for (int r = 0; r < rows; r++) _mm256_storeu_ps(tile->acc + r * GW_PANEL + 8 * half, acc[r]);
+    finish_half(tile, rows, half, acc);
 }
 
 GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum dot_kind kind, enum scales scales)

@@ -8,12 +8,11 @@
 
 #include "kernels/x86/float_kernels.h"
 
-/* Four activation bytes in every lane. */
-GW_INLINE __m512i broadcast4(const int8_t *q)
+/* dot + the dot of four codes with four activation bytes, in each lane; see v16_fma_spread. */
+GW_INLINE __m512i add_dot4(__m512i dot, __m512i codes, const int8_t *q)
 {
-    int32_t four;
-    memcpy(&four, q, sizeof four);
-    return _mm512_set1_epi32(four);
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(dot) : "v"(codes), "m"(*(const int8_t(*)[4])q));
+    return dot;
 }
 
 GW_INLINE __m512i load_codes(const uint8_t *p)
@@ -87,7 +86,7 @@ GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum gw_pack pa
             __m512i code = load_codes(codes + 64 * (pack == GW_PACK_U4 ? g % 4 : g));
             if (pack == GW_PACK_U4) code = _mm512_and_si512(g < 4 ? code : _mm512_srli_epi16(code, 4), nibble);
             GW_UNROLL
-            for (int r = 0; r < rows; r++) dot[r] = _mm512_dpbusd_epi32(dot[r], code, broadcast4(a->q[r] + 4 * g));
+            for (int r = 0; r < rows; r++) dot[r] = add_dot4(dot[r], code, a->q[r] + 4 * g);
         }
         __m512 dots[V16_TILE];
         GW_UNROLL
@@ -95,8 +94,7 @@ GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum gw_pack pa
         __m512 scale = load_scales(block, scales, 0);
         add_block(acc, dots, a, rows, scale, has_min ? load_scales(block, scales, GW_PANEL) : scale, has_min);
     }
-    GW_UNROLL
-    for (int r = 0; r < rows; r++) _mm512_storeu_ps(tile->acc + r * GW_PANEL, acc[r]);
+    finish_tile(tile, rows, acc);
 }
 
 /* -bias * (sum of q over half `half`) in every lane: a dot of unsigned codes that starts there ends as that of code - bias. */
@@ -133,7 +131,7 @@ GW_INLINE void half_scale_rows(const struct gemm_tile *tile, int rows, int bias_
             for (int g = 4 * h; g < 4 * h + 4; g++) {
                 __m512i code = load_codes(codes + 64 * g);
                 GW_UNROLL
-                for (int r = 0; r < rows; r++) dot[r] = _mm512_dpbusd_epi32(dot[r], code, broadcast4(a->q[r] + 4 * g));
+                for (int r = 0; r < rows; r++) dot[r] = add_dot4(dot[r], code, a->q[r] + 4 * g);
             }
             __m128i bytes = _mm_loadu_si128((const __m128i *)(block + 64 + GW_PANEL * h));
             __m512 half_scale = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
@@ -143,8 +141,7 @@ GW_INLINE void half_scale_rows(const struct gemm_tile *tile, int rows, int bias_
         __m512 scale = _mm512_loadu_ps(block);
         add_block(acc, dots, a, rows, scale, scale, false);
     }
-    GW_UNROLL
-    for (int r = 0; r < rows; r++) _mm512_storeu_ps(tile->acc + r * GW_PANEL, acc[r]);
+    finish_tile(tile, rows, acc);
 }
 
 /* Picks the constant row count. */

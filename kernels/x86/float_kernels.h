@@ -46,27 +46,107 @@ GW_INLINE v16 v16_exp(v16 x)
 
 /* ---- quantization ---------------------------------------------------------------------------------------------- */
 
+/* Of 32 int8: four sums of 8, as 64-bit integers, each 8 * 128 too large. */
+GW_INLINE __m256i sums_of_8(__m256i q)
+{
+    return _mm256_sad_epu8(_mm256_xor_si256(q, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
+}
+
+GW_INLINE bool usable_amax(float amax)
+{
+    return amax >= 1e-30f && amax <= FLT_MAX;
+}
+
+/* One block of row number r of its eight. */
+static void quantize_one(struct gw_act_block *block, int r, const float *x)
+{
+    v16 first = v16_load(x), second = v16_load(x + 16);
+    __m256i lanes = v16_amax8(first, second);
+    __m128i m = _mm_max_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
+    float amax = _mm_cvtss_f32(_mm_castsi128_ps(m));
+    __m256i q = _mm256_setzero_si256();
+    if (usable_amax(amax)) {
+        v16 inverse = v16_set1(127.0f / amax);
+        q = v16_to_i8(v16_mul(first, inverse), v16_mul(second, inverse));
+    }
+    _mm256_storeu_si256((__m256i *)block->q[r], q);
+    __m256i eights = sums_of_8(q), halves = _mm256_add_epi64(eights, _mm256_shuffle_epi32(eights, 0x4e));
+    int last = _mm_cvtsi128_si32(_mm256_extracti128_si256(halves, 1)) - 16 * 128;
+    int sum = _mm_cvtsi128_si32(_mm256_castsi256_si128(halves)) - 16 * 128 + last;
+    block->minus_isum[0][r] = -sum;
+    block->minus_isum[1][r] = -last;
+    block->scale[r] = amax / 127.0f;
+    block->sum[r] = block->scale[r] * (float)sum;
+}
+
+/* Lane r: the largest lane of a[r]; none is negative. */
+GW_INLINE __m256i max_of_each(const __m256i a[GW_ACT_ROWS])
+{
+    __m256i two[4], four[2];
+    GW_UNROLL
+    for (int i = 0; i < 4; i++)
+        two[i] = _mm256_max_epi32(_mm256_unpacklo_epi32(a[2 * i], a[2 * i + 1]),
+                                  _mm256_unpackhi_epi32(a[2 * i], a[2 * i + 1]));
+    GW_UNROLL
+    for (int i = 0; i < 2; i++)
+        four[i] = _mm256_max_epi32(_mm256_unpacklo_epi64(two[2 * i], two[2 * i + 1]),
+                                   _mm256_unpackhi_epi64(two[2 * i], two[2 * i + 1]));
+    return _mm256_max_epi32(_mm256_permute2x128_si256(four[0], four[1], 0x20),
+                            _mm256_permute2x128_si256(four[0], four[1], 0x31));
+}
+
+/* One block of all eight rows, whose scales and sums are then vectors. */
+static void quantize_eight(struct gw_act_block *block, const float *x, size_t x_stride)
+{
+    __m256i amax8[GW_ACT_ROWS], sums[2];
+    GW_UNROLL
+    for (int r = 0; r < GW_ACT_ROWS; r++)
+        amax8[r] = v16_amax8(v16_load(x + (size_t)r * x_stride), v16_load(x + (size_t)r * x_stride + 16));
+    __m256 amax = _mm256_castsi256_ps(max_of_each(amax8)), most = _mm256_set1_ps(127);
+    int usable = _mm256_movemask_ps(_mm256_and_ps(_mm256_cmp_ps(amax, _mm256_set1_ps(1e-30f), _CMP_GE_OQ),
+                                                  _mm256_cmp_ps(amax, _mm256_set1_ps(FLT_MAX), _CMP_LE_OQ)));
+    if (usable != 255) {
+        for (int r = 0; r < GW_ACT_ROWS; r++) quantize_one(block, r, x + (size_t)r * x_stride);
+        return;
+    }
+    _Alignas(32) float inverse[GW_ACT_ROWS];
+    _mm256_store_ps(inverse, _mm256_div_ps(most, amax));
+    __m256 scale = _mm256_div_ps(amax, most);
+    /* Four rows' sums, below 2^16, side by side in each 64 bits. */
+    sums[0] = sums[1] = _mm256_setzero_si256();
+    GW_UNROLL
+    for (int r = 0; r < GW_ACT_ROWS; r++) {
+        const float *row = x + (size_t)r * x_stride;
+        v16 factor = v16_set1(inverse[r]);
+        __m256i q = v16_to_i8(v16_mul(v16_load(row), factor), v16_mul(v16_load(row + 16), factor));
+        _mm256_storeu_si256((__m256i *)block->q[r], q);
+        sums[r / 4] = _mm256_or_si256(sums[r / 4], _mm256_slli_epi64(sums_of_8(q), r % 4 * 16));
+    }
+    GW_UNROLL
+    for (int i = 0; i < 2; i++) sums[i] = _mm256_add_epi16(sums[i], _mm256_shuffle_epi32(sums[i], 0x4e));
+    __m256i halves = _mm256_unpacklo_epi64(sums[0], sums[1]); /* eight rows' first sixteen, then their last */
+    __m256i offset = _mm256_set1_epi32(16 * 128), zero = _mm256_setzero_si256();
+    __m256i first = _mm256_sub_epi32(_mm256_cvtepu16_epi32(_mm256_castsi256_si128(halves)), offset);
+    __m256i last = _mm256_sub_epi32(_mm256_cvtepu16_epi32(_mm256_extracti128_si256(halves, 1)), offset);
+    __m256i sum = _mm256_add_epi32(first, last);
+    _mm256_storeu_si256((__m256i *)block->minus_isum[0], _mm256_sub_epi32(zero, sum));
+    _mm256_storeu_si256((__m256i *)block->minus_isum[1], _mm256_sub_epi32(zero, last));
+    _mm256_storeu_ps(block->scale, scale);
+    _mm256_storeu_ps(block->sum, _mm256_mul_ps(scale, _mm256_cvtepi32_ps(sum)));
+}
+
 static void quantize(struct gw_act *act, const float *x, size_t x_stride, int row_begin, int row_end, int block_begin,
                      int block_end)
 {
-    for (int row = row_begin; row < row_end; row++, x += x_stride) {
+    for (int row = row_begin, rows; row < row_end; row += rows, x += (size_t)rows * x_stride) {
         struct gw_act_block *block = gw_act_at(act, row, block_begin);
-        const float *at = x;
-        int r = row % GW_ACT_ROWS;
-        for (int b = block_begin; b < block_end; b++, block++, at += GW_BLOCK) {
-            v16 first = v16_load(at), second = v16_load(at + 16);
-            float amax = v16_amax(first, second);
-            int isum[2] = {0};
-            if (amax >= 1e-30f && amax <= FLT_MAX) {
-                v16 inverse = v16_set1(127.0f / amax);
-                v16_store_i8(block->q[r], v16_mul(first, inverse), v16_mul(second, inverse), isum);
-            } else {
-                memset(block->q[r], 0, GW_BLOCK);
-            }
-            block->minus_isum[0][r] = -(isum[0] + isum[1]);
-            block->minus_isum[1][r] = -isum[1];
-            block->scale[r] = amax / 127.0f;
-            block->sum[r] = block->scale[r] * (float)(isum[0] + isum[1]);
+        bool eight = row % GW_ACT_ROWS == 0 && row_end - row >= GW_ACT_ROWS;
+        rows = eight ? GW_ACT_ROWS : 1;
+        for (int b = 0; b < block_end - block_begin; b++) {
+            if (eight) quantize_eight(block + b, x + b * GW_BLOCK, x_stride);
+            else quantize_one(block + b, row % GW_ACT_ROWS, x + b * GW_BLOCK);
         }
     }
 }
@@ -74,7 +154,7 @@ static void quantize(struct gw_act *act, const float *x, size_t x_stride, int ro
 /* ---- GEMM: the walk over panels, row tiles and atoms ------------------------------------------------------------- */
 
 /* What a tile function gets: `rows` (1..V16_TILE) rows of activations from `row` on, against blocks [begin, end) of one
- * panel. It writes acc[rows][16], accumulated from +0. */
+ * panel. It accumulates from +0, adds what is `merges` times left of that in the tree, and writes out[rows][16]. */
 struct gemm_tile {
     const struct gw_packed *w;
     const struct gw_act *act;
@@ -83,9 +163,23 @@ struct gemm_tile {
     int rows;
     int begin;
     int end;
-    float *acc;
+    int merges;
+    const float (*left)[V16_TILE * GW_PANEL]; /* the top of the stack of partial sums, [rows][16] each */
+    float *out;
+    size_t out_stride;   /* of rows, in floats */
     const uint8_t *warm; /* as many bytes to take along as there are of weights, or NULL */
 };
+
+/* A tile's end: its sums, in registers until now, become those of the tree node that they complete. */
+GW_INLINE void finish_tile(const struct gemm_tile *tile, int rows, v16 *acc)
+{
+    for (int merge = 0; merge < tile->merges; merge++) {
+        GW_UNROLL
+        for (int r = 0; r < rows; r++) acc[r] = v16_add(v16_load(tile->left[-merge] + r * GW_PANEL), acc[r]);
+    }
+    GW_UNROLL
+    for (int r = 0; r < rows; r++) v16_store(tile->out + (size_t)r * tile->out_stride, acc[r]);
+}
 
 /* What stands in front of a block's codes (struct gw_packed). */
 enum scales { SCALES_ONLY, SCALES_MINIMA, SCALES_F16 /* and minima */ };
@@ -108,17 +202,21 @@ static void check_atoms(const struct gw_gemm *g)
     GW_ASSERT(depth == 0);
 }
 
-static void write_node(const struct gw_gemm *g, int panel, int row, int rows, int node, const float *acc)
+/* Where the first of a row tile's rows has the outputs of `panel`. */
+static float *node_rows(const struct gw_gemm *g, int panel, int row, int node)
+{
+    return g->y + (size_t)node * g->y_node_stride + (size_t)row * g->y_row_stride +
+           (size_t)(panel - g->y_panel) * GW_PANEL;
+}
+
+/* Copies a finished node that could not be written where it belongs: the last panel may be narrower, and streams want whole lines. */
+static void copy_node(const struct gw_gemm *g, int panel, int rows, float *y, const float *acc)
 {
     int left = g->w->n - panel * GW_PANEL;
-    float *y = g->y + (size_t)node * g->y_node_stride + (size_t)row * g->y_row_stride;
-    y += (size_t)(panel - g->y_panel) * GW_PANEL;
-    if (g->stream && left >= GW_PANEL && ((uintptr_t)y | g->y_row_stride * sizeof *y) % 64 == 0) {
-        for (int r = 0; r < rows; r++, y += g->y_row_stride, acc += GW_PANEL) v16_stream(y, v16_load(acc));
-        return;
-    }
+    bool stream = g->stream && left >= GW_PANEL && ((uintptr_t)y | g->y_row_stride * sizeof *y) % 64 == 0;
     for (int r = 0; r < rows; r++, y += g->y_row_stride, acc += GW_PANEL) {
-        if (left >= GW_PANEL) v16_store(y, v16_load(acc));
+        if (stream) v16_stream(y, v16_load(acc));
+        else if (left >= GW_PANEL) v16_store(y, v16_load(acc));
         else v16_store_part(y, v16_load(acc), left);
     }
 }
@@ -143,19 +241,22 @@ static void gemm_row_tile(const struct gw_gemm *g, int panel, int row, int rows,
     _Alignas(64) float stack[GW_MAX_TREE_DEPTH][V16_TILE * GW_PANEL];
     struct gemm_tile tile = {.w = g->w, .act = g->act, .row = row, .rows = rows};
     tile.panel = g->w->data + (size_t)panel * g->w->panel_bytes;
+    bool copy = g->stream || (panel + 1) * GW_PANEL > g->w->n;
     int depth = 0;
-    for (int i = 0; i < g->atom_count; i++) {
-        tile.end = g->atoms[i].block_end;
-        tile.acc = stack[depth];
+    for (int i = 0; i < g->atom_count; i++, tile.begin = tile.end) {
+        const struct gw_atom *atom = &g->atoms[i];
+        float *y = atom->node >= 0 ? node_rows(g, panel, row, atom->node) : NULL;
+        tile.end = atom->block_end;
+        tile.merges = atom->merges;
+        tile.left = (const float(*)[V16_TILE * GW_PANEL]) & stack[depth ? depth - 1 : 0];
+        depth -= atom->merges;
+        tile.out = y && !copy ? y : stack[depth];
+        tile.out_stride = y && !copy ? g->y_row_stride : GW_PANEL;
         tile.warm = next ? next + (size_t)tile.begin * g->w->block_bytes
                          : take_warm(warm, (size_t)(tile.end - tile.begin) * g->w->block_bytes);
         fn(&tile);
-        tile.begin = tile.end;
-        for (int merge = 0; merge < g->atoms[i].merges; merge++, depth--)
-            for (int r = 0; r < rows * GW_PANEL; r += GW_PANEL)
-                v16_store(stack[depth - 1] + r, v16_add(v16_load(stack[depth - 1] + r), v16_load(stack[depth] + r)));
-        if (g->atoms[i].node >= 0) write_node(g, panel, row, rows, g->atoms[i].node, stack[depth]);
-        else depth++;
+        if (y && copy) copy_node(g, panel, rows, y, stack[depth]);
+        if (!y) depth++;
     }
 }
 
@@ -213,8 +314,7 @@ GW_INLINE void float_rows(const struct gemm_tile *tile, int rows, enum gw_pack p
         GW_UNROLL
         for (int r = 0; r < rows; r++) acc[r] = v16_fma(v16_set1(x[(size_t)r * stride + k]), w, acc[r]);
     }
-    GW_UNROLL
-    for (int r = 0; r < rows; r++) v16_store(tile->acc + r * GW_PANEL, acc[r]);
+    finish_tile(tile, rows, acc);
 }
 
 GW_INLINE void float_tile(const struct gemm_tile *tile, enum gw_pack pack)
@@ -298,14 +398,8 @@ static void rope_norm(float *x, int heads, int head_dim, int pairs, const float 
 {
     int whole = pairs / 8 * 8;
     for (int i = 0; i < whole; i += 8) {
-        float for_a[16], for_b[16];
-        for (int j = 0; j < 8; j++) {
-            for_a[2 * j] = cosine[i + j];
-            for_a[2 * j + 1] = sine[i + j];
-            for_b[2 * j] = -sine[i + j];
-            for_b[2 * j + 1] = cosine[i + j];
-        }
-        v16 factor_a = v16_load(for_a), factor_b = v16_load(for_b);
+        __m256 c = _mm256_loadu_ps(cosine + i), s = _mm256_loadu_ps(sine + i);
+        v16 factor_a = v16_interleave(c, s), factor_b = v16_interleave(_mm256_sub_ps(_mm256_set1_ps(-0.0f), s), c);
         for (int head = 0; head < heads; head++) {
             float *h = x + (size_t)head * (size_t)head_dim + 2 * i;
             v16 v = v16_load(h);
@@ -445,17 +539,23 @@ static uint64_t read_bytes(const void *memory, size_t bytes)
 
 /* ---- attention -------------------------------------------------------------------------------------------------- */
 
+/* `count` (1..16) dimensions of a key, down a column of its page, and of a value. */
+GW_INLINE void store_dims(uint16_t *k, uint16_t *v, const float *key, const float *value, int count)
+{
+    uint16_t column[16]; /* stored whole: a masked store would not be there yet for the loads that follow */
+    if (count == 16) v16_store_half(v, v16_load(value));
+    else v16_store_half_part(v, v16_load_part(value, count), count);
+    v16_store_half(column, count == 16 ? v16_load(key) : v16_load_part(key, count));
+    for (int i = 0; i < count; i++) k[i * 16] = column[i];
+}
+
 static void kv_store(uint16_t *page, int head_dim, int slot, const float *key, const float *value)
 {
     uint16_t *k = page + slot / 16 * head_dim * 16 + slot % 16;
     uint16_t *v = page + GW_PAGE_TOKENS * head_dim + slot * head_dim;
-    for (int d = 0; d < head_dim; d += 16) {
-        int count = head_dim - d < 16 ? head_dim - d : 16;
-        uint16_t column[16];
-        v16_store_half_part(v + d, v16_load_part(value + d, count), count);
-        v16_store_half_part(column, v16_load_part(key + d, count), count);
-        for (int i = 0; i < count; i++) k[(d + i) * 16] = column[i];
-    }
+    int d = 0;
+    for (; d + 16 <= head_dim; d += 16) store_dims(k + d * 16, v + d, key + d, value + d, 16);
+    if (d < head_dim) store_dims(k + d * 16, v + d, key + d, value + d, head_dim - d);
 }
 
 /* A tile of queries (any rows and heads that share the kv head), walked over the pages together so that each page's
@@ -463,13 +563,19 @@ static void kv_store(uint16_t *page, int head_dim, int slot, const float *key, c
 struct queries {
     int count;
     int head_dim;
-    int position[V16_TILE];
-    float q[256][V16_TILE]; /* scaled */
+    int position[V16_TILE]; /* ascending; past `count` as if there were more */
+    float q[V16_TILE][256]; /* scaled */
     float m[V16_TILE];
     float l[V16_TILE][16];
-    float c[V16_TILE];                 /* of the page at hand */
-    float e[V16_TILE][GW_PAGE_TOKENS]; /* scores, then their exponentials */
+    float c[V16_TILE];                    /* of the page at hand */
+    float e[2][V16_TILE][GW_PAGE_TOKENS]; /* scores of even and odd pages, then their exponentials */
     float o[V16_TILE][256];
+};
+
+/* How many keys of a page each query of a tile sees. */
+struct seen {
+    int keys[V16_TILE];
+    int fewest;
 };
 
 /* Calls fn(__VA_ARGS__, count) with `count`, 1..V16_TILE, as a constant. */
@@ -496,9 +602,9 @@ struct queries {
 #endif
 
 /* Scores of `count` queries with the 16 keys of each of `parts` parts from `part` on; both constant. Columns of invisible keys give garbage
- * that softmax_page drops. Few queries are few chains of sums, which wait for each other; both parts together are twice as many. */
-GW_INLINE void score_parts(struct queries *t, const uint16_t *page, const uint16_t *next, int part, int parts,
-                           int count)
+ * that softmax_count drops. Few queries are few chains of sums, which wait for each other; both parts together are twice as many. */
+GW_INLINE void score_parts(struct queries *t, float (*e)[GW_PAGE_TOKENS], const uint16_t *page, const uint16_t *next,
+                           int part, int parts, int count)
 {
     const uint16_t *keys = page + part * t->head_dim * 16;
     int part_halves = t->head_dim * 16;
@@ -519,57 +625,79 @@ GW_INLINE void score_parts(struct queries *t, const uint16_t *page, const uint16
         for (int p = 0; p < parts; p++) {
             v16 k = v16_load_half(keys + p * part_halves);
             GW_UNROLL
-            for (int i = 0; i < count; i++) s[p][i] = v16_fma(v16_set1(t->q[d][i]), k, s[p][i]);
+            for (int i = 0; i < count; i++) s[p][i] = v16_fma_spread(&t->q[i][d], k, s[p][i]);
         }
     }
     GW_UNROLL
     for (int p = 0; p < parts; p++) {
         GW_UNROLL
-        for (int i = 0; i < count; i++) v16_store(&t->e[i][(part + p) * 16], s[p][i]);
+        for (int i = 0; i < count; i++) v16_store(&e[i][(part + p) * 16], s[p][i]);
     }
 }
 
-/* The first `most` keys of a page. */
-GW_INLINE void score_count(struct queries *t, const uint16_t *page, const uint16_t *next, int most, int count)
+/* The first `most` keys of a page; all of them where it has fewer. */
+GW_INLINE void score_count(struct queries *t, float (*e)[GW_PAGE_TOKENS], const uint16_t *page, const uint16_t *next,
+                           int most, int count)
 {
     if (most <= 16) {
-        score_parts(t, page, next, 0, 1, count);
+        score_parts(t, e, page, next, 0, 1, count);
     } else if (2 * count <= V16_SUMS) {
-        score_parts(t, page, next, 0, 2, count);
+        score_parts(t, e, page, next, 0, 2, count);
     } else {
-        score_parts(t, page, next, 0, 1, count);
-        score_parts(t, page, next, 1, 1, count);
+        score_parts(t, e, page, next, 0, 1, count);
+        score_parts(t, e, page, next, 1, 1, count);
     }
 }
 
-static void score_page(struct queries *t, const uint16_t *page, const uint16_t *next, int most)
+static void score_page(struct queries *t, float (*e)[GW_PAGE_TOKENS], const uint16_t *page, const uint16_t *next,
+                       int most)
 {
-    WITH_COUNT(t->count, score_count, t, page, next, most)
+    WITH_COUNT(t->count, score_count, t, e, page, next, most);
 }
 
-/* The online softmax step of query i: e, c, l and m. */
-static void softmax_page(struct queries *t, int i, int visible)
+/* The online softmax step of queries [first, first + count), count constant, each of which sees a key: e, c, l and m. Step by step for all of
+ * them: one alone would wait for each of its own instructions. */
+GW_INLINE void softmax_count(struct queries *t, float (*e)[GW_PAGE_TOKENS], const struct seen *seen, int first,
+                             int count)
 {
-    v16 s0 = v16_keep_first(v16_load(&t->e[i][0]), visible < 16 ? visible : 16, -INFINITY);
-    v16 s1 = visible > 16 ? v16_keep_first(v16_load(&t->e[i][16]), visible - 16, -INFINITY) : v16_set1(-INFINITY);
-    float largest = v16_max_all(v16_max(s0, s1));
-    float m = largest > t->m[i] ? largest : t->m[i];
-    float c = gw_expf(t->m[i] - m);
-    v16 e0 = v16_exp(v16_sub(s0, v16_set1(m)));
-    v16 e1 = v16_exp(v16_sub(s1, v16_set1(m)));
-    /* Invisible keys add +0, which changes no l: all are >= +0. */
-    v16 l = v16_mul(v16_load(t->l[i]), v16_set1(c));
-    v16_store(t->l[i], v16_add(v16_add(l, e0), e1));
-    v16_store(&t->e[i][0], e0);
-    v16_store(&t->e[i][16], e1);
-    t->c[i] = c;
-    t->m[i] = m;
+    v16 s[V16_TILE][2], change = v16_set1(0);
+    GW_UNROLL
+    for (int i = 0; i < count; i++) {
+        int keys = seen->keys[first + i];
+        s[i][0] = v16_keep_first(v16_load(&e[first + i][0]), keys < 16 ? keys : 16, -INFINITY);
+        s[i][1] = v16_keep_first(v16_load(&e[first + i][16]), keys > 16 ? keys - 16 : 0, -INFINITY);
+        float largest = v16_max_all(v16_max(s[i][0], s[i][1])), m = t->m[first + i];
+        t->m[first + i] = largest > m ? largest : m;
+        change = v16_replace(change, i, m - t->m[first + i]);
+    }
+    v16 c = v16_exp(change);
+    v16_store_part(&t->c[first], c, count);
+    GW_UNROLL
+    for (int i = 0; i < count; i++) {
+        v16 m = v16_set1(t->m[first + i]);
+        v16 e0 = v16_exp(v16_sub(s[i][0], m)), e1 = v16_exp(v16_sub(s[i][1], m));
+        /* Invisible keys add +0, which changes no l: all are >= +0. */
+        v16 l = v16_mul(v16_load(t->l[first + i]), v16_spread(c, i));
+        v16_store(t->l[first + i], v16_add(v16_add(l, e0), e1));
+        v16_store(&e[first + i][0], e0);
+        v16_store(&e[first + i][16], e1);
+    }
+}
+
+static void softmax_page(struct queries *t, float (*e)[GW_PAGE_TOKENS], const struct seen *seen)
+{
+    if (seen->fewest > 0) {
+        WITH_COUNT(t->count, softmax_count, t, e, seen, 0);
+        return;
+    }
+    for (int i = 0; i < t->count; i++)
+        if (seen->keys[i] > 0) softmax_count(t, e, seen, i, 1);
 }
 
 /* `width` vectors of o from dimension d on, of queries [first, first + count), over keys [begin, end); width and count constant. `left` values
  * of the last vector exist. */
-GW_INLINE void add_columns(struct queries *t, int first, const uint16_t *values, int begin, int end, int d, int left,
-                           int width, int count)
+GW_INLINE void add_columns(struct queries *t, float (*e)[GW_PAGE_TOKENS], int first, const uint16_t *values, int begin,
+                           int end, int d, int left, int width, int count)
 {
     v16 o[V16_TILE][4];
     GW_UNROLL
@@ -588,9 +716,8 @@ GW_INLINE void add_columns(struct queries *t, int first, const uint16_t *values,
             v[x] = left >= 16 ? v16_load_half(at + 16 * x) : v16_load_half_part(at + 16 * x, left);
         GW_UNROLL
         for (int i = 0; i < count; i++) {
-            v16 e = v16_set1(t->e[first + i][j]);
             GW_UNROLL
-            for (int x = 0; x < width; x++) o[i][x] = v16_fma(e, v[x], o[i][x]);
+            for (int x = 0; x < width; x++) o[i][x] = v16_fma_spread(&e[first + i][j], v[x], o[i][x]);
         }
     }
     GW_UNROLL
@@ -602,39 +729,34 @@ GW_INLINE void add_columns(struct queries *t, int first, const uint16_t *values,
 
 /* o of queries [first, first + count) over keys [begin, end), count constant; o is first scaled by c where begin is 0. As many columns side
  * by side as there are registers: values are read in their order, and there are sums enough to hide each other's latency. */
-GW_INLINE void add_values(struct queries *t, int first, const uint16_t *values, int begin, int end, int count)
+GW_INLINE void add_values(struct queries *t, float (*e)[GW_PAGE_TOKENS], int first, const uint16_t *values, int begin,
+                          int end, int count)
 {
     const int width = 4 * count <= V16_SUMS ? 4 : 2 * count <= V16_SUMS ? 2 : 1;
     int d = 0;
     for (; d + 16 * width <= t->head_dim; d += 16 * width)
-        add_columns(t, first, values, begin, end, d, 16, width, count);
-    for (; d < t->head_dim; d += 16) add_columns(t, first, values, begin, end, d, t->head_dim - d, 1, count);
+        add_columns(t, e, first, values, begin, end, d, 16, width, count);
+    for (; d < t->head_dim; d += 16) add_columns(t, e, first, values, begin, end, d, t->head_dim - d, 1, count);
 }
 
-/* All queries of the tile over keys [0, end), which all of them see. */
-static void add_shared_values(struct queries *t, const uint16_t *values, int end)
+/* The values of one page, for all that see keys of it. */
+static void add_page(struct queries *t, float (*e)[GW_PAGE_TOKENS], const uint16_t *page, const struct seen *seen)
 {
-    WITH_COUNT(t->count, add_values, t, 0, values, 0, end)
-}
-
-/* `next` is the page that will be computed after this one, or this one. */
-static void attend_page(struct queries *t, const uint16_t *page, const uint16_t *next, int first_token)
-{
-    int visible[V16_TILE];
-    int fewest = GW_PAGE_TOKENS, most = 0;
-    for (int i = 0; i < t->count; i++) {
-        int seen = t->position[i] + 1 - first_token;
-        visible[i] = seen < 0 ? 0 : seen > GW_PAGE_TOKENS ? GW_PAGE_TOKENS : seen;
-        fewest = visible[i] < fewest ? visible[i] : fewest;
-        most = visible[i] > most ? visible[i] : most;
-    }
-    score_page(t, page, next, most);
-    for (int i = 0; i < t->count; i++)
-        if (visible[i] > 0) softmax_page(t, i, visible[i]);
     const uint16_t *values = page + GW_PAGE_TOKENS * t->head_dim;
-    if (fewest > 0) add_shared_values(t, values, fewest);
+    if (seen->fewest > 0) WITH_COUNT(t->count, add_values, t, e, 0, values, 0, seen->fewest);
     for (int i = 0; i < t->count; i++)
-        if (visible[i] > fewest) add_values(t, i, values, fewest, visible[i], 1);
+        if (seen->keys[i] > seen->fewest) add_values(t, e, i, values, seen->fewest, seen->keys[i], 1);
+}
+
+static struct seen keys_seen(const struct queries *t, int page)
+{
+    struct seen seen;
+    for (int i = 0; i < V16_TILE; i++) {
+        int keys = t->position[i] + 1 - page * GW_PAGE_TOKENS;
+        seen.keys[i] = keys < 0 ? 0 : keys > GW_PAGE_TOKENS ? GW_PAGE_TOKENS : keys;
+    }
+    seen.fewest = seen.keys[0];
+    return seen;
 }
 
 /* Takes queries [begin, begin + count) of a's rows * group into the tile. */
@@ -642,11 +764,13 @@ static void load_queries(struct queries *t, const struct gw_attention *a, int be
 {
     t->count = count;
     t->head_dim = a->head_dim;
+    v16 scale = v16_set1(a->scale);
+    for (int i = 0; i < V16_TILE; i++) t->position[i] = a->pos0 + (begin + i) / a->group;
     for (int i = 0; i < count; i++) {
-        int row = (begin + i) / a->group, head = (begin + i) % a->group;
+        int row = (begin + i) / a->group, head = (begin + i) % a->group, d = 0;
         const float *q = a->q + (size_t)row * a->q_stride + (size_t)head * (size_t)a->head_dim;
-        t->position[i] = a->pos0 + row;
-        for (int d = 0; d < a->head_dim; d++) t->q[d][i] = q[d] * a->scale;
+        for (; d + 16 <= a->head_dim; d += 16) v16_store(&t->q[i][d], v16_mul(v16_load(q + d), scale));
+        for (; d < a->head_dim; d++) t->q[i][d] = q[d] * a->scale;
         t->m[i] = -INFINITY;
         memset(t->l[i], 0, sizeof t->l[i]);
         memset(t->o[i], 0, (size_t)(a->head_dim + 15) / 16 * 16 * sizeof(float));
@@ -667,6 +791,13 @@ static void store_queries(const struct queries *t, const struct gw_attention *a,
     }
 }
 
+/* The scores of page number b of `pages`. */
+static void score_number(struct queries *t, const struct gw_attention *a, int b, int pages)
+{
+    const uint16_t *next = b + 1 < pages ? a->pages[b + 1] : a->next ? a->next : a->pages[0];
+    score_page(t, t->e[b % 2], a->pages[b], next, t->position[t->count - 1] + 1 - b * GW_PAGE_TOKENS);
+}
+
 static void attention(const struct gw_attention *a)
 {
     GW_ASSERT(a->head_dim > 0 && a->head_dim <= 256 && a->head_dim % 2 == 0);
@@ -675,10 +806,14 @@ static void attention(const struct gw_attention *a)
     for (int begin = 0; begin < total; begin += V16_TILE) {
         int count = total - begin < V16_TILE ? total - begin : V16_TILE;
         load_queries(&t, a, begin, count);
-        int last = t.position[count - 1];
-        for (int b = 0, pages = last / GW_PAGE_TOKENS + 1; b < pages; b++) {
-            const uint16_t *next = b + 1 < pages ? a->pages[b + 1] : a->next ? a->next : a->pages[0];
-            attend_page(&t, a->pages[b], next, b * GW_PAGE_TOKENS);
+        int pages = t.position[count - 1] / GW_PAGE_TOKENS + 1;
+        score_number(&t, a, 0, pages);
+        for (int b = 0; b < pages; b++) {
+            const struct seen seen = keys_seen(&t, b);
+            /* A softmax is one long chain; the scores of the next page keep the CPU busy meanwhile. */
+            softmax_page(&t, t.e[b % 2], &seen);
+            if (b + 1 < pages) score_number(&t, a, b + 1, pages);
+            add_page(&t, t.e[b % 2], a->pages[b], &seen);
         }
         store_queries(&t, a, begin);
     }

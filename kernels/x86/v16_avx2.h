@@ -77,11 +77,16 @@ GW_INLINE v16 v16_load_bf16(const uint16_t *p)
     return v16_of(_mm256_castsi256_ps(_mm256_slli_epi32(low, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(high, 16)));
 }
 
+GW_INLINE void v16_store_half(uint16_t *p, v16 a)
+{
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(a.low, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm_storeu_si128((__m128i *)(p + 8), _mm256_cvtps_ph(a.high, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
 GW_INLINE void v16_store_half_part(uint16_t *p, v16 a, int count)
 {
     uint16_t lanes[16];
-    _mm_storeu_si128((__m128i *)lanes, _mm256_cvtps_ph(a.low, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-    _mm_storeu_si128((__m128i *)(lanes + 8), _mm256_cvtps_ph(a.high, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    v16_store_half(lanes, a);
     memcpy(p, lanes, (size_t)count * sizeof(uint16_t));
 }
 
@@ -111,6 +116,12 @@ GW_INLINE v16 v16_fma(v16 a, v16 b, v16 c)
     return v16_of(_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high));
 }
 
+/* *x * b + c, rounded once. */
+GW_INLINE v16 v16_fma_spread(const float *x, v16 b, v16 c)
+{
+    return v16_fma(v16_set1(*x), b, c);
+}
+
 /* The result is b where either is NaN. */
 GW_INLINE v16 v16_min(v16 a, v16 b)
 {
@@ -135,6 +146,20 @@ GW_INLINE v16 v16_keep_first(v16 a, int count, float fill)
 {
     v16 index = v16_of(_mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7), _mm256_setr_ps(8, 9, 10, 11, 12, 13, 14, 15));
     return v16_select_below(index, (float)count, a, v16_set1(fill));
+}
+
+/* a with x in lane `lane`, one of the first 8 and constant. */
+GW_INLINE v16 v16_replace(v16 a, int lane, float x)
+{
+    __m256i here = _mm256_cmpeq_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(lane));
+    return v16_of(_mm256_blendv_ps(a.low, _mm256_set1_ps(x), _mm256_castsi256_ps(here)), a.high);
+}
+
+/* Lane `lane`, one of the first 8 and constant, in all lanes. */
+GW_INLINE v16 v16_spread(v16 a, int lane)
+{
+    __m256 all = _mm256_permutevar8x32_ps(a.low, _mm256_set1_epi32(lane));
+    return v16_of(all, all);
 }
 
 /* Bit i: lane i equals x (NaN never does). */
@@ -176,40 +201,31 @@ GW_INLINE __m256 v16_high(v16 a)
     return a.high;
 }
 
-/* max |x| of 32 elements by bit pattern: a NaN is larger than any number. */
-GW_INLINE float v16_amax(v16 a, v16 b)
+/* a0 b0 a1 b1 .. */
+GW_INLINE v16 v16_interleave(__m256 a, __m256 b)
+{
+    __m256 low = _mm256_unpacklo_ps(a, b), high = _mm256_unpackhi_ps(a, b);
+    return v16_of(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
+}
+
+/* max |x| of 32 elements, four to a lane, by bit pattern: a NaN is larger than any number. */
+GW_INLINE __m256i v16_amax8(v16 a, v16 b)
 {
     __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     __m256i x = _mm256_max_epi32(_mm256_and_si256(_mm256_castps_si256(a.low), magnitude),
                                  _mm256_and_si256(_mm256_castps_si256(a.high), magnitude));
     __m256i y = _mm256_max_epi32(_mm256_and_si256(_mm256_castps_si256(b.low), magnitude),
                                  _mm256_and_si256(_mm256_castps_si256(b.high), magnitude));
-    x = _mm256_max_epi32(x, y);
-    __m128i m = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
-    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
-    return _mm_cvtss_f32(_mm_castsi128_ps(m));
+    return _mm256_max_epi32(x, y);
 }
 
-GW_INLINE int store_half_i8(int8_t *p, v16 a)
+/* 32 elements as integers (to the nearest, even ones among equals), which fit into int8. */
+GW_INLINE __m256i v16_to_i8(v16 a, v16 b)
 {
-    __m256i low = _mm256_cvtps_epi32(a.low);
-    __m256i high = _mm256_cvtps_epi32(a.high);
-    __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
-    __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-    _mm_storeu_si128((__m128i *)p, bytes);
-    __m256i pairs = _mm256_add_epi32(low, high);
-    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
-    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
-    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
-    return _mm_cvtsi128_si32(sum);
-}
-
-/* Rounds 32 elements to integers (nearest even) and stores them as int8; isum: the sums of the first and the last 16. */
-GW_INLINE void v16_store_i8(int8_t *p, v16 a, v16 b, int isum[2])
-{
-    isum[0] = store_half_i8(p, a);
-    isum[1] = store_half_i8(p + 16, b);
+    __m256i first = _mm256_packs_epi32(_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high));
+    __m256i second = _mm256_packs_epi32(_mm256_cvtps_epi32(b.low), _mm256_cvtps_epi32(b.high));
+    /* packing goes by halves of 128 bits: fours of elements are put back into order */
+    return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(first, second), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
 #endif

@@ -63,6 +63,11 @@ GW_INLINE v16 v16_load_bf16(const uint16_t *p)
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
 }
 
+GW_INLINE void v16_store_half(uint16_t *p, v16 a)
+{
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
 GW_INLINE void v16_store_half_part(uint16_t *p, v16 a, int count)
 {
     __m256i half = _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -95,6 +100,14 @@ GW_INLINE v16 v16_fma(v16 a, v16 b, v16 c)
     return _mm512_fmadd_ps(a, b, c);
 }
 
+/* *x * b + c, rounded once. Broadcast by the multiplication itself: a broadcast into a register costs a turn of the unit that converts halves,
+ * and compilers make one of what is used twice. */
+GW_INLINE v16 v16_fma_spread(const float *x, v16 b, v16 c)
+{
+    __asm__("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(c) : "v"(b), "m"(*x));
+    return c;
+}
+
 /* The result is b where either is NaN. */
 GW_INLINE v16 v16_min(v16 a, v16 b)
 {
@@ -116,6 +129,18 @@ GW_INLINE v16 v16_select_below(v16 a, float limit, v16 yes, v16 no)
 GW_INLINE v16 v16_keep_first(v16 a, int count, float fill)
 {
     return _mm512_mask_blend_ps(v16_first(count), _mm512_set1_ps(fill), a);
+}
+
+/* a with x in lane `lane`, which is constant. */
+GW_INLINE v16 v16_replace(v16 a, int lane, float x)
+{
+    return _mm512_mask_blend_ps((__mmask16)(1u << lane), a, _mm512_set1_ps(x));
+}
+
+/* Lane `lane`, which is constant, in all lanes. */
+GW_INLINE v16 v16_spread(v16 a, int lane)
+{
+    return _mm512_permutexvar_ps(_mm512_set1_epi32(lane), a);
 }
 
 /* Bit i: lane i equals x (NaN never does). */
@@ -152,25 +177,27 @@ GW_INLINE __m256 v16_high(v16 a)
     return _mm512_extractf32x8_ps(a, 1);
 }
 
-/* max |x| of 32 elements by bit pattern: a NaN is larger than any number. */
-GW_INLINE float v16_amax(v16 a, v16 b)
+/* a0 b0 a1 b1 .. */
+GW_INLINE v16 v16_interleave(__m256 a, __m256 b)
 {
-    __m512i x = _mm512_castps_si512(_mm512_abs_ps(a));
-    __m512i y = _mm512_castps_si512(_mm512_abs_ps(b));
-    return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(_mm512_reduce_max_epi32(_mm512_max_epi32(x, y)))));
+    __m512i order = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    return _mm512_permutex2var_ps(_mm512_castps256_ps512(a), order, _mm512_castps256_ps512(b));
 }
 
-/* Rounds 32 elements to integers (nearest even) and stores them as int8; isum: the sums of the first and the last 16. */
-GW_INLINE void v16_store_i8(int8_t *p, v16 a, v16 b, int isum[2])
+/* max |x| of 32 elements, four to a lane, by bit pattern: a NaN is larger than any number. */
+GW_INLINE __m256i v16_amax8(v16 a, v16 b)
+{
+    __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512i x = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(a), magnitude),
+                                 _mm512_and_si512(_mm512_castps_si512(b), magnitude));
+    return _mm256_max_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
+}
+
+/* 32 elements as integers (to the nearest, even ones among equals), which fit into int8. */
+GW_INLINE __m256i v16_to_i8(v16 a, v16 b)
 {
     __m128i low = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)), high = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(b));
-    __m256i q = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
-    _mm256_storeu_si256((__m256i *)p, q);
-    /* sums of 8 bytes, each made unsigned by adding 128 */
-    __m256i eight = _mm256_sad_epu8(_mm256_xor_si256(q, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
-    __m256i all = _mm256_add_epi64(eight, _mm256_shuffle_epi32(eight, 0x4e));
-    isum[0] = _mm_cvtsi128_si32(_mm256_castsi256_si128(all)) - 16 * 128;
-    isum[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(all, 1)) - 16 * 128;
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
 }
 
 #endif

@@ -213,12 +213,13 @@ static void norm_rows(struct cpu *cpu, const float *weight, const int32_t *picke
 {
     const struct gw_kernels *kernels = cpu->kernels;
     size_t d = (size_t)cpu->d;
-    for (int row = begin; row < end; row++) {
+    for (int row = begin, tile = begin; row < end; row++) {
         size_t at = (size_t)(picked ? picked[row] : row) * d;
-        float *normed = cpu->normed.x + (size_t)row * d;
         if (add) kernels->add(cpu->hidden + at, cpu->partials + at, cpu->d);
-        kernels->rmsnorm(cpu->hidden + at, weight, cpu->d, cpu->norm_eps, normed);
-        if (quantize) kernels->quantize(&cpu->normed.view, normed, d, row, row + 1, 0, cpu->d / GW_BLOCK);
+        kernels->rmsnorm(cpu->hidden + at, weight, cpu->d, cpu->norm_eps, cpu->normed.x + (size_t)row * d);
+        if (!quantize || ((row + 1) % GW_ACT_ROWS && row + 1 < end)) continue;
+        kernels->quantize(&cpu->normed.view, cpu->normed.x + (size_t)tile * d, d, tile, row + 1, 0, cpu->d / GW_BLOCK);
+        tile = row + 1;
     }
 }
 

@@ -34,7 +34,7 @@ static void check_quantized(const struct gw_act *act, int row, int b)
 
 static void test_quantize(void)
 {
-    const int rows = 11, k = 32 * 11;
+    const int rows = 20, k = 32 * 11; /* eight together, and some that are fewer */
     for (int repeat = 0; repeat < 40; repeat++) {
         float *x = random_floats((size_t)rows * (size_t)k, repeat % 2);
         for (int i = 0; i < 32 && repeat % 4 == 0; i++)
@@ -52,7 +52,7 @@ static void test_quantize(void)
             variants[v]->quantize(&got, x + 2 * k, (size_t)k, 2, rows, 0, cut);
             variants[v]->quantize(&got, x + 2 * k + cut * 32, (size_t)k, 2, rows, cut, 11);
             /* all of it: what belongs to rows that are not there stays as it was in both */
-            CU_ASSERT_FATAL(memcmp(want.blocks, got.blocks, sizeof(struct gw_act_block) * 2 * 11) == 0);
+            CU_ASSERT_FATAL(memcmp(want.blocks, got.blocks, sizeof(struct gw_act_block) * 3 * 11) == 0);
             gw_act_free(&got);
         }
         gw_act_free(&want);
@@ -60,23 +60,28 @@ static void test_quantize(void)
     }
 }
 
-/* A NaN or an infinity must not vanish: it shows in the block's scale. */
+/* A NaN or an infinity must not vanish: it shows in the block's scale, and in no other row's. */
 static void test_quantize_not_finite(void)
 {
-    for (int v = -1; v < variant_count; v++) {
-        const struct gw_kernels *kernels = v < 0 ? ref : variants[v];
-        float *x = random_floats(64, false);
-        x[5] = NAN;
-        x[40] = -INFINITY;
-        struct gw_act act;
-        init_act(&act, x, 1, 64);
-        kernels->quantize(&act, x, 64, 0, 1, 0, 2);
-        CU_ASSERT(isnan(act.blocks[0].scale[0]));
-        CU_ASSERT(isinf(act.blocks[1].scale[0]));
-        for (int i = 0; i < 64; i++) CU_ASSERT_EQUAL(act.blocks[i / 32].q[0][i % 32], 0);
-        gw_act_free(&act);
-        free(x);
-    }
+    enum { ROWS = 9, WIDTH = 64 };
+    for (int v = -1; v < variant_count; v++)
+        for (int bad = 0; bad < ROWS; bad++) {
+            const struct gw_kernels *kernels = v < 0 ? ref : variants[v];
+            float *x = random_floats(ROWS * WIDTH, false);
+            x[bad * WIDTH + 5] = NAN;
+            x[bad * WIDTH + 40] = -INFINITY;
+            struct gw_act act;
+            init_act(&act, x, ROWS, WIDTH);
+            kernels->quantize(&act, x, WIDTH, 0, ROWS, 0, 2);
+            const struct gw_act_block *blocks = gw_act_at(&act, bad, 0);
+            CU_ASSERT(isnan(blocks[0].scale[bad % GW_ACT_ROWS]));
+            CU_ASSERT(isinf(blocks[1].scale[bad % GW_ACT_ROWS]));
+            for (int i = 0; i < WIDTH; i++) CU_ASSERT_EQUAL(blocks[i / 32].q[bad % GW_ACT_ROWS][i % 32], 0);
+            for (int row = 0; row < ROWS; row++)
+                for (int b = 0; b < 2 && row != bad; b++) check_quantized(&act, row, b);
+            gw_act_free(&act);
+            free(x);
+        }
 }
 
 /* ---- row operations ---------------------------------------------------------------------------------------------- */
