@@ -314,11 +314,20 @@ struct gw_seq *gw_sched_push(struct gw_sched *sched, uint32_t id, int32_t token)
     return NULL;
 }
 
+/* Prompts begin alike, and no prompt begins like an answer: pages with generated tokens are not kept for others, but used again at once, instead of
+ * memory that the system has yet to give. */
+static void forget_answer(struct gw_sched *sched, const struct gw_seq *seq)
+{
+    for (int p = seq->page_count - 1; p >= seq->prompt_count / GW_PAGE_TOKENS; p--)
+        if (gw_kv_pages_refs(sched->pages, seq->pages[p]) == 1) gw_kv_pages_unregister(sched->pages, seq->pages[p]);
+}
+
 void gw_sched_remove(struct gw_sched *sched, struct gw_seq *seq)
 {
     int at = 0;
     while (at < sched->count && sched->seqs[at] != seq) at++;
     GW_ASSERT(at < sched->count && !seq->in_flight);
+    forget_answer(sched, seq);
     release_pages(sched, seq);
     if (seq->slot >= 0) sched->running--;
     memmove(sched->seqs + at, sched->seqs + at + 1, (size_t)(sched->count - at - 1) * sizeof *sched->seqs);

@@ -521,6 +521,34 @@ static void test_prefix_is_shared(void)
     }
 }
 
+/* When requests have ended, the pages of their prompts are kept, and those with answers are free. */
+static void test_answers_are_forgotten(void)
+{
+    enum { COUNT = 5, PROMPT = 2 * GW_PAGE_TOKENS + 7, ANSWER = 3 * GW_PAGE_TOKENS };
+    struct world *w = calloc(1, sizeof *w);
+    run_seed = 11;
+    draws = 0;
+    w->config = (struct gw_sched_config){
+        .slots = 1, .max_seqs = COUNT, .step_rows = 512, .page_count = 100, .context = PROMPT + ANSWER};
+    w->request_count = COUNT;
+    w->requests = calloc(COUNT, sizeof *w->requests);
+    for (int i = 0; i < COUNT; i++) {
+        struct request *r = &w->requests[i];
+        r->prompt_count = PROMPT;
+        for (int k = 0; k < PROMPT; k++) r->prompt[k] = (i + k) % VOCAB;
+        r->limit = PROMPT + ANSWER;
+        r->params = (struct gw_sample_params){.seed = (uint64_t)i, .repetition_penalty = 1};
+        generate_alone(r);
+    }
+    const char *error = run_world(w, true);
+    if (error) printf("%s ", error);
+    CU_ASSERT(error == NULL);
+    struct gw_kv_stats pages = gw_kv_pages_stats(gw_sched_pages(w->sched));
+    CU_ASSERT_EQUAL(pages.used, 0);
+    CU_ASSERT_EQUAL(pages.cached, COUNT * (PROMPT / GW_PAGE_TOKENS));
+    close_world(w);
+}
+
 /* Pages for one long sequence and a bit: the oldest is never preempted for a younger one, so requests end in order of age. */
 static void test_oldest_first(void)
 {
@@ -610,6 +638,7 @@ int main(void)
     CU_add_test(suite, "random runs", test_random_runs);
     CU_add_test(suite, "cancels and moves", test_disturbed_runs);
     CU_add_test(suite, "prefix is shared", test_prefix_is_shared);
+    CU_add_test(suite, "answers are forgotten", test_answers_are_forgotten);
     CU_add_test(suite, "oldest first", test_oldest_first);
     CU_add_test(suite, "slots and rows", test_slots_and_rows);
     CU_add_test(suite, "refusal", test_refusal);
