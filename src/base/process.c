@@ -6,6 +6,7 @@
 #include "base/mem.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -64,6 +65,15 @@ int gw_process_cpus(void)
     if (sched_getaffinity(0, sizeof cpus, &cpus) == 0) return CPU_COUNT(&cpus);
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     return online > 0 ? (int)online : 1;
+}
+
+gw_err gw_process_program(char *path, size_t bytes)
+{
+    ssize_t length = readlink("/proc/self/exe", path, bytes - 1);
+    if (length < 0) return gw_fail(GW_ERR_IO, "cannot find this program: %s", strerror(errno));
+    path[length] = 0;
+    if (access(path, X_OK)) snprintf(path, bytes, "/proc/%d/exe", (int)getpid());
+    return GW_OK;
 }
 
 uint64_t gw_process_started(int64_t pid)

@@ -7,6 +7,7 @@
 #include "comm/world_mpi.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/process.h"
 
 #include <mpi-ext.h>
 #include <signal.h>
@@ -277,10 +278,8 @@ static void *run_spawn(void *arg)
     snprintf(number, sizeof number, "%d", comm->spawn.member_base);
     argv[words] = base;
     argv[words + 1] = number;
-    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (length > 0) self[length] = 0;
-    bool started = length > 0 && start_ranks(comm, argv, self) == GW_OK;
-    if (!started) gw_warn("more ranks could not be started: %s", length > 0 ? gw_error_detail() : "no program file");
+    bool started = gw_process_program(self, sizeof self) == GW_OK && start_ranks(comm, argv, self) == GW_OK;
+    if (!started) gw_warn("more ranks could not be started: %s", gw_error_detail());
     free(argv);
     atomic_store(&comm->spawn.state, started ? GW_SPAWN_WAITING : GW_SPAWN_FAILED);
     return NULL;

@@ -121,13 +121,12 @@ out:
 /* The launcher splits its command at blanks and colons, and this program may lie anywhere. */
 static gw_err make_launcher(struct agent *agent)
 {
-    char self[4096];
-    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (length < 0) return gw_fail(GW_ERR_IO, "cannot find this program: %s", strerror(errno));
-    self[length] = 0;
-    char *path = gw_asprintf("%s/godwit", agent->scratch);
-    gw_err rc = symlink(self, path) ? gw_fail(GW_ERR_IO, "cannot create %s: %s", path, strerror(errno)) : GW_OK;
+    gw_err rc = GW_OK;
+    char self[4096], *path = gw_asprintf("%s/godwit", agent->scratch);
+    TRY(gw_process_program(self, sizeof self));
+    if (symlink(self, path)) FAIL(GW_ERR_IO, "cannot create %s: %s", path, strerror(errno));
     agent->launcher = gw_asprintf("%s node-exec", path);
+out:
     free(path);
     return rc;
 }

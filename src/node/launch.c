@@ -233,7 +233,6 @@ gw_err gw_launch_start(const struct gw_launch_config *config, struct gw_launch *
     int pipes[2] = {-1, -1};
     struct words command = {0};
     struct gw_launch *launch = gw_alloc(1, sizeof *launch);
-    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
     *launch = (struct gw_launch){.options = config->options,
                                  .number = config->number,
                                  .ranks = config->ranks,
@@ -242,8 +241,7 @@ gw_err gw_launch_start(const struct gw_launch_config *config, struct gw_launch *
                                  .began_wall_s = gw_clock_wall_s(),
                                  .looked_s = gw_clock_now_s(),
                                  .fd = -1};
-    if (length < 0) FAIL(GW_ERR_IO, "cannot find this program: %s", strerror(errno));
-    self[length] = 0;
+    TRY(gw_process_program(self, sizeof self));
     if (!config->scratch && config->ranks > 1) launch->scratch = make_scratch();
     command = launch_command(config, self);
     if (pipe2(pipes, O_CLOEXEC)) FAIL(GW_ERR_IO, "cannot make a pipe: %s", strerror(errno));

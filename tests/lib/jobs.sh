@@ -29,6 +29,9 @@ make_requests() {
     }'
 }
 
+# make_long_requests COUNT SEED: the same, each for up to 60 tokens, so that a job of a tiny model lasts
+make_long_requests() { make_requests "$1" "$2" | sed 's/"max_tokens":[0-9]*/"max_tokens":60/'; }
+
 # run_job OUT OPTION...: runs godwit with $MODEL and $BATCH and prints the digest; fails with its output otherwise
 run_job() {
     local out=$1 rc=0

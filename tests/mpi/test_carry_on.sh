@@ -7,7 +7,7 @@
 need_make_tiny
 MODEL=$GW_TMP/model.gguf BATCH=$GW_TMP/batch.jsonl
 "$make_tiny" --layers 12 "$MODEL"
-make_requests 400 5 | sed 's/"max_tokens":[0-9]*/"max_tokens":60/' >"$BATCH"
+make_long_requests 400 5 >"$BATCH"
 wanted=$(run_job "$GW_TMP/whole" --layout 2x1x1 --context 512)
 
 # start_job OUT OPTION...: in the background; $job is its pid; waits until some answers are there

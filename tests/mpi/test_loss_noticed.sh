@@ -7,7 +7,7 @@
 need_make_tiny
 MODEL=$GW_TMP/model.gguf BATCH=$GW_TMP/batch.jsonl
 "$make_tiny" --layers 12 "$MODEL"
-make_requests 100 8 | sed 's/"max_tokens":[0-9]*/"max_tokens":60/' >"$BATCH"
+make_long_requests 100 8 >"$BATCH"
 options=(--context 512 --max-seqs 8)
 wanted=$(run_job "$GW_TMP/whole" --layout 1x1x1 "${options[@]}")
 

@@ -7,7 +7,7 @@
 need_make_tiny
 MODEL=$GW_TMP/model.gguf BATCH=$GW_TMP/batch.jsonl NOTICE=$GW_TMP/notice
 "$make_tiny" --layers 12 --d 384 --heads 12 --kv-heads 6 --ffn 1536 --vocab 3000 "$MODEL"
-make_requests 60 5 | sed 's/"max_tokens":[0-9]*/"max_tokens":60/' >"$BATCH"
+make_long_requests 60 5 >"$BATCH"
 wanted=$(run_job "$GW_TMP/whole" --layout 1x1x3 --context 256 --max-seqs 8)
 
 # wait_for OUT TEXT: until a line of events.jsonl has it; prints the line
