@@ -208,7 +208,7 @@ show_job() { echo "---- job $1"; scontrol show job "$1" 2>&1 | head -n 40; }
 
 # make_slurm_batch REQUESTS: a tiny model and requests, exported as the scripts of slurm/ want them; $wanted is the digest of the undisturbed job.
 # A job must last while Slurm's clocks tick, on a fast machine as well: after slow_first, whatever starts before go_fast has steps that take 30 times as long, without
-# using the processors. $slow are options for tests that need the same, less of it, from the first to the last token.
+# using the processors.
 make_slurm_batch() {
     need_make_tiny
     export MODEL=$GW_TMP/model.gguf INPUT=$GW_TMP/batch.jsonl GODWIT GODWIT_HOME=$GW_SRCDIR
@@ -216,7 +216,6 @@ make_slurm_batch() {
     "$make_tiny" --layers 8 "$MODEL"
     make_requests "$1" 5 | sed 's/"max_tokens":[0-9]*/"max_tokens":100,"ignore_eos":true/' >"$INPUT"
     common=(--context 512 --max-seqs 8)
-    slow=("${common[@]}" --chaos 'slow:all,x6@step=1,launch=any')
     wanted=$(run_job "$GW_TMP/undisturbed" -n 3 "${common[@]}")
     [ ${#wanted} = 64 ] || fail "no digest of the undisturbed job"
     cat >"$GW_TMP/godwit" <<SCRIPT

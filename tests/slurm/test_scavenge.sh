@@ -7,10 +7,11 @@
 . "$(dirname "$0")/lib.sh"
 need_slurm
 make_slurm_batch 700
+slow_first
 slurm_start 3 8
 export OUTPUT=$GW_TMP/out
 
-array=$(submit -p spot --array=1-3 -o "$OUTPUT.%a.log" "$GW_SRCDIR/slurm/scavenge.sbatch" "${slow[@]}")
+array=$(submit -p spot --array=1-3 -o "$OUTPUT.%a.log" "$GW_SRCDIR/slurm/scavenge.sbatch" "${common[@]}")
 tasks_in() { [ "$(timeout 10 squeue -h -r -j "$array" -t "$1" -o %i 2>/dev/null | wc -l)" -ge "$2" ]; }
 logs() { cat "$OUTPUT".*.log >"$OUTPUT.log" 2>/dev/null || true; }
 await 60 "three tasks to run" tasks_in R 3 || { logs; give_up "$array" "$OUTPUT"; }
@@ -20,6 +21,7 @@ for nodes in 1 2; do # how many are taken away
     prio=$(take_nodes $nodes 3)
     await 60 "the preemption of $nodes nodes" job_state_is "$prio" RUNNING COMPLETED || { logs; give_up "$array" "$OUTPUT"; }
     echo "$nodes nodes were taken away after $before tokens"
+    [ $nodes = 1 ] || go_fast
     await 90 "the tasks to come back" tasks_in R 3 || batch_is_done "$OUTPUT" || { logs; give_up "$array" "$OUTPUT"; }
 done
 await 120 "the batch's end" batch_is_done "$OUTPUT" || { logs; give_up "$array" "$OUTPUT"; }
