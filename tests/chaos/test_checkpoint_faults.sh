@@ -20,7 +20,8 @@ job() { "$GODWIT" run -m "$MODEL" -i "$BATCH" -o "$1" -q "${common[@]}" "${@:2}"
 state=$GW_TMP/state
 for _ in 1 2 3 4 5; do
     rm -rf "$state"
-    begin_job "$GW_TMP/state.log" "$GODWIT" run -m "$MODEL" -i "$BATCH" -o "$state" -q "${common[@]}" --layout 1x2x1 --checkpoint 0.1
+    begin_job "$GW_TMP/state.log" "$GODWIT" run -m "$MODEL" -i "$BATCH" -o "$state" -q "${common[@]}" --layout 1x2x1 --checkpoint 0.1 \
+        --chaos "slow:all,x20@step=1" # so that it is in the midst of its batch when it is killed
     for _ in {1..300}; do
         job_runs || break
         checkpoints=$(grep -c "\"checkpoint\"" "$state/events.jsonl" 2>/dev/null || true)
