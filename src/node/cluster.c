@@ -72,6 +72,42 @@ static struct peer *find(struct gw_cluster *cluster, const char *name)
     return NULL;
 }
 
+/* The node has ended everything of this term up to the launch it names. */
+static void take_ended(struct gw_cluster *cluster, struct peer *peer, const struct gw_frame *frame)
+{
+    struct gw_frame_job job;
+    if (frame->bytes != sizeof job) return;
+    memcpy(&job, frame->data, sizeof job);
+    if (job.term != cluster->config.term) return;
+    if (job.launch >= cluster->through) peer->answered = true;
+    for (int p = 0; p < cluster->part_count;) {
+        struct part *part = &cluster->parts[p];
+        if (part->over && part->launch <= job.launch && !strcmp(part->incarnation, peer->lease.incarnation))
+            *part = cluster->parts[--cluster->part_count];
+        else p++;
+    }
+}
+
+static void take_over(struct gw_cluster *cluster, const struct gw_frame *frame)
+{
+    struct gw_frame_job job;
+    if (frame->bytes != sizeof job) return;
+    memcpy(&job, frame->data, sizeof job);
+    if (job.term == cluster->config.term) cluster->inherited_over = job.launch;
+}
+
+/* Takes what it has said; false: the connection has ended. */
+static bool hear(struct gw_cluster *cluster, struct peer *peer)
+{
+    struct gw_frame frame;
+    bool open = gw_link_poll(peer->link);
+    while (gw_link_next(peer->link, &frame)) {
+        if (frame.kind == GW_FRAME_ENDED) take_ended(cluster, peer, &frame);
+        if (frame.kind == GW_FRAME_OVER) take_over(cluster, &frame);
+    }
+    return open;
+}
+
 static void read_leases(struct gw_cluster *cluster)
 {
     struct gw_lease *leases = NULL;
@@ -105,6 +141,7 @@ static void read_leases(struct gw_cluster *cluster)
             p++;
             continue;
         }
+        if (cluster->peers[p].link) hear(cluster, &cluster->peers[p]); /* its last word: that all it ran has ended */
         gw_link_destroy(cluster->peers[p].link);
         cluster->peers[p] = cluster->peers[--cluster->peer_count];
     }
@@ -128,40 +165,11 @@ static void connect_to(struct gw_cluster *cluster, struct peer *peer)
     free(identity);
 }
 
-/* The node has ended everything of this term up to the launch it names. */
-static void take_ended(struct gw_cluster *cluster, struct peer *peer, const struct gw_frame *frame)
-{
-    struct gw_frame_job job;
-    if (frame->bytes != sizeof job) return;
-    memcpy(&job, frame->data, sizeof job);
-    if (job.term != cluster->config.term) return;
-    if (job.launch >= cluster->through) peer->answered = true;
-    for (int p = 0; p < cluster->part_count;) {
-        struct part *part = &cluster->parts[p];
-        if (part->over && part->launch <= job.launch && !strcmp(part->incarnation, peer->lease.incarnation))
-            *part = cluster->parts[--cluster->part_count];
-        else p++;
-    }
-}
-
-static void take_over(struct gw_cluster *cluster, const struct gw_frame *frame)
-{
-    struct gw_frame_job job;
-    if (frame->bytes != sizeof job) return;
-    memcpy(&job, frame->data, sizeof job);
-    if (job.term == cluster->config.term) cluster->inherited_over = job.launch;
-}
-
 static void poll_peer(struct gw_cluster *cluster, struct peer *peer)
 {
-    struct gw_frame frame;
     if (!peer->link) connect_to(cluster, peer);
     if (!peer->link) return;
-    bool open = gw_link_poll(peer->link);
-    while (gw_link_next(peer->link, &frame)) {
-        if (frame.kind == GW_FRAME_ENDED) take_ended(cluster, peer, &frame);
-        if (frame.kind == GW_FRAME_OVER) take_over(cluster, &frame);
-    }
+    bool open = hear(cluster, peer);
     bool late = gw_link_silent_s(peer->link) > cluster->config.lease_s;
     if (!open || late) {
         peer->refused = gw_link_refused(peer->link);
