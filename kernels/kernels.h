@@ -188,7 +188,7 @@ struct gw_attention {
     const uint16_t *const *pages; /* [page] -> this layer's and kv head's page; enough for pos0 + rows tokens */
     const float *q;               /* [row][group][head_dim] with row stride q_stride floats */
     size_t q_stride;
-    float *out; /* same shape, stride out_stride */
+    float *out; /* same shape, stride out_stride; may be q, whose rows are read before they are written */
     size_t out_stride;
     const uint16_t *next; /* a page that will be read after these, or NULL; only a hint */
 };

@@ -25,8 +25,13 @@ static const double dispatch_s = 0.02;
 static void act_init(struct act *act, int rows, int k)
 {
     gw_act_init(&act->view, rows, k);
-    act->x = gw_alloc_lines((size_t)rows * (size_t)k, sizeof(float));
-    act->view.x = act->x;
+    act->rows = rows;
+}
+
+/* Quantized matrices read int8 alone: the float form is kept only where another kind of matrix asks for it. */
+static void act_keep_floats(struct act *act)
+{
+    if (!act->x) act->view.x = act->x = gw_alloc_lines((size_t)act->rows * (size_t)act->view.k, sizeof(float));
 }
 
 static void act_close(struct act *act)
@@ -75,10 +80,12 @@ static void init_scratch(struct cpu *cpu)
     cpu->query = gw_alloc_lines(rows * heads_width, sizeof(float));
     cpu->key = gw_alloc_lines(rows * kv_width, sizeof(float));
     cpu->value = gw_alloc_lines(rows * kv_width, sizeof(float));
+    cpu->norm_tiles = gw_alloc_lines((size_t)gw_pool_threads(cpu->pool) * GW_ACT_ROWS * d, sizeof(float));
     cpu->tiles = gw_alloc_lines((size_t)gw_pool_threads(cpu->pool) * 2 * TILE_ROWS * GW_BLOCK, sizeof(float));
     cpu->partials = cpu->own_partials = alloc_partials(cpu);
     act_init(&cpu->normed, (int)rows, cpu->d);
     act_init(&cpu->attended, (int)rows, (int)heads_width);
+    cpu->attended.view.x = cpu->query; /* attention overwrites its queries */
     act_init(&cpu->activated, (int)rows, cpu->ffn);
     cpu->max_pages = (cpu->config.max_context + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS + 1;
     cpu->max_pages = (cpu->max_pages + 7) / 8 * 8; /* cache lines of one thread each */
@@ -106,7 +113,8 @@ static void cpu_destroy(struct gw_backend *backend)
     gw_cpu_rows_close(cpu);
     free(cpu->warm);
     free(cpu->page_scratch);
-    float *scratch[] = {cpu->hidden, cpu->query, cpu->key, cpu->value, cpu->tiles, cpu->own_partials, cpu->own_logits};
+    float *scratch[] = {cpu->hidden,     cpu->query, cpu->key,          cpu->value,
+                        cpu->norm_tiles, cpu->tiles, cpu->own_partials, cpu->own_logits};
     for (size_t i = 0; i < sizeof scratch / sizeof *scratch; i++) free(scratch[i]);
     act_close(&cpu->normed);
     act_close(&cpu->attended);
@@ -209,17 +217,19 @@ static bool is_quantized(const struct gw_packed *packed)
 /* Rows [begin, end) of cpu->normed: rows of `hidden` (those that are `picked`), normalised. With `add` the sum that waits is added to
  * them first. */
 static void norm_rows(struct cpu *cpu, const float *weight, const int32_t *picked, int begin, int end, bool quantize,
-                      bool add)
+                      bool add, int thread)
 {
     const struct gw_kernels *kernels = cpu->kernels;
     size_t d = (size_t)cpu->d;
-    for (int row = begin, tile = begin; row < end; row++) {
+    float *own_tile = cpu->norm_tiles + (size_t)thread * GW_ACT_ROWS * d;
+    for (int row = begin, first = begin; row < end; row++) {
+        float *tile = cpu->normed.x ? cpu->normed.x + (size_t)first * d : own_tile;
         size_t at = (size_t)(picked ? picked[row] : row) * d;
         if (add) kernels->add(cpu->hidden + at, cpu->partials + at, cpu->d);
-        kernels->rmsnorm(cpu->hidden + at, weight, cpu->d, cpu->norm_eps, cpu->normed.x + (size_t)row * d);
-        if (!quantize || ((row + 1) % GW_ACT_ROWS && row + 1 < end)) continue;
-        kernels->quantize(&cpu->normed.view, cpu->normed.x + (size_t)tile * d, d, tile, row + 1, 0, cpu->d / GW_BLOCK);
-        tile = row + 1;
+        kernels->rmsnorm(cpu->hidden + at, weight, cpu->d, cpu->norm_eps, tile + (size_t)(row - first) * d);
+        if ((row + 1) % GW_ACT_ROWS && row + 1 < end) continue;
+        if (quantize) kernels->quantize(&cpu->normed.view, tile, d, first, row + 1, 0, cpu->d / GW_BLOCK);
+        first = row + 1;
     }
 }
 
@@ -340,14 +350,14 @@ static void attend(struct cpu *cpu, const struct half_layer *half, const struct 
                                      .pages = pages,
                                      .q = cpu->query + at,
                                      .q_stride = width,
-                                     .out = cpu->attended.x + at,
+                                     .out = cpu->query + at,
                                      .out_stride = width,
                                      .next = next};
     cpu->kernels->attention(&attention);
     if (!is_quantized(&half->layer->w[OUT])) return;
     int blocks = item_width / GW_BLOCK;
-    cpu->kernels->quantize(&cpu->attended.view, cpu->attended.x + at, width, row0, row0 + item->rows,
-                           item->head * blocks, (item->head + 1) * blocks);
+    cpu->kernels->quantize(&cpu->attended.view, cpu->query + at, width, row0, row0 + item->rows, item->head * blocks,
+                           (item->head + 1) * blocks);
 }
 
 /* From here on this thread's products take its share of the KV pages of `layer` along: attention is limited by memory, products are limited by
@@ -408,7 +418,8 @@ static void attention_share(struct cpu *cpu, const struct half_layer *half, cons
     int begin, end;
     own_rows(share, &begin, &end);
     norm_rows(cpu, layer->attn_norm, NULL, begin, end,
-              is_quantized(&layer->w[Q]) || is_quantized(&layer->w[K]) || is_quantized(&layer->w[V]), half->add);
+              is_quantized(&layer->w[Q]) || is_quantized(&layer->w[K]) || is_quantized(&layer->w[V]), half->add,
+              thread);
     share_sync(cpu, share);
     const struct product qkv[] = {{&layer->w[Q], cpu->query, false},
                                   {&layer->w[K], cpu->key, false},
@@ -468,7 +479,7 @@ static void ffn_share(struct cpu *cpu, const struct half_layer *half, const stru
     float *tile = cpu->tiles + (size_t)thread * 2 * TILE_ROWS * GW_BLOCK;
     own_rows(share, &begin, &end);
     norm_rows(cpu, layer->ffn_norm, NULL, begin, end, is_quantized(&layer->w[GATE]) || is_quantized(&layer->w[UP]),
-              half->add);
+              half->add, thread);
     share_sync(cpu, share);
     gw_split(cpu->ffn / GW_BLOCK, share->members, share->member, &begin, &end);
     for (int row = share->row_begin, rows; row < share->row_end; row += rows) {
@@ -505,10 +516,13 @@ static void flush(struct cpu *cpu)
 /* Keys and values are written in every step, whether or not anybody asks for its outputs: nothing is left waiting after the last layer. */
 static gw_err enqueue(struct cpu *cpu, int layer, bool ffn, const struct partial *sum)
 {
+    struct layer *weights = &cpu->layers[layer - cpu->config.shard.layer_begin];
     cpu->last_sum = sum;
     if (!ffn && cpu->kv_heads == 0) return GW_OK; /* this shard holds FFN atoms only */
-    cpu->queue[cpu->queued++] = (struct half_layer){&cpu->layers[layer - cpu->config.shard.layer_begin], layer, ffn,
-                                                    cpu->own_sum_pending};
+    for (int i = ffn ? GATE : Q; i <= (ffn ? UP : V); i++)
+        if (!is_quantized(&weights->w[i])) act_keep_floats(&cpu->normed);
+    if (ffn && !is_quantized(&weights->w[DOWN])) act_keep_floats(&cpu->activated);
+    cpu->queue[cpu->queued++] = (struct half_layer){weights, layer, ffn, cpu->own_sum_pending};
     cpu->own_sum_pending = false;
     /* else others read it as soon as the call returns: even a shard with all heads is not alone when it exchanges */
     bool own_sum = sum->begin == 0 && sum->end == sum->atoms && cpu->partials == cpu->own_partials;
@@ -578,7 +592,7 @@ static void logits_share(void *arg, int thread, int threads)
     const struct share share = gw_cpu_share_of(job->count, thread, threads);
     int begin, end;
     own_rows(&share, &begin, &end);
-    norm_rows(cpu, cpu->output_norm, job->rows, begin, end, is_quantized(&cpu->output), false);
+    norm_rows(cpu, cpu->output_norm, job->rows, begin, end, is_quantized(&cpu->output), false, thread);
     share_sync(cpu, &share);
     bool stream = (size_t)job->count * (size_t)cpu->vocab * sizeof(float) > STREAM_BYTES;
     const struct product product = {&cpu->output, cpu->logits, stream};
@@ -595,6 +609,7 @@ static gw_err cpu_logits(struct gw_backend *backend, const int32_t *rows, int co
         cpu->logits_count = need;
     }
     struct logits_job job = {cpu, rows, count};
+    if (!is_quantized(&cpu->output)) act_keep_floats(&cpu->normed);
     add_pending(cpu);
     if (count > 0 && cpu->vocab > 0) gw_pool_run(cpu->pool, logits_share, &job);
     *logits = cpu->logits;

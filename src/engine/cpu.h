@@ -27,7 +27,8 @@ struct layer {
 /* Activations in the form GEMM reads, with their memory. */
 struct act {
     struct gw_act view;
-    float *x;
+    int rows;
+    float *x; /* [rows][k], or NULL as long as no matrix reads it */
 };
 
 /* One shard's share of a sum over atoms. */
@@ -106,6 +107,7 @@ struct cpu {
 
     float *hidden;              /* [rows][d] */
     float *query, *key, *value; /* [rows][heads*dim], [rows][kv*dim] twice */
+    float *norm_tiles;          /* [thread][GW_ACT_ROWS][d] */
     float *tiles;               /* [thread][gate|up][TILE_ROWS][GW_BLOCK] */
     float *partials;            /* [node][rows][d] */
     float *logits;              /* [rows][vocab], grown on demand */

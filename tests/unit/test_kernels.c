@@ -349,11 +349,13 @@ static void free_attention(struct case_attention *c)
     free(c->q);
 }
 
-/* Runs rows in pieces of `piece`, with strides wider than a row. */
-static float *run_attention(const struct case_attention *c, const struct gw_kernels *kernels, int piece)
+/* Runs rows in pieces of `piece`, with strides wider than a row; or `over` the queries themselves. */
+static float *run_attention(const struct case_attention *c, const struct gw_kernels *kernels, int piece, bool over)
 {
-    size_t width = (size_t)c->group * (size_t)c->head_dim;
-    float *out = floats((width + 3) * (size_t)c->rows);
+    size_t width = (size_t)c->group * (size_t)c->head_dim, stride = width + 3;
+    float *out = floats(stride * (size_t)c->rows);
+    for (int row = 0; over && row < c->rows; row++)
+        memcpy(out + (size_t)row * stride, c->q + (size_t)row * width, width * sizeof *out);
     for (int row = 0; row < c->rows; row += piece) {
         struct gw_attention a = {.head_dim = c->head_dim,
                                  .group = c->group,
@@ -361,10 +363,10 @@ static float *run_attention(const struct case_attention *c, const struct gw_kern
                                  .pos0 = c->pos0 + row,
                                  .scale = 1 / sqrtf((float)c->head_dim),
                                  .pages = (const uint16_t *const *)c->pages,
-                                 .q = c->q + (size_t)row * width,
-                                 .q_stride = width,
-                                 .out = out + (size_t)row * (width + 3),
-                                 .out_stride = width + 3};
+                                 .q = over ? out + (size_t)row * stride : c->q + (size_t)row * width,
+                                 .q_stride = over ? stride : width,
+                                 .out = out + (size_t)row * stride,
+                                 .out_stride = stride};
         kernels->attention(&a);
     }
     return out;
@@ -399,14 +401,14 @@ static void test_attention(void)
         size_t width = (size_t)c.group * (size_t)c.head_dim, count = (width + 3) * (size_t)c.rows;
         char what[96];
         snprintf(what, sizeof what, "attention dim %d group %d rows %d pos %d", c.head_dim, c.group, c.rows, c.pos0);
-        float *want = run_attention(&c, ref, c.rows);
+        float *want = run_attention(&c, ref, c.rows, false);
         for (int t = 0; t < 20; t++) {
             int row = draw(c.rows), head = draw(c.group), d = draw(c.head_dim);
             double near = naive_attention(&c, row, head, d);
             float y = want[(size_t)row * (width + 3) + (size_t)(head * c.head_dim + d)];
             CU_ASSERT_FATAL(i % 3 == 2 || fabs(near - (double)y) < 1e-5);
         }
-        float *alone = run_attention(&c, ref, 1);
+        float *alone = run_attention(&c, ref, 1, i % 2);
         same_floats(what, "ref by rows", want, alone, count);
         free(alone);
         for (int v = 0; v < variant_count; v++) {
@@ -415,9 +417,11 @@ static void test_attention(void)
                 CU_ASSERT_FATAL(memcmp(c.pages[p], pages[p], gw_page_halves(c.head_dim) * sizeof(uint16_t)) == 0);
             free_pages(pages, c.page_count);
             for (int piece = 1; piece <= c.rows; piece += piece < c.rows ? draw_range(1, c.rows - piece) : 1) {
-                float *got = run_attention(&c, variants[v], piece);
-                same_floats(what, variants[v]->name, want, got, count);
-                free(got);
+                for (int over = 0; over < 2; over++) {
+                    float *got = run_attention(&c, variants[v], piece, over);
+                    same_floats(what, variants[v]->name, want, got, count);
+                    free(got);
+                }
             }
         }
         free(want);
