@@ -92,10 +92,9 @@ struct gw_ckpt_writer_config {
     const char *dir; /* OUTDIR; copied */
     struct gw_ckpt_model model;
     int writer;        /* this rank's number, for the names of its files */
-    size_t part_bytes; /* about so large are files. 0: 8 MiB */
+    size_t part_bytes; /* about so large are files. 0: 4 MiB */
     size_t
-        staging_bytes; /* memory for pages that wait for the thread; two parts at least. 0: 32 MiB. Taken as needed, and given back
-                           * when the system runs short of memory */
+        staging_bytes; /* memory for pages that wait for the thread; two parts at least. 0: 8 MiB. Taken as needed, given back when written */
     int nice; /* priority of the thread below the rank's own (0 .. 19), so that decoding goes first */
 };
 
@@ -103,6 +102,9 @@ struct gw_ckpt_writer_config {
 GW_CHECK gw_err gw_ckpt_writer_create(const struct gw_ckpt_writer_config *config, struct gw_ckpt_writer **writer);
 /* Ends the thread: a file that it is writing is finished first, pages that were not handed over are dropped. NULL is fine. */
 void gw_ckpt_writer_destroy(struct gw_ckpt_writer *writer);
+
+/* Pages of this slice for which a writer with the sizes of 0 has room before its thread has written any; INT_MAX for an empty slice. */
+int gw_ckpt_staged_pages(const struct gw_ckpt_model *model, const struct gw_ckpt_slice *slice);
 
 /* Begins increment `increment` (counts up; gw_ckpt_set_increment() + 1 at the leader). The one before it has been ended. */
 void gw_ckpt_writer_begin(struct gw_ckpt_writer *writer, uint64_t increment);

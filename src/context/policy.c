@@ -32,6 +32,11 @@ double gw_ckpt_policy_interval_s(const struct gw_ckpt_policy *policy)
     return fmax(interval, policy->cost_s / policy->max_overhead); /* the bound on overhead counts most */
 }
 
+double gw_ckpt_policy_budget_s(const struct gw_ckpt_policy *policy)
+{
+    return policy->max_overhead * gw_ckpt_policy_interval_s(policy);
+}
+
 /* ---- what first ------------------------------------------------------------------------------------------------------- */
 
 /* A block is a page together with those pages under it that are worth more per byte, so that whoever saves its first page goes

@@ -19,6 +19,9 @@ struct gw_ckpt_policy gw_ckpt_policy_default(void);
 void gw_ckpt_policy_cost(struct gw_ckpt_policy *policy, double cost_s);
 double gw_ckpt_policy_mtbf_s(const struct gw_ckpt_policy *policy);
 double gw_ckpt_policy_interval_s(const struct gw_ckpt_policy *policy);
+/* What the next one may cost: the share max_overhead of the interval. Whoever has more to save than that allows grows into it, since an interval follows
+ * from what the ones before did cost. */
+double gw_ckpt_policy_budget_s(const struct gw_ckpt_policy *policy);
 
 /* A page that could still be saved. */
 struct gw_ckpt_candidate {

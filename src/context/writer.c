@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "context/internal.h"
 
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -23,7 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST_PARTS = 1024, DEFAULT_PART_BYTES = 8 << 20, DEFAULT_STAGING_BYTES = 32 << 20 };
+enum { MOST_PARTS = 1024, DEFAULT_PART_BYTES = 4 << 20, DEFAULT_STAGING_BYTES = 8 << 20 };
 
 enum part_state { FREE, FILLING, QUEUED };
 
@@ -136,8 +137,7 @@ static void *run_thread(void *context)
     for (struct order *order; (order = next_order(writer));) {
         if (order->part) {
             write_part(writer, &order->part->pages);
-            /* nobody needs the contents now: the memory stays ours until the system needs it */
-            madvise((void *)order->part->pages.kv, order->part->kv_bytes, MADV_FREE);
+            madvise((void *)order->part->pages.kv, order->part->kv_bytes, MADV_DONTNEED);
         }
         if (order->end) {
             writer->sums.kind = GW_CKPT_DONE;
@@ -251,12 +251,25 @@ static void hand_over(struct gw_ckpt_writer *writer, bool end)
     if (any) writer->filling = NULL;
 }
 
-/* Fits an empty part to slices of this shape: as many pages as its bytes allow, one at least. */
+/* Pages in a part: as many as its bytes allow, one at least. */
+static size_t part_room(size_t part_bytes, size_t page_bytes)
+{
+    size_t room = part_bytes / page_bytes ? part_bytes / page_bytes : 1;
+    return room > 1 << 16 ? 1 << 16 : room;
+}
+
+int gw_ckpt_staged_pages(const struct gw_ckpt_model *model, const struct gw_ckpt_slice *slice)
+{
+    size_t page_bytes = gw_ckpt_slice_halves(model, slice) * sizeof(uint16_t);
+    if (!page_bytes) return INT_MAX;
+    return (int)part_room(DEFAULT_PART_BYTES, page_bytes) * (DEFAULT_STAGING_BYTES / DEFAULT_PART_BYTES);
+}
+
+/* Fits an empty part to slices of this shape. */
 static bool shape_part(struct gw_ckpt_writer *writer, struct part *part, const struct gw_ckpt_slice *slice)
 {
     size_t page_bytes = gw_ckpt_slice_halves(&writer->config.model, slice) * sizeof(uint16_t);
-    size_t room = writer->config.part_bytes / page_bytes ? writer->config.part_bytes / page_bytes : 1;
-    if (room > 1 << 16) room = 1 << 16;
+    size_t room = part_room(writer->config.part_bytes, page_bytes);
     if (part->kv_bytes < room * page_bytes) {
         void *memory = NULL;
         if (part->pages.kv) gw_free_large((void *)part->pages.kv, part->kv_bytes);

@@ -84,7 +84,7 @@ GW_CHECK gw_err gw_head_take_adopted(struct gw_head *head, bool *busy);
 void gw_head_confirm_loads(struct gw_head *head, uint64_t step);
 /* Before a step is sent that may overwrite pages which the snapshot names. */
 void gw_head_take_snapshot(struct gw_head *head);
-/* Begins a checkpoint: every rank of the replica saves its part of the pages, those first that save most. */
+/* A round of a checkpoint: every rank of the replica saves its part of the pages, those first that save most. */
 GW_CHECK gw_err gw_head_save(struct gw_head *head, uint64_t increment);
 
 #endif

@@ -400,72 +400,127 @@ out:
 
 /* ---- checkpoints ----------------------------------------------------------------------------------------------- */
 
-/* A full page that could be saved, with what it is worth. */
-struct candidate {
-    struct gw_saved_page page;
-    struct gw_seq *seq;
+/* The pages that could be saved. */
+struct candidates {
+    int count;
+    struct gw_saved_page *pages;     /* [count] */
+    struct gw_ckpt_candidate *worth; /* [count] */
+    int32_t *of_page;                /* [kv_pages]: a page's place among them + 1 */
+    bool *chosen;                    /* [count] */
+    struct gw_buf identities;        /* of the full pages of all sequences, in order */
 };
+
+static void make_candidates(const struct gw_head *head, struct candidates *c)
+{
+    size_t most = (size_t)head->config.kv_pages + 1;
+    *c = (struct candidates){.pages = gw_alloc(most, sizeof *c->pages),
+                             .worth = gw_alloc(most, sizeof *c->worth),
+                             .of_page = gw_alloc(most, sizeof *c->of_page),
+                             .chosen = gw_alloc(most, sizeof *c->chosen)};
+}
+
+static void free_candidates(struct candidates *c)
+{
+    free(c->pages);
+    free(c->worth);
+    free(c->of_page);
+    free(c->chosen);
+    gw_buf_free(&c->identities);
+}
 
 static int full_pages(const struct gw_seq *seq)
 {
     return (seq->in_flight ? seq->computed_before : seq->computed) / GW_PAGE_TOKENS;
 }
 
-/* The full pages of all sequences: those not saved yet as candidates, and all identities for the leader, which keeps the files that hold
- * them. Pages that several sequences share come once. */
-static int list_pages(struct gw_head *head, struct candidate *pages, struct gw_ckpt_candidate *worth,
-                      struct gw_buf *keep)
+/* The full pages of all sequences that are not saved yet. Pages that several sequences share come once. */
+static void list_candidates(struct gw_head *head, struct candidates *c)
 {
     const struct gw_ckpt_model *model = gw_saver_model(head->config.saver);
     struct gw_seq *seq;
-    int count = 0;
-    int32_t *listed = gw_alloc((size_t)head->config.kv_pages, sizeof *listed); /* page -> its candidate + 1 */
     for (int i = 0; (seq = gw_sched_at(head->sched, i)); i++) {
         struct gw_ckpt_identity identity = {0}, parent;
         for (int p = 0, above = -1; p < full_pages(seq); p++) {
             parent = identity;
             identity = gw_ckpt_identity(model, p ? &parent : NULL, seq->tokens + p * GW_PAGE_TOKENS);
-            gw_buf_add(keep, &identity, sizeof identity);
+            gw_buf_add(&c->identities, &identity, sizeof identity);
             if (p < seq->saved) continue;
-            int at = listed[seq->pages[p]] - 1;
+            int at = c->of_page[seq->pages[p]] - 1;
             if (at < 0) {
-                at = count++;
-                listed[seq->pages[p]] = at + 1;
-                pages[at] = (struct candidate){
-                    .page = {.page = seq->pages[p], .has_parent = p > 0, .identity = identity, .parent = parent}};
-                memcpy(pages[at].page.tokens, seq->tokens + p * GW_PAGE_TOKENS, sizeof pages[at].page.tokens);
-                worth[at] = (struct gw_ckpt_candidate){.parent = above, .bytes = 1};
+                at = c->count++;
+                c->of_page[seq->pages[p]] = at + 1;
+                c->pages[at] = (struct gw_saved_page){
+                    .page = seq->pages[p], .has_parent = p > 0, .identity = identity, .parent = parent};
+                memcpy(c->pages[at].tokens, seq->tokens + p * GW_PAGE_TOKENS, sizeof c->pages[at].tokens);
+                c->worth[at] = (struct gw_ckpt_candidate){.parent = above, .bytes = 1};
             }
-            worth[at].value_s += 1; /* every page takes about the same time to compute, once for each sequence */
+            c->worth[at].value_s += 1; /* every page takes about the same time to compute, once for each sequence */
             above = at;
         }
-        seq->saved = full_pages(seq);
     }
-    free(listed);
-    return count;
 }
 
-/* Begins a checkpoint: every rank of the replica saves its part of the pages, those first that save most. */
+/* Those that save most, as many as every rank of the replica can take at once. Returns how many. */
+static int choose(const struct gw_head *head, struct candidates *c, uint64_t increment, struct gw_buf *list)
+{
+    const struct gw_team *team = head->config.team;
+    struct gw_dims dims = gw_executor_dims(head->config.model);
+    int room = c->count, *order = gw_alloc((size_t)c->count + 1, sizeof *order);
+    for (int r = 0; r < gw_team_size(team); r++) {
+        struct gw_shard shard = gw_layout_shard(&dims, team->layout, r % team->layout.tensor, r / team->layout.tensor);
+        struct gw_ckpt_slice slice = {shard.layer_begin, shard.layer_end, shard.kv_begin, shard.kv_end};
+        int staged = gw_ckpt_staged_pages(gw_saver_model(head->config.saver), &slice);
+        if (staged < room) room = staged;
+    }
+    gw_ckpt_order(c->worth, c->count, order);
+    gw_saver_list_begin(list, increment);
+    for (int i = 0; i < room; i++) {
+        c->chosen[order[i]] = true;
+        gw_saver_list_add(list, &c->pages[order[i]]);
+    }
+    free(order);
+    return room;
+}
+
+/* What counts as saved from now on, and the message for the leader: these pages' identities first, which are to be in its set when the round has ended,
+ * then those of all others, whose files it keeps if it has them. */
+static void note_saved(struct gw_head *head, const struct candidates *c, int rounds_more, struct gw_buf *keep)
+{
+    struct gw_buf others = {0};
+    struct gw_seq *seq;
+    size_t each = sizeof(struct gw_ckpt_identity), at = 0;
+    gw_buf_add_u64(keep, (uint64_t)rounds_more);
+    size_t count_at = keep->bytes;
+    gw_buf_add_u64(keep, 0);
+    for (int i = 0; (seq = gw_sched_at(head->sched, i)); i++)
+        for (int p = 0; p < full_pages(seq); p++, at += each) {
+            int candidate = c->of_page[seq->pages[p]] - 1;
+            bool saved = p < seq->saved || (p == seq->saved && candidate >= 0 && c->chosen[candidate]);
+            if (saved && p == seq->saved) seq->saved++;
+            gw_buf_add(saved ? keep : &others, c->identities.data + at, each);
+        }
+    uint64_t count = (keep->bytes - count_at - sizeof count) / each;
+    memcpy(keep->data + count_at, &count, sizeof count);
+    gw_buf_add(keep, others.data, others.bytes);
+    gw_buf_free(&others);
+}
+
+/* A round of a checkpoint: every rank of the replica saves its part of the pages, those first that save most. */
 gw_err gw_head_save(struct gw_head *head, uint64_t increment)
 {
     gw_err rc = GW_OK;
     struct gw_buf list = {0}, keep = {0};
-    size_t most = (size_t)head->config.kv_pages + 1;
-    struct candidate *pages = gw_alloc(most, sizeof *pages);
-    struct gw_ckpt_candidate *worth = gw_alloc(most, sizeof *worth);
-    int *order = gw_alloc(most, sizeof *order);
-    int count = list_pages(head, pages, worth, &keep);
-    gw_ckpt_order(worth, count, order);
-    gw_saver_list_begin(&list, increment);
-    for (int i = 0; i < count; i++) gw_saver_list_add(&list, &pages[order[i]].page);
+    struct candidates candidates;
+    make_candidates(head, &candidates);
+    list_candidates(head, &candidates);
+    int chosen = choose(head, &candidates, increment, &list), left = candidates.count - chosen;
+    note_saved(head, &candidates, left ? (left + chosen - 1) / chosen : 0, &keep);
     TRY(gw_comm_send(head->config.comm, LEADER, GW_MSG_KEEP, 0, keep.data, keep.bytes));
     TRY(gw_head_tell(head, GW_MSG_STEP, GW_STEP_SAVE, list.data, list.bytes));
     TRY(gw_saver_save(head->config.saver, head->config.executor, list.data, list.bytes));
 out:
     gw_buf_free(&list);
     gw_buf_free(&keep);
-    free(pages);
-    free(worth);
-    free(order);
+    free_candidates(&candidates);
     return rc;
 }

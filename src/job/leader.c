@@ -259,15 +259,13 @@ static gw_err take_result(struct gw_leader *leader, const struct gw_msg *msg)
 
 /* ---- checkpoints ------------------------------------------------------------------------------------------------ */
 
-gw_err gw_leader_begin_checkpoint(struct gw_leader *leader)
+static gw_err begin_round(struct gw_leader *leader)
 {
     gw_err rc = GW_OK;
     int ranks = gw_layout_ranks(leader->plan.layout);
-    if (!leader->head_count || gw_checkpoints_under_way(leader->checkpoints)) return GW_OK;
-    if (!gw_checkpoints_on(leader->checkpoints)) return GW_OK;
+    if (!leader->head_count) return GW_OK;
     TRY(leader->config.at_point(leader->config.point_context, GW_CHAOS_AT_CHECKPOINT));
-    leader->checkpoint_s = gw_clock_now_s();
-    uint64_t increment = gw_checkpoints_begin(leader->checkpoints, leader->head_count, ranks, leader->checkpoint_s);
+    uint64_t increment = gw_checkpoints_begin(leader->checkpoints, leader->head_count, ranks, gw_clock_now_s());
     uint8_t again = gw_checkpoints_again(leader->checkpoints);
     gw_checkpoints_may_prune(leader->checkpoints, !gw_requests_begun_wait(leader->requests));
     for (int h = 0; h < leader->head_count; h++)
@@ -284,16 +282,24 @@ static gw_err take_keep(struct gw_leader *leader, const struct gw_msg *msg)
 
 static gw_err take_saved(struct gw_leader *leader, const struct gw_msg *msg)
 {
+    return gw_checkpoints_saved(leader->checkpoints, msg->data, msg->bytes);
+}
+
+static gw_err poll_checkpoints(struct gw_leader *leader, bool *busy)
+{
     gw_err rc = GW_OK;
-    bool done = false;
-    uint64_t bytes = 0;
-    double cost_s = 0;
-    TRY(gw_checkpoints_saved(leader->checkpoints, msg->data, msg->bytes, &done, &bytes, &cost_s));
-    if (done) gw_control_limits(leader->control)->save_s = gw_clock_now_s() - leader->checkpoint_s;
-    if (done)
+    double now_s = gw_clock_now_s();
+    struct gw_checkpoint_done done;
+    TRY(gw_leader_take_all(leader, GW_MSG_KEEP, take_keep, NULL));
+    TRY(gw_leader_take_all(leader, GW_MSG_SAVED, take_saved, busy));
+    if (gw_checkpoints_take_done(leader->checkpoints, now_s, &done)) {
+        gw_control_limits(leader->control)->save_s = done.whole_s;
         gw_record_event(leader->config.options->out_dir, "checkpoint",
-                        json_pack("{s:I,s:f,s:f}", "bytes", (json_int_t)bytes, "cost_s", cost_s, "next_in_s",
+                        json_pack("{s:I,s:f,s:f}", "bytes", (json_int_t)done.bytes, "cost_s", done.cost_s, "next_in_s",
                                   gw_checkpoints_interval_s(leader->checkpoints)));
+    }
+    bool may = leader->saving ? now_s < leader->saving_until_s : gw_control_state(leader->control) == GW_STATE_RUN;
+    if (may && !leader->told && gw_checkpoints_due(leader->checkpoints, now_s)) TRY(begin_round(leader));
 out:
     return rc;
 }
@@ -479,7 +485,9 @@ static gw_err check_end(struct gw_leader *leader, bool stop)
     bool settled = state == GW_STATE_RUN || state == GW_STATE_STOP;
     if (leader->told || !leader->head_count || !settled) return GW_OK;
     if (!stop && !leader->saving && !gw_requests_finished(leader->requests)) return GW_OK;
-    if (leader->saving && gw_checkpoints_under_way(leader->checkpoints) && gw_clock_now_s() < leader->saving_until_s)
+    double now_s = gw_clock_now_s();
+    if (leader->saving && now_s < leader->saving_until_s &&
+        (gw_checkpoints_under_way(leader->checkpoints) || gw_checkpoints_due(leader->checkpoints, now_s)))
         return GW_OK; /* what fits into the grace is still being written */
     leader->told = true;
     return gw_leader_tell_heads(leader, GW_MSG_STOP);
@@ -494,11 +502,7 @@ gw_err gw_leader_poll(struct gw_leader *leader, bool stop, bool *busy, bool *fin
     TRY(gw_leader_take_all(leader, GW_MSG_WANT, take_report, NULL));
     note_margin(leader);
     TRY(gw_leader_poll_world(leader, busy));
-    TRY(gw_leader_take_all(leader, GW_MSG_KEEP, take_keep, NULL));
-    TRY(gw_leader_take_all(leader, GW_MSG_SAVED, take_saved, busy));
-    if (gw_control_state(leader->control) == GW_STATE_RUN && !leader->told &&
-        gw_checkpoints_due(leader->checkpoints, gw_clock_now_s()))
-        TRY(gw_leader_begin_checkpoint(leader));
+    TRY(poll_checkpoints(leader, busy));
     TRY(gw_leader_step(leader, &(struct gw_event){.kind = GW_EVENT_TICK, .member = -1}));
     TRY(hand_out(leader, busy));
     TRY(housekeeping(leader));

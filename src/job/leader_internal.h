@@ -27,7 +27,6 @@ struct gw_leader {
     struct gw_requests *requests;
     struct gw_checkpoints *checkpoints;
     double saving_until_s; /* the grace of all ends */
-    double checkpoint_s;   /* when the one under way was begun */
     struct gw_control *control;
     struct gw_cost cost;
     struct gw_pace *pace; /* who is slower than the plan takes it to be */
@@ -78,7 +77,6 @@ GW_CHECK gw_err gw_leader_take_all(struct gw_leader *leader, enum gw_msg_kind ki
 GW_CHECK gw_err gw_leader_take_work(struct gw_leader *leader, bool *busy);
 /* The replica whose head is rank `rank`; -1: none. */
 int gw_leader_head_of(const struct gw_leader *leader, int rank);
-GW_CHECK gw_err gw_leader_begin_checkpoint(struct gw_leader *leader);
 
 /* The controller hears of an event, and what it says is done. */
 GW_CHECK gw_err gw_leader_step(struct gw_leader *leader, const struct gw_event *event);

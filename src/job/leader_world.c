@@ -342,7 +342,7 @@ static gw_err act(struct gw_leader *leader, const struct gw_update *update)
         gw_record_event(leader->config.options->out_dir, "save", json_pack("{s:f}", "grace_s", update->grace_s));
         leader->saving = true;
         leader->saving_until_s = gw_clock_now_s() + update->grace_s - SAVE_MARGIN_S;
-        if (leader->config.options->checkpoint_s != 0) TRY(gw_leader_begin_checkpoint(leader));
+        gw_checkpoints_hurry(leader->checkpoints, true);
     }
     if (update->what & GW_DO_GIVE_UP)
         FAIL(GW_ERR_TIMEOUT, "the ranks did not come to '%s' in time",
@@ -392,8 +392,7 @@ static gw_err obey_notice(struct gw_leader *leader, const struct gw_notice *noti
     }
     TRY(gw_leader_step(leader, &event));
     /* most of what there is to be saved is saved while decoding goes on; what is decoded until the end of the grace is little */
-    if (leaving && gw_control_all_leave(leader->control) && gw_control_state(leader->control) == GW_STATE_RUN)
-        TRY(gw_leader_begin_checkpoint(leader));
+    if (leaving && gw_control_all_leave(leader->control)) gw_checkpoints_hurry(leader->checkpoints, false);
 out:
     return rc;
 }

@@ -999,6 +999,7 @@ static void test_interval(void)
     CU_ASSERT_EQUAL(gw_ckpt_policy_interval_s(&policy), 1); /* no cost known: soon, to find out */
     gw_ckpt_policy_cost(&policy, 0.5);
     CU_ASSERT_DOUBLE_EQUAL(gw_ckpt_policy_interval_s(&policy), sqrt(2 * 0.5 * 3600), 1e-9);
+    CU_ASSERT_DOUBLE_EQUAL(gw_ckpt_policy_budget_s(&policy), 0.02 * sqrt(2 * 0.5 * 3600), 1e-9);
     policy.failures = 3;
     CU_ASSERT_DOUBLE_EQUAL(gw_ckpt_policy_mtbf_s(&policy), 900, 1e-9);
     CU_ASSERT_DOUBLE_EQUAL(gw_ckpt_policy_interval_s(&policy), 30, 1e-9);
