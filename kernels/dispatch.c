@@ -12,6 +12,10 @@
 #include "kernels/x86/x86.h"
 
 #include <cpuid.h>
+#ifdef GW_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 #include <stdlib.h>
@@ -38,6 +42,17 @@ static bool has_avx512(void)
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vnni");
 }
+
+#ifdef GW_AMX
+/* The system keeps tile registers for a process that has asked for them; asking again does no harm. */
+static bool has_amx(void)
+{
+    enum { TILE = 1 << 24, INT8 = 1 << 25, REQUEST_XCOMP_PERM = 0x1023, TILE_DATA = 18 };
+    unsigned a, b, c, d;
+    return has_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & TILE) && (d & INT8) &&
+           syscall(SYS_arch_prctl, REQUEST_XCOMP_PERM, TILE_DATA) == 0;
+}
+#endif
 #endif
 
 static const struct variant {
@@ -46,6 +61,11 @@ static const struct variant {
     bool (*runs_here)(void);        /* NULL: everywhere */
 } variants[] = {
 /* best first */
+#ifdef GW_AMX
+    {"amx", &gw_kernels_amx, has_amx},
+#else
+    {"amx", NULL, NULL},
+#endif
 #ifdef GW_X86
     {"avx512", &gw_kernels_avx512, has_avx512},
     {"avx2", &gw_kernels_avx2, has_avx2},
@@ -72,7 +92,7 @@ gw_err gw_kernels_by_name(const char *name, const struct gw_kernels **kernels)
         *kernels = variants[i].table;
         return GW_OK;
     }
-    return gw_fail(GW_ERR_USAGE, "there are no kernels '%s': use ref, ref-fma, avx2 or avx512", name);
+    return gw_fail(GW_ERR_USAGE, "there are no kernels '%s': use ref, ref-fma, avx2, avx512 or amx", name);
 }
 
 gw_err gw_kernels_get(const struct gw_kernels **kernels)

@@ -1,7 +1,7 @@
 /* The kernel table: every arithmetic operation of the forward pass, and the contract that makes it exact.
  *
  * kernels/ref fills the whole table in plain C that reads like the contract. kernels/x86 overwrites entries that AVX2 or
- * AVX-512 (VNNI) do better; kernels/cuda will stand behind engine/backend.h. Every CPU variant gives the SAME BITS as ref
+ * AVX-512 (VNNI) and AMX do better; kernels/cuda will stand behind engine/backend.h. Every CPU variant gives the SAME BITS as ref
  * for every input without NaN; tests/unit/test_kernels.c compares them exactly over odd sizes.
  *
  * Contract, in float32 with round-to-nearest-even, denormals kept, no contraction beyond the fmaf named here:
@@ -87,9 +87,9 @@ float gw_packed_get(const struct gw_packed *packed, int n, int k);
 
 /* ---- activations ----------------------------------------------------------------------------------------------- */
 
-#define GW_ACT_ROWS 8 /* rows whose blocks lie together: a register tile of GEMM */
+#define GW_ACT_ROWS 16 /* rows whose blocks lie together: the largest tile of GEMM */
 
-/* 8 rows of one block of 32, side by side, so that a tile of rows reads one stretch of memory. Of each row:
+/* 16 rows of one block of 32, side by side, so that a tile of rows reads one stretch of memory. Of each row:
  *    amax = max |x| over the block; scale = amax / 127; q = rint(x * (127 / amax)) (0 when amax is below 1e-30 or not finite:
  *    a NaN or infinity then shows in scale, and so in every output of the row)
  *    minus_isum[0] = -(sum of q); minus_isum[1] the same of the last 16; sum = scale * (float)(sum of q) */
@@ -104,7 +104,7 @@ struct gw_act_block {
 struct gw_act {
     int k;                       /* row length; a multiple of GW_BLOCK when quantized */
     const float *x;              /* [row][k] float32 (float packs) */
-    struct gw_act_block *blocks; /* [row/8][k/32], 64-byte aligned */
+    struct gw_act_block *blocks; /* [row/16][k/32], 64-byte aligned */
 };
 
 /* The same activations from `row` on, a multiple of GW_ACT_ROWS. */
@@ -115,7 +115,7 @@ static inline struct gw_act gw_act_from(const struct gw_act *act, int row)
                            .blocks = act->blocks + (size_t)(row / GW_ACT_ROWS) * (size_t)(act->k / GW_BLOCK)};
 }
 
-/* The block of 8 rows that holds `row`, which is number row % GW_ACT_ROWS in it. */
+/* The block of rows that holds `row`, which is number row % GW_ACT_ROWS in it. */
 static inline struct gw_act_block *gw_act_at(const struct gw_act *act, int row, int block)
 {
     return act->blocks + (size_t)(row / GW_ACT_ROWS) * (size_t)(act->k / GW_BLOCK) + block;
@@ -158,6 +158,8 @@ struct gw_gemm {
     bool stream; /* y is too large to be read from the caches afterwards: it is written past them. Only a hint */
     struct gw_warm *warm; /* or NULL */
     const uint8_t *next;  /* the panel of as many bytes that is read after the last one, or NULL; only a hint */
+    void *
+        scratch; /* the calling thread's own, on a cache line's boundary: gw_gemm_scratch_bytes(), or NULL where that is 0 */
 };
 
 /* ---- attention ------------------------------------------------------------------------------------------------- */
@@ -199,13 +201,14 @@ enum gw_rope_style { GW_ROPE_NORM, GW_ROPE_NEOX };
 /* ---- the table ------------------------------------------------------------------------------------------------- */
 
 struct gw_kernels {
-    const char *name; /* "ref", "avx2", "avx512" */
+    const char *name; /* "ref", "avx2", "avx512", "amx" */
     /* Writes blocks [block_begin, block_end) of rows [row_begin, row_end) of act's int8 form; x is where the first of these rows has the
      * first of these blocks, the next row lies x_stride floats further. */
     void (*quantize)(struct gw_act *act, const float *x, size_t x_stride, int row_begin, int row_end, int block_begin,
                      int block_end);
     /* Computes panels [panel_begin, panel_end) of g for all rows. Index by w->pack. */
     void (*gemm[GW_PACK_COUNT])(const struct gw_gemm *g, int panel_begin, int panel_end);
+    size_t (*gemm_scratch_bytes)(const struct gw_packed *w); /* or NULL, where none is needed */
     /* y = (x * (1 / sqrt(lane_sum(x*x by fmaf) / n + eps))) * w, one row of n floats; y may be x. */
     void (*rmsnorm)(const float *x, const float *w, int n, float eps, float *y);
     /* Rotates `heads` heads of head_dim floats in place; the first 2*pairs dims by cos/sin[pair]:
@@ -235,6 +238,12 @@ struct gw_kernels {
 };
 
 #define GW_SUM_CHUNK 64
+
+/* Bytes of struct gw_gemm's scratch for products with w. */
+static inline size_t gw_gemm_scratch_bytes(const struct gw_kernels *kernels, const struct gw_packed *w)
+{
+    return kernels->gemm_scratch_bytes ? kernels->gemm_scratch_bytes(w) : 0;
+}
 
 /* The best table for this CPU, or the one GODWIT_KERNELS names (ref, avx2, avx512).
  * GW_ERR_UNSUPPORTED when the forced one cannot run here. The table is static. */

@@ -21,13 +21,13 @@ GW_INLINE __m512i load_codes(const uint8_t *p)
 }
 
 /* acc = fmaf(dot, scale_w * scale_a, acc), then the min term; of all rows. */
-GW_INLINE void add_block(__m512 *acc, const __m512 *dot, const struct gw_act_block *a, int rows, __m512 scale,
+GW_INLINE void add_block(__m512 *acc, const __m512 *dot, const struct gw_act_block *a, int row, int rows, __m512 scale,
                          __m512 min, bool has_min)
 {
     GW_UNROLL
     for (int r = 0; r < rows; r++) {
-        acc[r] = _mm512_fmadd_ps(dot[r], _mm512_mul_ps(scale, _mm512_set1_ps(a->scale[r])), acc[r]);
-        if (has_min) acc[r] = _mm512_fmadd_ps(min, _mm512_set1_ps(a->sum[r]), acc[r]);
+        acc[r] = _mm512_fmadd_ps(dot[r], _mm512_mul_ps(scale, _mm512_set1_ps(a->scale[row + r])), acc[r]);
+        if (has_min) acc[r] = _mm512_fmadd_ps(min, _mm512_set1_ps(a->sum[row + r]), acc[r]);
     }
 }
 
@@ -67,6 +67,7 @@ GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum gw_pack pa
     const size_t code_offset = scales == SCALES_MINIMA ? 128 : 64;
     const size_t block_bytes = code_offset + (pack == GW_PACK_U4 ? 256 : 512);
     const struct gw_act_block *a = gw_act_at(tile->act, tile->row, tile->begin);
+    const int row = tile->row % GW_ACT_ROWS;
     const __m512i nibble = _mm512_set1_epi8(15);
     const uint8_t *block = tile->panel + (size_t)tile->begin * block_bytes, *warm = tile->warm;
     __m512 acc[V16_TILE];
@@ -80,19 +81,19 @@ GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum gw_pack pa
         GW_UNROLL
         for (int r = 0; r < rows; r++)
             dot[r] = has_min ? _mm512_setzero_si512()
-                             : _mm512_slli_epi32(_mm512_set1_epi32(a->minus_isum[0][r]), (unsigned)bias_shift);
+                             : _mm512_slli_epi32(_mm512_set1_epi32(a->minus_isum[0][row + r]), (unsigned)bias_shift);
         GW_UNROLL
         for (int g = 0; g < 8; g++) {
             __m512i code = load_codes(codes + 64 * (pack == GW_PACK_U4 ? g % 4 : g));
             if (pack == GW_PACK_U4) code = _mm512_and_si512(g < 4 ? code : _mm512_srli_epi16(code, 4), nibble);
             GW_UNROLL
-            for (int r = 0; r < rows; r++) dot[r] = add_dot4(dot[r], code, a->q[r] + 4 * g);
+            for (int r = 0; r < rows; r++) dot[r] = add_dot4(dot[r], code, a->q[row + r] + 4 * g);
         }
         __m512 dots[V16_TILE];
         GW_UNROLL
         for (int r = 0; r < rows; r++) dots[r] = _mm512_cvtepi32_ps(dot[r]);
         __m512 scale = load_scales(block, scales, 0);
-        add_block(acc, dots, a, rows, scale, has_min ? load_scales(block, scales, GW_PANEL) : scale, has_min);
+        add_block(acc, dots, a, row, rows, scale, has_min ? load_scales(block, scales, GW_PANEL) : scale, has_min);
     }
     finish_tile(tile, rows, acc);
 }
@@ -111,6 +112,7 @@ GW_INLINE void half_scale_rows(const struct gemm_tile *tile, int rows, int bias_
 {
     const size_t block_bytes = 64 + 2 * GW_PANEL + 512;
     const struct gw_act_block *a = gw_act_at(tile->act, tile->row, tile->begin);
+    const int row = tile->row % GW_ACT_ROWS;
     const uint8_t *block = tile->panel + (size_t)tile->begin * block_bytes, *warm = tile->warm;
     __m512 acc[V16_TILE];
     GW_UNROLL
@@ -126,12 +128,12 @@ GW_INLINE void half_scale_rows(const struct gemm_tile *tile, int rows, int bias_
         for (int h = 1; h >= 0; h--) {
             __m512i dot[V16_TILE];
             GW_UNROLL
-            for (int r = 0; r < rows; r++) dot[r] = half_start(a, r, h, bias_shift);
+            for (int r = 0; r < rows; r++) dot[r] = half_start(a, row + r, h, bias_shift);
             GW_UNROLL
             for (int g = 4 * h; g < 4 * h + 4; g++) {
                 __m512i code = load_codes(codes + 64 * g);
                 GW_UNROLL
-                for (int r = 0; r < rows; r++) dot[r] = add_dot4(dot[r], code, a->q[r] + 4 * g);
+                for (int r = 0; r < rows; r++) dot[r] = add_dot4(dot[r], code, a->q[row + r] + 4 * g);
             }
             __m128i bytes = _mm_loadu_si128((const __m128i *)(block + 64 + GW_PANEL * h));
             __m512 half_scale = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
@@ -139,7 +141,7 @@ GW_INLINE void half_scale_rows(const struct gemm_tile *tile, int rows, int bias_
             for (int r = 0; r < rows; r++) dots[r] = _mm512_fmadd_ps(half_scale, _mm512_cvtepi32_ps(dot[r]), dots[r]);
         }
         __m512 scale = _mm512_loadu_ps(block);
-        add_block(acc, dots, a, rows, scale, scale, false);
+        add_block(acc, dots, a, row, rows, scale, scale, false);
     }
     finish_tile(tile, rows, acc);
 }
@@ -208,7 +210,7 @@ static void tile_u6_bias32(const struct gemm_tile *tile)
 static void gemm_u4(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
     GW_ASSERT(g->w->bias == (g->w->has_min ? 0 : 8));
-    gemm_panels(g, panel_begin, panel_end,
+    gemm_panels(g, panel_begin, panel_end, NULL,
                 g->w->scales_f16 ? tile_u4_f16
                 : g->w->has_min  ? tile_u4_min
                                  : tile_u4_bias8);
@@ -217,7 +219,7 @@ static void gemm_u4(const struct gw_gemm *g, int panel_begin, int panel_end)
 static void gemm_u8(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
     GW_ASSERT(g->w->bias == (g->w->has_min ? 0 : g->w->bias == 16 ? 16 : 128));
-    gemm_panels(g, panel_begin, panel_end,
+    gemm_panels(g, panel_begin, panel_end, NULL,
                 g->w->scales_f16   ? tile_u8_f16
                 : g->w->has_min    ? tile_u8_min
                 : g->w->bias == 16 ? tile_u8_bias16
@@ -227,7 +229,7 @@ static void gemm_u8(const struct gw_gemm *g, int panel_begin, int panel_end)
 static void gemm_u6(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
     GW_ASSERT(g->w->bias == 32);
-    gemm_panels(g, panel_begin, panel_end, tile_u6_bias32);
+    gemm_panels(g, panel_begin, panel_end, NULL, tile_u6_bias32);
 }
 
 /* 16 chains, so that no instruction waits for the one before it. */
@@ -250,19 +252,22 @@ static int64_t int8_dots(int64_t rounds)
     return rounds * 16 * 64 * 2;
 }
 
+#define OTHER_KERNELS                                                                                                  \
+    .quantize = quantize, .rmsnorm = rmsnorm, .rope = rope, .kv_store = kv_store, .attention = attention,              \
+    .swiglu = swiglu, .add = add, .argmax = argmax, .exp_chunks = exp_chunks, .int8_dots = int8_dots,                  \
+    .float_fmas = float_fmas, .read_bytes = read_bytes
+
 const struct gw_kernels gw_kernels_avx512 = {
     .name = "avx512",
-    .quantize = quantize,
     .gemm = {gemm_f32, gemm_f16, gemm_bf16, gemm_u4, gemm_u8, gemm_u6},
-    .rmsnorm = rmsnorm,
-    .rope = rope,
-    .kv_store = kv_store,
-    .attention = attention,
-    .swiglu = swiglu,
-    .add = add,
-    .argmax = argmax,
-    .exp_chunks = exp_chunks,
-    .int8_dots = int8_dots,
-    .float_fmas = float_fmas,
-    .read_bytes = read_bytes,
+    OTHER_KERNELS,
 };
+
+#ifdef GW_AMX
+const struct gw_kernels gw_kernels_amx = {
+    .name = "amx",
+    .gemm = {gemm_f32, gemm_f16, gemm_bf16, gw_amx_gemm_u4, gw_amx_gemm_u8, gw_amx_gemm_u6},
+    .gemm_scratch_bytes = gw_amx_scratch_bytes,
+    OTHER_KERNELS,
+};
+#endif

@@ -1,9 +1,12 @@
 /* Every kernel that is written in terms of 16 lanes, once for both instruction sets: included by avx2.c and avx512.c after
  * their v16 header, nowhere else. The steps and their order are those of kernels/ref/ref.c; what differs is that 16
- * lanes, and tiles of rows or queries, go side by side. Here are also the walk over panels, row tiles and atoms
- * that all GEMMs share, and the GEMM of float weights.
+ * lanes, and tiles of rows or queries, go side by side. Here is also the GEMM of float weights.
  */
+#define GEMM_TILE V16_TILE
+#define GEMM_WHOLE_TILES false
+
 #include "kernels/elementary.h"
+#include "kernels/x86/gemm_walk.h"
 
 #include <float.h>
 #include <math.h>
@@ -57,7 +60,7 @@ GW_INLINE bool usable_amax(float amax)
     return amax >= 1e-30f && amax <= FLT_MAX;
 }
 
-/* One block of row number r of its eight. */
+/* One block of row number r of those that lie together. */
 static void quantize_one(struct gw_act_block *block, int r, const float *x)
 {
     v16 first = v16_load(x), second = v16_load(x + 16);
@@ -81,8 +84,10 @@ static void quantize_one(struct gw_act_block *block, int r, const float *x)
     block->sum[r] = block->scale[r] * (float)sum;
 }
 
+enum { EIGHT = 8 }; /* rows that are quantized side by side, an even part of GW_ACT_ROWS */
+
 /* Lane r: the largest lane of a[r]; none is negative. */
-GW_INLINE __m256i max_of_each(const __m256i a[GW_ACT_ROWS])
+GW_INLINE __m256i max_of_each(const __m256i a[EIGHT])
 {
     __m256i two[4], four[2];
     GW_UNROLL
@@ -97,44 +102,44 @@ GW_INLINE __m256i max_of_each(const __m256i a[GW_ACT_ROWS])
                             _mm256_permute2x128_si256(four[0], four[1], 0x31));
 }
 
-/* One block of all eight rows, whose scales and sums are then vectors. */
-static void quantize_eight(struct gw_act_block *block, const float *x, size_t x_stride)
+/* One block of eight rows from number `first` on, whose scales and sums are then vectors. */
+static void quantize_eight(struct gw_act_block *block, int first, const float *x, size_t x_stride)
 {
-    __m256i amax8[GW_ACT_ROWS], sums[2];
+    __m256i amax8[EIGHT], sums[2];
     GW_UNROLL
-    for (int r = 0; r < GW_ACT_ROWS; r++)
+    for (int r = 0; r < EIGHT; r++)
         amax8[r] = v16_amax8(v16_load(x + (size_t)r * x_stride), v16_load(x + (size_t)r * x_stride + 16));
     __m256 amax = _mm256_castsi256_ps(max_of_each(amax8)), most = _mm256_set1_ps(127);
     int usable = _mm256_movemask_ps(_mm256_and_ps(_mm256_cmp_ps(amax, _mm256_set1_ps(1e-30f), _CMP_GE_OQ),
                                                   _mm256_cmp_ps(amax, _mm256_set1_ps(FLT_MAX), _CMP_LE_OQ)));
     if (usable != 255) {
-        for (int r = 0; r < GW_ACT_ROWS; r++) quantize_one(block, r, x + (size_t)r * x_stride);
+        for (int r = 0; r < EIGHT; r++) quantize_one(block, first + r, x + (size_t)r * x_stride);
         return;
     }
-    _Alignas(32) float inverse[GW_ACT_ROWS];
+    _Alignas(32) float inverse[EIGHT];
     _mm256_store_ps(inverse, _mm256_div_ps(most, amax));
     __m256 scale = _mm256_div_ps(amax, most);
     /* Four rows' sums, below 2^16, side by side in each 64 bits. */
     sums[0] = sums[1] = _mm256_setzero_si256();
     GW_UNROLL
-    for (int r = 0; r < GW_ACT_ROWS; r++) {
+    for (int r = 0; r < EIGHT; r++) {
         const float *row = x + (size_t)r * x_stride;
         v16 factor = v16_set1(inverse[r]);
         __m256i q = v16_to_i8(v16_mul(v16_load(row), factor), v16_mul(v16_load(row + 16), factor));
-        _mm256_storeu_si256((__m256i *)block->q[r], q);
+        _mm256_storeu_si256((__m256i *)block->q[first + r], q);
         sums[r / 4] = _mm256_or_si256(sums[r / 4], _mm256_slli_epi64(sums_of_8(q), r % 4 * 16));
     }
     GW_UNROLL
     for (int i = 0; i < 2; i++) sums[i] = _mm256_add_epi16(sums[i], _mm256_shuffle_epi32(sums[i], 0x4e));
     __m256i halves = _mm256_unpacklo_epi64(sums[0], sums[1]); /* eight rows' first sixteen, then their last */
     __m256i offset = _mm256_set1_epi32(16 * 128), zero = _mm256_setzero_si256();
-    __m256i first = _mm256_sub_epi32(_mm256_cvtepu16_epi32(_mm256_castsi256_si128(halves)), offset);
+    __m256i low = _mm256_sub_epi32(_mm256_cvtepu16_epi32(_mm256_castsi256_si128(halves)), offset);
     __m256i last = _mm256_sub_epi32(_mm256_cvtepu16_epi32(_mm256_extracti128_si256(halves, 1)), offset);
-    __m256i sum = _mm256_add_epi32(first, last);
-    _mm256_storeu_si256((__m256i *)block->minus_isum[0], _mm256_sub_epi32(zero, sum));
-    _mm256_storeu_si256((__m256i *)block->minus_isum[1], _mm256_sub_epi32(zero, last));
-    _mm256_storeu_ps(block->scale, scale);
-    _mm256_storeu_ps(block->sum, _mm256_mul_ps(scale, _mm256_cvtepi32_ps(sum)));
+    __m256i sum = _mm256_add_epi32(low, last);
+    _mm256_storeu_si256((__m256i *)&block->minus_isum[0][first], _mm256_sub_epi32(zero, sum));
+    _mm256_storeu_si256((__m256i *)&block->minus_isum[1][first], _mm256_sub_epi32(zero, last));
+    _mm256_storeu_ps(&block->scale[first], scale);
+    _mm256_storeu_ps(&block->sum[first], _mm256_mul_ps(scale, _mm256_cvtepi32_ps(sum)));
 }
 
 static void quantize(struct gw_act *act, const float *x, size_t x_stride, int row_begin, int row_end, int block_begin,
@@ -142,155 +147,16 @@ static void quantize(struct gw_act *act, const float *x, size_t x_stride, int ro
 {
     for (int row = row_begin, rows; row < row_end; row += rows, x += (size_t)rows * x_stride) {
         struct gw_act_block *block = gw_act_at(act, row, block_begin);
-        bool eight = row % GW_ACT_ROWS == 0 && row_end - row >= GW_ACT_ROWS;
-        rows = eight ? GW_ACT_ROWS : 1;
+        bool eight = row % EIGHT == 0 && row_end - row >= EIGHT;
+        rows = eight ? EIGHT : 1;
         for (int b = 0; b < block_end - block_begin; b++) {
-            if (eight) quantize_eight(block + b, x + b * GW_BLOCK, x_stride);
+            if (eight) quantize_eight(block + b, row % GW_ACT_ROWS, x + b * GW_BLOCK, x_stride);
             else quantize_one(block + b, row % GW_ACT_ROWS, x + b * GW_BLOCK);
         }
     }
 }
 
-/* ---- GEMM: the walk over panels, row tiles and atoms ------------------------------------------------------------- */
-
-/* What a tile function gets: `rows` (1..V16_TILE) rows of activations from `row` on, against blocks [begin, end) of one
- * panel. It accumulates from +0, adds what is `merges` times left of that in the tree, and writes out[rows][16]. */
-struct gemm_tile {
-    const struct gw_packed *w;
-    const struct gw_act *act;
-    const uint8_t *panel;
-    int row;
-    int rows;
-    int begin;
-    int end;
-    int merges;
-    const float (*left)[V16_TILE * GW_PANEL]; /* the top of the stack of partial sums, [rows][16] each */
-    float *out;
-    size_t out_stride;   /* of rows, in floats */
-    const uint8_t *warm; /* as many bytes to take along as there are of weights, or NULL */
-};
-
-/* A tile's end: its sums, in registers until now, become those of the tree node that they complete. */
-GW_INLINE void finish_tile(const struct gemm_tile *tile, int rows, v16 *acc)
-{
-    for (int merge = 0; merge < tile->merges; merge++) {
-        GW_UNROLL
-        for (int r = 0; r < rows; r++) acc[r] = v16_add(v16_load(tile->left[-merge] + r * GW_PANEL), acc[r]);
-    }
-    GW_UNROLL
-    for (int r = 0; r < rows; r++) v16_store(tile->out + (size_t)r * tile->out_stride, acc[r]);
-}
-
-/* What stands in front of a block's codes (struct gw_packed). */
-enum scales { SCALES_ONLY, SCALES_MINIMA, SCALES_F16 /* and minima */ };
-
-typedef void (*gemm_tile_fn)(const struct gemm_tile *tile);
-
-/* An atom program that walks off the stack or off k is a bug of the caller; checked once per call. */
-static void check_atoms(const struct gw_gemm *g)
-{
-    int depth = 0, end = 0;
-    int blocks = (g->w->k + GW_BLOCK - 1) / GW_BLOCK;
-    for (int i = 0; i < g->atom_count; i++) {
-        const struct gw_atom *atom = &g->atoms[i];
-        GW_ASSERT(atom->block_end >= end && atom->block_end <= blocks);
-        end = atom->block_end;
-        depth++;
-        GW_ASSERT(depth <= GW_MAX_TREE_DEPTH && atom->merges >= 0 && atom->merges < depth);
-        depth -= atom->merges + (atom->node >= 0);
-    }
-    GW_ASSERT(depth == 0);
-}
-
-/* Where the first of a row tile's rows has the outputs of `panel`. */
-static float *node_rows(const struct gw_gemm *g, int panel, int row, int node)
-{
-    return g->y + (size_t)node * g->y_node_stride + (size_t)row * g->y_row_stride +
-           (size_t)(panel - g->y_panel) * GW_PANEL;
-}
-
-/* Copies a finished node that could not be written where it belongs: the last panel may be narrower, and streams want whole lines. */
-static void copy_node(const struct gw_gemm *g, int panel, int rows, float *y, const float *acc)
-{
-    int left = g->w->n - panel * GW_PANEL;
-    bool stream = g->stream && left >= GW_PANEL && ((uintptr_t)y | g->y_row_stride * sizeof *y) % 64 == 0;
-    for (int r = 0; r < rows; r++, y += g->y_row_stride, acc += GW_PANEL) {
-        if (stream) v16_stream(y, v16_load(acc));
-        else if (left >= GW_PANEL) v16_store(y, v16_load(acc));
-        else v16_store_part(y, v16_load(acc), left);
-    }
-}
-
-/* The next `bytes` to take along; NULL when all has been. */
-static const uint8_t *take_warm(struct gw_warm *warm, size_t bytes)
-{
-    if (!warm || warm->at >= warm->count) return NULL;
-    const uint8_t *at = warm->base + (size_t)warm->chunks[warm->at] * warm->chunk_bytes + warm->offset;
-    warm->offset += bytes;
-    if (warm->offset >= warm->chunk_bytes) {
-        warm->offset = 0;
-        warm->at++;
-    }
-    return at;
-}
-
-/* All atoms of one row tile by one panel, which take the panel `next`, or what `warm` asks for, along. */
-static void gemm_row_tile(const struct gw_gemm *g, int panel, int row, int rows, const uint8_t *next,
-                          struct gw_warm *warm, gemm_tile_fn fn)
-{
-    _Alignas(64) float stack[GW_MAX_TREE_DEPTH][V16_TILE * GW_PANEL];
-    struct gemm_tile tile = {.w = g->w, .act = g->act, .row = row, .rows = rows};
-    tile.panel = g->w->data + (size_t)panel * g->w->panel_bytes;
-    bool copy = g->stream || (panel + 1) * GW_PANEL > g->w->n;
-    int depth = 0;
-    for (int i = 0; i < g->atom_count; i++, tile.begin = tile.end) {
-        const struct gw_atom *atom = &g->atoms[i];
-        float *y = atom->node >= 0 ? node_rows(g, panel, row, atom->node) : NULL;
-        tile.end = atom->block_end;
-        tile.merges = atom->merges;
-        tile.left = (const float(*)[V16_TILE * GW_PANEL]) & stack[depth ? depth - 1 : 0];
-        depth -= atom->merges;
-        tile.out = y && !copy ? y : stack[depth];
-        tile.out_stride = y && !copy ? g->y_row_stride : GW_PANEL;
-        tile.warm = next ? next + (size_t)tile.begin * g->w->block_bytes
-                         : take_warm(warm, (size_t)(tile.end - tile.begin) * g->w->block_bytes);
-        fn(&tile);
-        if (y && copy) copy_node(g, panel, rows, y, stack[depth]);
-        if (!y) depth++;
-    }
-}
-
-/* Rows whose activations stay in the second-level cache while panels pass over them: a multiple of any tile. */
-static int rows_at_once(const struct gw_gemm *g)
-{
-    enum { BYTES = 256 << 10 };
-    size_t row_bytes = g->w->pack > GW_PACK_BF16
-                           ? (size_t)(g->w->k / GW_BLOCK) * sizeof(struct gw_act_block) / GW_ACT_ROWS
-                           : (size_t)g->w->k * sizeof(float);
-    size_t rows = BYTES / row_bytes / GW_ACT_ROWS * GW_ACT_ROWS;
-    return rows < 4 * GW_ACT_ROWS ? 4 * GW_ACT_ROWS : rows < (size_t)g->rows ? (int)rows : g->rows;
-}
-
-/* A panel's blocks stay in the first-level cache while row tiles pass over it. Tiles do not straddle blocks of GW_ACT_ROWS rows. */
-static void gemm_panels(const struct gw_gemm *g, int panel_begin, int panel_end, gemm_tile_fn fn)
-{
-    GW_ASSERT(g->act->k == g->w->k);
-    GW_ASSERT(g->w->has_min == (g->w->bias == 0 && g->w->pack > GW_PACK_BF16));
-    check_atoms(g);
-    int at_once = rows_at_once(g);
-    for (int begin = 0; begin < g->rows; begin += at_once) {
-        int end = g->rows - begin < at_once ? g->rows : begin + at_once;
-        for (int panel = panel_begin; panel < panel_end; panel++) {
-            const uint8_t *next = panel + 1 < panel_end ? g->w->data + (size_t)(panel + 1) * g->w->panel_bytes
-                                                        : g->next;
-            if (end - begin <= V16_TILE) next = NULL; /* one tile has enough to do with its own panel */
-            for (int row = begin; row < end; row += V16_TILE, next = NULL)
-                gemm_row_tile(g, panel, row, end - row < V16_TILE ? end - row : V16_TILE, next,
-                              row == begin ? NULL : g->warm, fn);
-        }
-    }
-    if (g->stream) _mm_sfence();
-}
+/* ---- GEMM of float weights ----------------------------------------------------------------------------------------- */
 
 GW_INLINE v16 load_weights(const uint8_t *panel, size_t k, enum gw_pack pack)
 {
@@ -350,17 +216,17 @@ static void tile_bf16(const struct gemm_tile *tile)
 
 static void gemm_f32(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
-    gemm_panels(g, panel_begin, panel_end, tile_f32);
+    gemm_panels(g, panel_begin, panel_end, NULL, tile_f32);
 }
 
 static void gemm_f16(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
-    gemm_panels(g, panel_begin, panel_end, tile_f16);
+    gemm_panels(g, panel_begin, panel_end, NULL, tile_f16);
 }
 
 static void gemm_bf16(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
-    gemm_panels(g, panel_begin, panel_end, tile_bf16);
+    gemm_panels(g, panel_begin, panel_end, NULL, tile_bf16);
 }
 
 /* ---- row operations --------------------------------------------------------------------------------------------- */
@@ -601,12 +467,22 @@ struct seen {
     }
 #endif
 
+/* Pages are read ahead line by line all the time, since only so many lines can be under way: a page's values while its scores are computed, the
+ * keys of the page after the next one while values are added up. To the second-level cache: loads would wait behind lines on their way to the
+ * first. */
+enum { LINE = 32 }; /* halves in a cache line; keys and values of a page are head_dim lines each */
+
+GW_INLINE void prefetch_line(const uint16_t *line)
+{
+    _mm_prefetch((const char *)line, _MM_HINT_T1);
+}
+
 /* Scores of `count` queries with the 16 keys of each of `parts` parts from `part` on; both constant. Columns of invisible keys give garbage
  * that softmax_count drops. Few queries are few chains of sums, which wait for each other; both parts together are twice as many. */
-GW_INLINE void score_parts(struct queries *t, float (*e)[GW_PAGE_TOKENS], const uint16_t *page, const uint16_t *next,
-                           int part, int parts, int count)
+GW_INLINE void score_parts(struct queries *t, float (*e)[GW_PAGE_TOKENS], const uint16_t *page, int part, int parts,
+                           int count)
 {
-    const uint16_t *keys = page + part * t->head_dim * 16;
+    const uint16_t *keys = page + part * t->head_dim * 16, *values = page + t->head_dim * GW_PAGE_TOKENS;
     int part_halves = t->head_dim * 16;
     v16 s[2][V16_TILE];
     GW_UNROLL
@@ -616,10 +492,7 @@ GW_INLINE void score_parts(struct queries *t, float (*e)[GW_PAGE_TOKENS], const 
     }
     for (int d = 0; d < t->head_dim; d++, keys += 16) {
         if (part == 0) {
-            /* A page is two lines a dimension: all of the next one is on its way while this one is computed. To the second-level cache,
-             * since only so many lines can be under way to the first, and loads would wait behind them. */
-            _mm_prefetch((const char *)(next + d * 64), _MM_HINT_T1);
-            _mm_prefetch((const char *)(next + d * 64 + 32), _MM_HINT_T1);
+            prefetch_line(values + d * LINE);
         }
         GW_UNROLL
         for (int p = 0; p < parts; p++) {
@@ -636,23 +509,21 @@ GW_INLINE void score_parts(struct queries *t, float (*e)[GW_PAGE_TOKENS], const 
 }
 
 /* The first `most` keys of a page; all of them where it has fewer. */
-GW_INLINE void score_count(struct queries *t, float (*e)[GW_PAGE_TOKENS], const uint16_t *page, const uint16_t *next,
-                           int most, int count)
+GW_INLINE void score_count(struct queries *t, float (*e)[GW_PAGE_TOKENS], const uint16_t *page, int most, int count)
 {
     if (most <= 16) {
-        score_parts(t, e, page, next, 0, 1, count);
+        score_parts(t, e, page, 0, 1, count);
     } else if (2 * count <= V16_SUMS) {
-        score_parts(t, e, page, next, 0, 2, count);
+        score_parts(t, e, page, 0, 2, count);
     } else {
-        score_parts(t, e, page, next, 0, 1, count);
-        score_parts(t, e, page, next, 1, 1, count);
+        score_parts(t, e, page, 0, 1, count);
+        score_parts(t, e, page, 1, 1, count);
     }
 }
 
-static void score_page(struct queries *t, float (*e)[GW_PAGE_TOKENS], const uint16_t *page, const uint16_t *next,
-                       int most)
+static void score_page(struct queries *t, float (*e)[GW_PAGE_TOKENS], const uint16_t *page, int most)
 {
-    WITH_COUNT(t->count, score_count, t, e, page, next, most);
+    WITH_COUNT(t->count, score_count, t, e, page, most);
 }
 
 /* The online softmax step of queries [first, first + count), count constant, each of which sees a key: e, c, l and m. Step by step for all of
@@ -695,9 +566,9 @@ static void softmax_page(struct queries *t, float (*e)[GW_PAGE_TOKENS], const st
 }
 
 /* `width` vectors of o from dimension d on, of queries [first, first + count), over keys [begin, end); width and count constant. `left` values
- * of the last vector exist. */
+ * of the last vector exist. The keys at `ahead` are read ahead. */
 GW_INLINE void add_columns(struct queries *t, float (*e)[GW_PAGE_TOKENS], int first, const uint16_t *values, int begin,
-                           int end, int d, int left, int width, int count)
+                           int end, int d, int left, int width, int count, const uint16_t *ahead)
 {
     v16 o[V16_TILE][4];
     GW_UNROLL
@@ -710,6 +581,9 @@ GW_INLINE void add_columns(struct queries *t, float (*e)[GW_PAGE_TOKENS], int fi
     }
     for (int j = begin; j < end; j++) {
         const uint16_t *at = values + j * t->head_dim + d;
+        GW_UNROLL
+        for (int x = 0; x < width; x += 2)
+            if (width > 1 || d % LINE == 0) prefetch_line(ahead + j * t->head_dim + d + 16 * x);
         v16 v[4];
         GW_UNROLL
         for (int x = 0; x < width; x++)
@@ -730,22 +604,23 @@ GW_INLINE void add_columns(struct queries *t, float (*e)[GW_PAGE_TOKENS], int fi
 /* o of queries [first, first + count) over keys [begin, end), count constant; o is first scaled by c where begin is 0. As many columns side
  * by side as there are registers: values are read in their order, and there are sums enough to hide each other's latency. */
 GW_INLINE void add_values(struct queries *t, float (*e)[GW_PAGE_TOKENS], int first, const uint16_t *values, int begin,
-                          int end, int count)
+                          int end, const uint16_t *ahead, int count)
 {
     const int width = 4 * count <= V16_SUMS ? 4 : 2 * count <= V16_SUMS ? 2 : 1;
     int d = 0;
     for (; d + 16 * width <= t->head_dim; d += 16 * width)
-        add_columns(t, e, first, values, begin, end, d, 16, width, count);
-    for (; d < t->head_dim; d += 16) add_columns(t, e, first, values, begin, end, d, t->head_dim - d, 1, count);
+        add_columns(t, e, first, values, begin, end, d, 16, width, count, ahead);
+    for (; d < t->head_dim; d += 16) add_columns(t, e, first, values, begin, end, d, t->head_dim - d, 1, count, ahead);
 }
 
 /* The values of one page, for all that see keys of it. */
-static void add_page(struct queries *t, float (*e)[GW_PAGE_TOKENS], const uint16_t *page, const struct seen *seen)
+static void add_page(struct queries *t, float (*e)[GW_PAGE_TOKENS], const uint16_t *page, const struct seen *seen,
+                     const uint16_t *ahead)
 {
     const uint16_t *values = page + GW_PAGE_TOKENS * t->head_dim;
-    if (seen->fewest > 0) WITH_COUNT(t->count, add_values, t, e, 0, values, 0, seen->fewest);
+    if (seen->fewest > 0) WITH_COUNT(t->count, add_values, t, e, 0, values, 0, seen->fewest, ahead);
     for (int i = 0; i < t->count; i++)
-        if (seen->keys[i] > seen->fewest) add_values(t, e, i, values, seen->fewest, seen->keys[i], 1);
+        if (seen->keys[i] > seen->fewest) add_values(t, e, i, values, seen->fewest, seen->keys[i], ahead, 1);
 }
 
 static struct seen keys_seen(const struct queries *t, int page)
@@ -791,11 +666,16 @@ static void store_queries(const struct queries *t, const struct gw_attention *a,
     }
 }
 
-/* The scores of page number b of `pages`. */
-static void score_number(struct queries *t, const struct gw_attention *a, int b, int pages)
+/* The scores of page number b. */
+static void score_number(struct queries *t, const struct gw_attention *a, int b)
 {
-    const uint16_t *next = b + 1 < pages ? a->pages[b + 1] : a->next ? a->next : a->pages[0];
-    score_page(t, t->e[b % 2], a->pages[b], next, t->position[t->count - 1] + 1 - b * GW_PAGE_TOKENS);
+    score_page(t, t->e[b % 2], a->pages[b], t->position[t->count - 1] + 1 - b * GW_PAGE_TOKENS);
+}
+
+/* The page whose keys are read ahead while the values of page b are added up; page b itself where that is not known. */
+static const uint16_t *page_ahead(const struct gw_attention *a, int b, int pages)
+{
+    return b + 2 < pages ? a->pages[b + 2] : a->next ? a->next : a->pages[b];
 }
 
 static void attention(const struct gw_attention *a)
@@ -807,13 +687,14 @@ static void attention(const struct gw_attention *a)
         int count = total - begin < V16_TILE ? total - begin : V16_TILE;
         load_queries(&t, a, begin, count);
         int pages = t.position[count - 1] / GW_PAGE_TOKENS + 1;
-        score_number(&t, a, 0, pages);
+        for (int d = 0; pages > 1 && d < a->head_dim; d++) prefetch_line(a->pages[1] + d * LINE);
+        score_number(&t, a, 0);
         for (int b = 0; b < pages; b++) {
             const struct seen seen = keys_seen(&t, b);
             /* A softmax is one long chain; the scores of the next page keep the CPU busy meanwhile. */
             softmax_page(&t, t.e[b % 2], &seen);
-            if (b + 1 < pages) score_number(&t, a, b + 1, pages);
-            add_page(&t, t.e[b % 2], a->pages[b], &seen);
+            if (b + 1 < pages) score_number(&t, a, b + 1);
+            add_page(&t, t.e[b % 2], a->pages[b], &seen, page_ahead(a, b, pages));
         }
         store_queries(&t, a, begin);
     }

@@ -7,7 +7,7 @@
 #include <immintrin.h>
 
 #define V16_TILE 8  /* rows or queries that a register tile holds */
-#define V16_SUMS 12 /* sums that registers hold beside what they are made of */
+#define V16_SUMS 24 /* sums that registers hold beside what they are made of */
 
 typedef __m512 v16;
 

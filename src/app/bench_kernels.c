@@ -44,6 +44,8 @@ struct work {
 
     struct gw_packed *weights; /* [copies] */
     int copies;
+    uint8_t *scratch; /* [threads][scratch_bytes], of products */
+    size_t scratch_bytes;
     struct gw_act act;
     float *x, *y;
     uint16_t *pages;
@@ -177,7 +179,8 @@ static void run_product(struct work *work, int pass, int thread, int threads)
                            .atom_count = 1,
                            .y = work->y,
                            .y_row_stride = WIDTH,
-                           .y_node_stride = (size_t)work->rows * WIDTH};
+                           .y_node_stride = (size_t)work->rows * WIDTH,
+                           .scratch = work->scratch + (size_t)thread * work->scratch_bytes};
     int begin, end;
     gw_split(w->panels, threads, thread, &begin, &end);
     if (begin < end) work->kernels->gemm[w->pack](&gemm, begin, end);
@@ -209,6 +212,9 @@ static gw_err bench_products(const struct gw_kernels *kernels, struct gw_pool *p
             work.weights[c] = w;
             work.weights[c].data = (uint8_t *)data + (size_t)c * bytes;
         }
+        work.scratch_bytes = gw_gemm_scratch_bytes(kernels, &w);
+        free(work.scratch);
+        work.scratch = gw_alloc_lines((size_t)gw_pool_threads(pool), work.scratch_bytes);
         work.name = gw_type_info((uint32_t)types[t])->name;
         work.bytes = (double)bytes;
         work.floats = w.pack == GW_PACK_F32 || w.pack == GW_PACK_F16 || w.pack == GW_PACK_BF16;
@@ -221,6 +227,7 @@ static gw_err bench_products(const struct gw_kernels *kernels, struct gw_pool *p
 out:
     if (data) gw_free_large(data, STREAM_BYTES);
     gw_act_free(&work.act);
+    free(work.scratch);
     free(work.weights);
     free(work.x);
     free(work.y);

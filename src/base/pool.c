@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 #define LINE_BYTES 64 /* of a cache line: what different threads write lies on different lines */
-#define SPIN_DEFAULT_US 30
+#define SPIN_DEFAULT_US 200
 #define SPIN_MAX_US 1000000
 #define MAX_CPUS (1 << 16)
 

@@ -20,7 +20,7 @@ struct gw_pool; /* opaque */
 typedef void (*gw_pool_fn)(void *arg, int thread, int threads);
 
 /* Makes a pool of `threads` >= 1. With `cpus`, thread i (the caller is thread 0) is pinned to CPU cpus[i]; a pin that the
- * system refuses is left out. Waiting spins 30 us when the CPUs are given and distinct, else not at all, since the
+ * system refuses is left out. Waiting spins 200 us when the CPUs are given and distinct, else not at all, since the
  * CPUs may be shared; GODWIT_SPIN_US in the environment overrides. The pool belongs to the creating thread: it alone may
  * run and destroy it. GW_ERR_MEMORY when a thread cannot be started, GW_ERR_USAGE for a GODWIT_SPIN_US that is no number. */
 GW_CHECK gw_err gw_pool_create(int threads, const int *cpus, struct gw_pool **pool);

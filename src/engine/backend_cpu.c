@@ -16,6 +16,7 @@
 enum {
     TILE_ROWS =
         128, /* rows whose gate and up stay in the first-level cache until they are activated; a multiple of GW_ACT_ROWS */
+    NORM_ROWS = 8,          /* normalised rows that stay in the first-level cache until they are quantized */
     STREAM_BYTES = 1 << 20, /* of logits that a second-level cache does not hold */
 };
 
@@ -80,7 +81,7 @@ static void init_scratch(struct cpu *cpu)
     cpu->query = gw_alloc_lines(rows * heads_width, sizeof(float));
     cpu->key = gw_alloc_lines(rows * kv_width, sizeof(float));
     cpu->value = gw_alloc_lines(rows * kv_width, sizeof(float));
-    cpu->norm_tiles = gw_alloc_lines((size_t)gw_pool_threads(cpu->pool) * GW_ACT_ROWS * d, sizeof(float));
+    cpu->norm_tiles = gw_alloc_lines((size_t)gw_pool_threads(cpu->pool) * NORM_ROWS * d, sizeof(float));
     cpu->tiles = gw_alloc_lines((size_t)gw_pool_threads(cpu->pool) * 2 * TILE_ROWS * GW_BLOCK, sizeof(float));
     cpu->partials = cpu->own_partials = alloc_partials(cpu);
     act_init(&cpu->normed, (int)rows, cpu->d);
@@ -98,6 +99,19 @@ static void init_scratch(struct cpu *cpu)
     gw_cpu_rows_init(cpu);
 }
 
+static void init_gemm_scratch(struct cpu *cpu)
+{
+    size_t most = gw_gemm_scratch_bytes(cpu->kernels, &cpu->output);
+    for (int l = 0; l < cpu->config.shard.layer_end - cpu->config.shard.layer_begin; l++)
+        for (int i = 0; i < MATRICES; i++) {
+            size_t bytes = gw_gemm_scratch_bytes(cpu->kernels, &cpu->layers[l].w[i]);
+            most = bytes > most ? bytes : most;
+        }
+    if (most == 0) return;
+    cpu->gemm_scratch_bytes = (most + 63) / 64 * 64;
+    cpu->gemm_scratch = gw_alloc_lines((size_t)gw_pool_threads(cpu->pool), cpu->gemm_scratch_bytes);
+}
+
 static void cpu_destroy(struct gw_backend *backend)
 {
     struct cpu *cpu = of(backend);
@@ -112,6 +126,7 @@ static void cpu_destroy(struct gw_backend *backend)
     free(cpu->next_item);
     gw_cpu_rows_close(cpu);
     free(cpu->warm);
+    free(cpu->gemm_scratch);
     free(cpu->page_scratch);
     float *scratch[] = {cpu->hidden,     cpu->query, cpu->key,          cpu->value,
                         cpu->norm_tiles, cpu->tiles, cpu->own_partials, cpu->own_logits};
@@ -221,13 +236,13 @@ static void norm_rows(struct cpu *cpu, const float *weight, const int32_t *picke
 {
     const struct gw_kernels *kernels = cpu->kernels;
     size_t d = (size_t)cpu->d;
-    float *own_tile = cpu->norm_tiles + (size_t)thread * GW_ACT_ROWS * d;
+    float *own_tile = cpu->norm_tiles + (size_t)thread * NORM_ROWS * d;
     for (int row = begin, first = begin; row < end; row++) {
         float *tile = cpu->normed.x ? cpu->normed.x + (size_t)first * d : own_tile;
         size_t at = (size_t)(picked ? picked[row] : row) * d;
         if (add) kernels->add(cpu->hidden + at, cpu->partials + at, cpu->d);
         kernels->rmsnorm(cpu->hidden + at, weight, cpu->d, cpu->norm_eps, tile + (size_t)(row - first) * d);
-        if ((row + 1) % GW_ACT_ROWS && row + 1 < end) continue;
+        if ((row + 1) % NORM_ROWS && row + 1 < end) continue;
         if (quantize) kernels->quantize(&cpu->normed.view, tile, d, first, row + 1, 0, cpu->d / GW_BLOCK);
         first = row + 1;
     }
@@ -239,6 +254,11 @@ struct product {
     float *y;
     bool stream; /* as in struct gw_gemm */
 };
+
+static void *gemm_scratch(const struct cpu *cpu, int thread)
+{
+    return cpu->gemm_scratch ? cpu->gemm_scratch + (size_t)thread * cpu->gemm_scratch_bytes : NULL;
+}
 
 static const struct gw_atom *whole(const struct gw_packed *w, struct gw_atom *atom)
 {
@@ -268,7 +288,8 @@ static void multiply_share(struct cpu *cpu, const struct product *products, int 
                                .y_row_stride = (size_t)w->n,
                                .stream = products[i].stream,
                                .warm = &cpu->warm[thread],
-                               .next = i + 1 < count ? products[i + 1].w->data : NULL};
+                               .next = i + 1 < count ? products[i + 1].w->data : NULL,
+                               .scratch = gemm_scratch(cpu, thread)};
         cpu->kernels->gemm[w->pack](&gemm, from, to);
     }
 }
@@ -289,7 +310,8 @@ static void multiply_partial(struct cpu *cpu, const struct gw_packed *w, const s
                            .y = cpu->partials + (size_t)share->row_begin * (size_t)cpu->d,
                            .y_row_stride = (size_t)cpu->d,
                            .y_node_stride = (size_t)cpu->d * (size_t)cpu->step->rows,
-                           .warm = &cpu->warm[thread]};
+                           .warm = &cpu->warm[thread],
+                           .scratch = gemm_scratch(cpu, thread)};
     cpu->kernels->gemm[w->pack](&gemm, begin, end);
 }
 
@@ -440,7 +462,7 @@ static void attention_share(struct cpu *cpu, const struct half_layer *half, cons
 
 /* One block of 32 of the FFN for `rows` rows from `row` on: gate and up, activated, in the form the down product reads. */
 static void activate_block(struct cpu *cpu, const struct layer *layer, int block, int last, int row, int rows,
-                           float *tile, struct gw_warm *warm)
+                           float *tile, int thread)
 {
     enum { PANELS = GW_BLOCK / GW_PANEL };
     float *gate_up[] = {tile, tile + TILE_ROWS * GW_BLOCK};
@@ -456,11 +478,12 @@ static void activate_block(struct cpu *cpu, const struct layer *layer, int block
                                .y = gate_up[i],
                                .y_panel = block * PANELS,
                                .y_row_stride = GW_BLOCK,
-                               .warm = warm,
+                               .warm = &cpu->warm[thread],
                                .next = i == 0 ? layer->w[UP].data + (size_t)block * PANELS * w->panel_bytes
                                        : block + 1 < last
                                            ? layer->w[GATE].data + (size_t)(block + 1) * PANELS * w->panel_bytes
-                                           : layer->w[DOWN].data};
+                                           : layer->w[DOWN].data,
+                               .scratch = gemm_scratch(cpu, thread)};
         cpu->kernels->gemm[w->pack](&gemm, block * PANELS, (block + 1) * PANELS);
     }
     cpu->kernels->swiglu(gate_up[0], gate_up[1], rows * GW_BLOCK, tile);
@@ -484,8 +507,7 @@ static void ffn_share(struct cpu *cpu, const struct half_layer *half, const stru
     gw_split(cpu->ffn / GW_BLOCK, share->members, share->member, &begin, &end);
     for (int row = share->row_begin, rows; row < share->row_end; row += rows) {
         rows = share->row_end - row < TILE_ROWS ? share->row_end - row : TILE_ROWS;
-        for (int block = begin; block < end; block++)
-            activate_block(cpu, layer, block, end, row, rows, tile, &cpu->warm[thread]);
+        for (int block = begin; block < end; block++) activate_block(cpu, layer, block, end, row, rows, tile, thread);
     }
     share_sync(cpu, share);
     multiply_partial(cpu, &layer->w[DOWN], &cpu->ffn_sum, &cpu->activated, share, thread);
@@ -680,6 +702,7 @@ gw_err gw_backend_cpu_create(const struct gw_backend_config *config, const struc
     init_partials(cpu);
     init_scratch(cpu);
     TRY(gw_cpu_load(cpu));
+    init_gemm_scratch(cpu);
     cpu->config.donor = NULL; /* it may be gone by the time of the next call */
     cpu->config.awaited = NULL;
     cpu->config.store = NULL; /* its segments are held one by one */

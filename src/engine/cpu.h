@@ -103,11 +103,13 @@ struct cpu {
     int max_pages;
     int32_t *step_pages; /* [step_page_count]: pages that the step's sequences read */
     int step_page_count, step_page_capacity;
-    struct gw_warm *warm; /* [threads] */
+    struct gw_warm *warm;      /* [threads] */
+    uint8_t *gemm_scratch;     /* [threads][gemm_scratch_bytes] */
+    size_t gemm_scratch_bytes; /* a multiple of a cache line; 0 with kernels that need none */
 
     float *hidden;              /* [rows][d] */
     float *query, *key, *value; /* [rows][heads*dim], [rows][kv*dim] twice */
-    float *norm_tiles;          /* [thread][GW_ACT_ROWS][d] */
+    float *norm_tiles;          /* [thread][NORM_ROWS][d] */
     float *tiles;               /* [thread][gate|up][TILE_ROWS][GW_BLOCK] */
     float *partials;            /* [node][rows][d] */
     float *logits;              /* [rows][vocab], grown on demand */

@@ -47,7 +47,7 @@ status_of() { sed -n "s/.*\"$2\": \([-0-9.]*\).*/\1/p" "$1/status.json"; }
 # kernels_here: the kernel tables that this CPU can run
 kernels_here() {
     local k
-    for k in ref ref-fma avx2 avx512; do
+    for k in ref ref-fma avx2 avx512 amx; do
         if GODWIT_KERNELS=$k "$GODWIT" bench -m "$MODEL" -b 1 -p 2 -g 2 -t 1 >/dev/null 2>&1; then echo $k; fi
     done
 }

@@ -18,7 +18,7 @@ static uint64_t seed = 20240917;
 static uint64_t random_state;
 
 static const struct gw_kernels *ref;
-static const struct gw_kernels *variants[2];
+static const struct gw_kernels *variants[3];
 static int variant_count;
 
 static inline uint32_t draw_bits(void)
@@ -87,9 +87,9 @@ static inline void same_floats(const char *what, const char *who, const float *w
 /* The variants that run here, best first; says which do not. */
 static inline void find_variants(void)
 {
-    static const char *names[] = {"avx512", "avx2"};
+    static const char *names[] = {"amx", "avx512", "avx2"};
     if (gw_kernels_by_name("ref", &ref) != GW_OK) exit(1);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < (int)(sizeof names / sizeof *names); i++) {
         if (gw_kernels_by_name(names[i], &variants[variant_count]) == GW_OK) variant_count++;
         else printf("skipped: %s (%s)\n", names[i], gw_error_detail());
     }

@@ -20,13 +20,13 @@ struct engine {
 };
 
 static int table_count;
-static const char *tables[4];
+static const char *tables[5];
 
 static void find_tables(void)
 {
-    static const char *const names[] = {"ref", "ref-fma", "avx2", "avx512"};
+    static const char *const names[] = {"ref", "ref-fma", "avx2", "avx512", "amx"};
     const struct gw_kernels *kernels;
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < (int)(sizeof names / sizeof *names); i++) {
         if (gw_kernels_by_name(names[i], &kernels) == GW_OK) tables[table_count++] = names[i];
         else printf("not run here: %s (%s)\n", names[i], gw_error_detail());
     }

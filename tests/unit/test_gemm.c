@@ -3,6 +3,7 @@
  * The naive GEMM takes the file's blocks apart itself (not the packed form), one output at a time, so packing and the
  * walk over atoms are checked too.
  */
+#include "base/mem.h"
 #include "kernel_cases.h"
 
 /* ---- GEMM ------------------------------------------------------------------------------------------------------- */
@@ -106,6 +107,7 @@ static void make_gemm(struct case_gemm *c, enum gw_type type, int rows, int n, i
 
 static void free_gemm(struct case_gemm *c)
 {
+    free(c->g.scratch);
     free(c->src);
     free(c->w.data);
     free(c->x);
@@ -165,6 +167,8 @@ static float *run_gemm(struct case_gemm *c, const struct gw_kernels *kernels)
     float *y = floats(c->y_count);
     memset(y, 0x55, c->y_count * sizeof(float)); /* what is outside the result must stay */
     c->g.y = y;
+    free(c->g.scratch);
+    c->g.scratch = gw_alloc_lines(1, gw_gemm_scratch_bytes(kernels, &c->w));
     int middle = draw(c->w.panels + 1);
     kernels->gemm[c->w.pack](&c->g, 0, middle);
     struct gw_gemm rest = c->g; /* the same places, named from another panel */
@@ -196,7 +200,7 @@ static void check_gemm(struct case_gemm *c)
 static void test_gemm_exact(void)
 {
     for (int t = 0; t < TYPES; t++) {
-        for (int rows = 1; rows <= 19; rows++) {
+        for (int rows = 1; rows <= 35; rows++) { /* two tiles of any kernel, and some more */
             for (int repeat = 0; repeat < 4; repeat++) {
                 struct case_gemm c;
                 make_gemm(&c, types[t], rows, draw_range(1, 70), draw_range(1, 16), repeat >= 2, repeat == 0);

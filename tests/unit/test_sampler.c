@@ -37,12 +37,12 @@ static float next_normal(void)
 }
 
 static int table_count;
-static const struct gw_kernels *tables[3];
+static const struct gw_kernels *tables[4];
 
 static void find_tables(void)
 {
-    static const char *const names[] = {"ref", "avx2", "avx512"};
-    for (int i = 0; i < 3; i++) {
+    static const char *const names[] = {"ref", "avx2", "avx512", "amx"};
+    for (int i = 0; i < (int)(sizeof names / sizeof *names); i++) {
         if (gw_kernels_by_name(names[i], &tables[table_count]) == GW_OK) table_count++;
         else printf("not run here: %s\n", names[i]);
     }

@@ -1,0 +1,161 @@
+/* The walk over panels, row tiles and atoms that all GEMMs of x86 share. An instruction set brings its 16 lanes (v16_*.h), says how many rows a tile
+ * has (GEMM_TILE, which divides GW_ACT_ROWS, and GEMM_WHOLE_TILES, whether its tile functions always write all of them) and the functions
+ * that compute a tile.
+ */
+#ifndef GW_KERNELS_X86_GEMM_WALK_H
+#define GW_KERNELS_X86_GEMM_WALK_H
+
+#include <string.h>
+
+/* What a tile function gets: `rows` (1..GEMM_TILE) rows of activations from `row` on, against blocks [begin, end) of one
+ * panel. It accumulates from +0, adds what is `merges` times left of that in the tree, and writes out[rows][16]. */
+struct gemm_tile {
+    const struct gw_packed *w;
+    const struct gw_act *act;
+    const uint8_t *panel;                 /* as packed */
+    void *scratch;                        /* the caller's, where the panel has been brought in another form */
+    const struct gw_act_block *next_acts; /* what the row tile begins with that follows by the same panel, or NULL */
+    int row;
+    int rows;
+    int begin;
+    int end;
+    int merges;
+    const float (*left)[GEMM_TILE * GW_PANEL]; /* the top of the stack of partial sums, [rows][16] each */
+    float *out;
+    size_t out_stride;   /* of rows, in floats */
+    const uint8_t *warm; /* as many bytes to take along as there are of weights, or NULL */
+};
+
+/* A tile's end: its sums, in registers until now, become those of the tree node that they complete. */
+GW_INLINE void finish_tile(const struct gemm_tile *tile, int rows, v16 *acc)
+{
+    for (int merge = 0; merge < tile->merges; merge++) {
+        GW_UNROLL
+        for (int r = 0; r < rows; r++) acc[r] = v16_add(v16_load(tile->left[-merge] + r * GW_PANEL), acc[r]);
+    }
+    GW_UNROLL
+    for (int r = 0; r < rows; r++) v16_store(tile->out + (size_t)r * tile->out_stride, acc[r]);
+}
+
+/* What stands in front of a block's codes (struct gw_packed). */
+enum scales { SCALES_ONLY, SCALES_MINIMA, SCALES_F16 /* and minima */ };
+
+typedef void (*gemm_tile_fn)(const struct gemm_tile *tile);
+/* Brings a panel into g->scratch, in a form of its own. */
+typedef void (*gemm_prepare_fn)(const struct gw_gemm *g, int panel);
+
+/* An atom program that walks off the stack or off k is a bug of the caller; checked once per call. */
+static void check_atoms(const struct gw_gemm *g)
+{
+    int depth = 0, end = 0;
+    int blocks = (g->w->k + GW_BLOCK - 1) / GW_BLOCK;
+    for (int i = 0; i < g->atom_count; i++) {
+        const struct gw_atom *atom = &g->atoms[i];
+        GW_ASSERT(atom->block_end >= end && atom->block_end <= blocks);
+        end = atom->block_end;
+        depth++;
+        GW_ASSERT(depth <= GW_MAX_TREE_DEPTH && atom->merges >= 0 && atom->merges < depth);
+        depth -= atom->merges + (atom->node >= 0);
+    }
+    GW_ASSERT(depth == 0);
+}
+
+/* Where the first of a row tile's rows has the outputs of `panel`. */
+static float *node_rows(const struct gw_gemm *g, int panel, int row, int node)
+{
+    return g->y + (size_t)node * g->y_node_stride + (size_t)row * g->y_row_stride +
+           (size_t)(panel - g->y_panel) * GW_PANEL;
+}
+
+/* Copies a finished node that could not be written where it belongs: the last panel may be narrower, there may be fewer rows than a tile has, and
+ * streams want whole lines. */
+static void copy_node(const struct gw_gemm *g, int panel, int rows, float *y, const float *acc)
+{
+    int left = g->w->n - panel * GW_PANEL;
+    bool stream = g->stream && left >= GW_PANEL && ((uintptr_t)y | g->y_row_stride * sizeof *y) % 64 == 0;
+    for (int r = 0; r < rows; r++, y += g->y_row_stride, acc += GW_PANEL) {
+        if (stream) v16_stream(y, v16_load(acc));
+        else if (left >= GW_PANEL) v16_store(y, v16_load(acc));
+        else v16_store_part(y, v16_load(acc), left);
+    }
+}
+
+/* The next `bytes` to take along; NULL when all has been. */
+static const uint8_t *take_warm(struct gw_warm *warm, size_t bytes)
+{
+    if (!warm || warm->at >= warm->count) return NULL;
+    const uint8_t *at = warm->base + (size_t)warm->chunks[warm->at] * warm->chunk_bytes + warm->offset;
+    warm->offset += bytes;
+    if (warm->offset >= warm->chunk_bytes) {
+        warm->offset = 0;
+        warm->at++;
+    }
+    return at;
+}
+
+/* All atoms of one row tile by one panel, which take the panel `next`, or what `warm` asks for, along. */
+static void gemm_row_tile(const struct gw_gemm *g, int panel, int row, int rows, const struct gw_act_block *next_acts,
+                          const uint8_t *next, struct gw_warm *warm, gemm_tile_fn fn)
+{
+    _Alignas(64) float stack[GW_MAX_TREE_DEPTH][GEMM_TILE * GW_PANEL];
+    struct gemm_tile tile = {.w = g->w, .act = g->act, .row = row, .rows = rows};
+    tile.panel = g->w->data + (size_t)panel * g->w->panel_bytes;
+    tile.scratch = g->scratch;
+    tile.next_acts = next_acts;
+    bool copy = g->stream || (panel + 1) * GW_PANEL > g->w->n || (GEMM_WHOLE_TILES && rows < GEMM_TILE);
+    int depth = 0;
+    for (int i = 0; i < g->atom_count; i++, tile.begin = tile.end) {
+        const struct gw_atom *atom = &g->atoms[i];
+        float *y = atom->node >= 0 ? node_rows(g, panel, row, atom->node) : NULL;
+        tile.end = atom->block_end;
+        tile.merges = atom->merges;
+        tile.left = (const float(*)[GEMM_TILE * GW_PANEL]) & stack[depth ? depth - 1 : 0];
+        depth -= atom->merges;
+        tile.out = y && !copy ? y : stack[depth];
+        tile.out_stride = y && !copy ? g->y_row_stride : GW_PANEL;
+        tile.warm = next ? next + (size_t)tile.begin * g->w->block_bytes
+                         : take_warm(warm, (size_t)(tile.end - tile.begin) * g->w->block_bytes);
+        fn(&tile);
+        if (y && copy) copy_node(g, panel, rows, y, stack[depth]);
+        if (!y) depth++;
+    }
+}
+
+/* Rows whose activations stay in the second-level cache while panels pass over them: a multiple of any tile. */
+static int rows_at_once(const struct gw_gemm *g)
+{
+    enum { BYTES = 256 << 10 };
+    size_t row_bytes = g->w->pack > GW_PACK_BF16
+                           ? (size_t)(g->w->k / GW_BLOCK) * sizeof(struct gw_act_block) / GW_ACT_ROWS
+                           : (size_t)g->w->k * sizeof(float);
+    size_t rows = BYTES / row_bytes / GW_ACT_ROWS * GW_ACT_ROWS;
+    return rows < 2 * GW_ACT_ROWS ? 2 * GW_ACT_ROWS : rows < (size_t)g->rows ? (int)rows : g->rows;
+}
+
+/* A panel's blocks stay in the first-level cache while row tiles pass over it. Tiles do not straddle blocks of GW_ACT_ROWS rows. `prepare` may be
+ * NULL. */
+static void gemm_panels(const struct gw_gemm *g, int panel_begin, int panel_end, gemm_prepare_fn prepare,
+                        gemm_tile_fn fn)
+{
+    _Static_assert(GW_ACT_ROWS % GEMM_TILE == 0, "a tile's activations lie together");
+    GW_ASSERT(g->act->k == g->w->k);
+    GW_ASSERT(g->w->has_min == (g->w->bias == 0 && g->w->pack > GW_PACK_BF16));
+    check_atoms(g);
+    int at_once = rows_at_once(g);
+    for (int begin = 0; begin < g->rows; begin += at_once) {
+        int end = g->rows - begin < at_once ? g->rows : begin + at_once;
+        for (int panel = panel_begin; panel < panel_end; panel++) {
+            const uint8_t *next = panel + 1 < panel_end ? g->w->data + (size_t)(panel + 1) * g->w->panel_bytes
+                                                        : g->next;
+            if (!prepare && end - begin <= GEMM_TILE) next = NULL; /* one tile has enough to do with its own panel */
+            if (prepare) prepare(g, panel);
+            for (int row = begin; row < end; row += GEMM_TILE, next = NULL)
+                gemm_row_tile(g, panel, row, end - row < GEMM_TILE ? end - row : GEMM_TILE,
+                              row + GEMM_TILE < end ? gw_act_at(g->act, row + GEMM_TILE, 0) : NULL, next,
+                              row == begin ? NULL : g->warm, fn);
+        }
+    }
+    if (g->stream) _mm_sfence();
+}
+
+#endif
