@@ -15,36 +15,38 @@
 
 #define GEMM_TILE 16
 #define GEMM_WHOLE_TILES true
+#define GEMM_ACT_BYTES (1 << 20) /* CPUs with AMX have 2 MiB a core */
 
 #include "kernels/x86/gemm_walk.h"
 
-/* Fewer rows are AVX-512's: a tile costs the same for any number of rows, and unpacking split blocks costs more than a tile. */
-enum { FEWEST_ROWS = 9, FEWEST_SPLIT_ROWS = GEMM_TILE + 1 };
+enum { FEWEST_ROWS = 9 }; /* fewer are AVX-512's: a tile costs the same for any number of rows */
 
-/* Floats whose last place is 1, or 64. */
+/* What dots start at: 1.5 * 2^23. */
 #define ONES 0x1.8p23f
-#define SIXTY_FOURS 0x1.8p29f
 
-/* How a block is stored; constants of the functions below. */
-enum kind { PLAIN, MINIMA, SPLIT };
+/* How blocks are scaled; constants of the functions below. */
+enum kind { PLAIN, MINIMA, HALVES };
 
 /* A block of a panel as tiles read it: codes less their bias, element k = 4g+j of output n at (g, n, j). */
 struct codes {
     int8_t at[GW_BLOCK / 4][GW_PANEL][4];
 };
-struct block {
-    float scale[GW_PANEL], min[GW_PANEL]; /* min only where the type has one */
-    struct codes codes;
+struct half_codes {
+    int8_t at[GW_BLOCK / 8][GW_PANEL][4];
 };
-/* Of a type with half scales, an element is code * half_scale = 64 * high + low, and both parts are multiplied. */
-struct split_block {
+struct block {
     float scale[GW_PANEL];
-    struct codes low, high;
+    float min[GW_PANEL]; /* MINIMA; of HALVES what the first half of the block is scaled by, */
+    struct codes codes;
+    float last[]; /* [GW_PANEL], and, only there, the last half */
 };
 
 /* Activations and dots as they stand in tile registers. */
 struct rows {
     int8_t at[GW_ACT_ROWS][GW_BLOCK];
+};
+struct half_rows { /* not a row's end */
+    int8_t at[(GW_ACT_ROWS - 1) * GW_BLOCK + GW_BLOCK / 2];
 };
 struct dots {
     int32_t at[GEMM_TILE][GW_PANEL];
@@ -54,16 +56,16 @@ struct dots {
  * begins, those of its first block are stored and those of its second are in their tile. */
 struct scratch {
     struct {
-        struct dots dots, high;                  /* high of split blocks alone */
-    } stored[2];                                 /* of blocks that are even and odd, counted through all tiles */
-    float ones[GW_PANEL], sixty_fours[GW_PANEL]; /* what dots and their high parts start at */
-    bool turn;                                   /* is the next tile's first block an odd one? */
+        struct dots dots, last; /* last: of HALVES alone, whose dots are those of the first half */
+    } stored[2];                /* of blocks that are even and odd, counted through all tiles */
+    float ones[GW_PANEL];
+    bool turn; /* is the next tile's first block an odd one? */
     bool under_way;
-    _Alignas(64) uint8_t blocks[]; /* struct block or split_block [k/32] */
+    _Alignas(64) uint8_t blocks[]; /* struct block [k/32] */
 };
 
-/* Tile registers by their numbers. Dots: 0 and 1 of even and odd blocks, 2 and 3 their high parts. Activations: 4. Codes: 6, of high parts 7.
- * Operands name the memory, so that compilers keep the order. */
+/* Tile registers by their numbers. Dots: 0 and 1 of even and odd blocks, 2 and 3 those of their last halves. Activations: 4, of halves 5. Codes:
+ * 6, of halves 7. Operands name the memory, so that compilers keep the order. */
 #define TILE_LOAD(tmm, from, stride)                                                                                   \
     __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tmm ::"r"(from), "r"((long)(stride)), "m"(*(from)))
 #define TILE_STORE(tmm, to) __asm__ volatile("tilestored %%tmm" #tmm ", (%1,%2,1)" : "=m"(*(to)) : "r"(to), "r"(64L))
@@ -78,39 +80,42 @@ struct tile_config {
 
 static const struct tile_config tiles = {
     .palette = 1,
-    .row_bytes = {64, 64, 64, 64, GW_BLOCK, 0, 64, 64},
-    .rows = {GEMM_TILE, GEMM_TILE, GEMM_TILE, GEMM_TILE, GEMM_TILE, 0, GW_BLOCK / 4, GW_BLOCK / 4},
+    .row_bytes = {64, 64, 64, 64, GW_BLOCK, GW_BLOCK / 2, 64, 64},
+    .rows = {GEMM_TILE, GEMM_TILE, GEMM_TILE, GEMM_TILE, GEMM_TILE, GEMM_TILE, GW_BLOCK / 4, GW_BLOCK / 8},
 };
 
 GW_INLINE size_t block_size(enum kind kind)
 {
-    return kind == SPLIT ? sizeof(struct split_block) : sizeof(struct block);
+    return sizeof(struct block) + (kind == HALVES ? GW_PANEL * sizeof(float) : 0);
 }
 
 /* The dots of a block with these activations of it; `odd` is a constant. */
 GW_INLINE void multiply(const struct scratch *s, const struct gw_act_block *acts, const uint8_t *block, enum kind kind,
                         bool odd)
 {
-    const struct rows *rows = (const struct rows *)acts->q;
-    const struct codes *codes = kind == SPLIT ? &((const struct split_block *)block)->low
-                                              : &((const struct block *)block)->codes;
-    TILE_LOAD(4, rows, GW_BLOCK);
-    TILE_LOAD(6, codes, 64);
-    if (odd) {
-        TILE_LOAD(1, &s->ones, 0);
-        TILE_DOT(1, 4, 6);
+    const struct block *w = (const struct block *)block;
+    if (kind == HALVES) {
+        TILE_LOAD(5, (const struct half_rows *)acts->q, GW_BLOCK);
+        TILE_LOAD(7, (const struct half_codes *)w->codes.at, 64);
     } else {
-        TILE_LOAD(0, &s->ones, 0);
-        TILE_DOT(0, 4, 6);
+        TILE_LOAD(4, (const struct rows *)acts->q, GW_BLOCK);
+        TILE_LOAD(6, &w->codes, 64);
     }
-    if (kind != SPLIT) return;
-    TILE_LOAD(7, &((const struct split_block *)block)->high, 64);
+    if (odd) TILE_LOAD(1, &s->ones, 0);
+    else TILE_LOAD(0, &s->ones, 0);
+    if (kind != HALVES && odd) TILE_DOT(1, 4, 6);
+    if (kind != HALVES && !odd) TILE_DOT(0, 4, 6);
+    if (kind != HALVES) return;
+    if (odd) TILE_DOT(1, 5, 7);
+    else TILE_DOT(0, 5, 7);
+    TILE_LOAD(5, (const struct half_rows *)&acts->q[0][GW_BLOCK / 2], GW_BLOCK);
+    TILE_LOAD(7, (const struct half_codes *)w->codes.at[GW_BLOCK / 8], 64);
     if (odd) {
-        TILE_LOAD(3, &s->sixty_fours, 0);
-        TILE_DOT(3, 4, 7);
+        TILE_LOAD(3, &s->ones, 0);
+        TILE_DOT(3, 5, 7);
     } else {
-        TILE_LOAD(2, &s->sixty_fours, 0);
-        TILE_DOT(2, 4, 7);
+        TILE_LOAD(2, &s->ones, 0);
+        TILE_DOT(2, 5, 7);
     }
 }
 
@@ -118,26 +123,30 @@ GW_INLINE void store(struct scratch *s, enum kind kind, bool odd)
 {
     if (odd) TILE_STORE(1, &s->stored[1].dots);
     else TILE_STORE(0, &s->stored[0].dots);
-    if (kind == SPLIT && odd) TILE_STORE(3, &s->stored[1].high);
-    if (kind == SPLIT && !odd) TILE_STORE(2, &s->stored[0].high);
+    if (kind == HALVES && odd) TILE_STORE(3, &s->stored[1].last);
+    if (kind == HALVES && !odd) TILE_STORE(2, &s->stored[0].last);
 }
 
 /* Row r of dots, less what they started at. */
-GW_INLINE __m512 as_floats(const struct dots *dots, float start, int r)
+GW_INLINE __m512 as_floats(const struct dots *dots, int r)
 {
-    return _mm512_sub_ps(_mm512_load_ps((const float *)dots->at[r]), _mm512_set1_ps(start));
+    return _mm512_sub_ps(_mm512_load_ps((const float *)dots->at[r]), _mm512_set1_ps(ONES));
 }
 
-/* acc = fmaf(dot, scale_w * scale_a, acc), then the min term, of all rows. The two parts of a split dot add up to less than 2^24: exactly. */
+/* acc = fmaf(dot, scale_w * scale_a, acc), then the min term, of all rows. The scaled halves of a dot add up to less than 2^24: exactly. The + 0 keeps a
+ * zero positive, as the integer's is. */
 GW_INLINE void add_block(__m512 *acc, const struct scratch *s, const struct gw_act_block *acts, const uint8_t *block,
                          enum kind kind, bool odd)
 {
-    const struct block *w = (const struct block *)block; /* both structs begin alike */
-    __m512 scale = _mm512_load_ps(w->scale), min = kind == MINIMA ? _mm512_load_ps(w->min) : scale;
+    const struct block *w = (const struct block *)block;
+    __m512 scale = _mm512_load_ps(w->scale), min = kind != PLAIN ? _mm512_load_ps(w->min) : scale;
+    __m512 last = kind == HALVES ? _mm512_load_ps(w->last) : scale;
     GW_UNROLL
     for (int r = 0; r < GEMM_TILE; r++) {
-        __m512 dot = as_floats(&s->stored[odd].dots, ONES, r);
-        if (kind == SPLIT) dot = _mm512_add_ps(as_floats(&s->stored[odd].high, SIXTY_FOURS, r), dot);
+        __m512 dot = as_floats(&s->stored[odd].dots, r);
+        if (kind == HALVES)
+            dot = _mm512_fmadd_ps(min, dot,
+                                  _mm512_fmadd_ps(last, as_floats(&s->stored[odd].last, r), _mm512_setzero_ps()));
         acc[r] = _mm512_fmadd_ps(dot, _mm512_mul_ps(scale, _mm512_set1_ps(acts->scale[r])), acc[r]);
         if (kind == MINIMA) acc[r] = _mm512_fmadd_ps(min, _mm512_set1_ps(acts->sum[r]), acc[r]);
     }
@@ -225,9 +234,9 @@ static void tile_minima(const struct gemm_tile *tile)
     tile_of(tile, MINIMA);
 }
 
-static void tile_split(const struct gemm_tile *tile)
+static void tile_halves(const struct gemm_tile *tile)
 {
-    tile_of(tile, SPLIT);
+    tile_of(tile, HALVES);
 }
 
 /* ---- panels as tiles read them ---------------------------------------------------------------------------------- */
@@ -239,83 +248,61 @@ GW_INLINE __m512 load_scales(const uint8_t *block, bool f16, int at)
     return _mm512_loadu_ps((const float *)(block + 4 * at));
 }
 
-/* `pack` and `has_min` are constants. */
-GW_INLINE void unpack(const struct gw_gemm *g, int panel, enum gw_pack pack, bool has_min)
+/* 16 half scales of a block that has them. */
+GW_INLINE __m512 load_half_scales(const uint8_t *block, int at)
+{
+    const uint8_t *scales = block + GW_PANEL * sizeof(float) + at;
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)scales)));
+}
+
+/* `pack` and `kind` are constants. */
+GW_INLINE void unpack(const struct gw_gemm *g, int panel, enum gw_pack pack, enum kind kind)
 {
     const struct gw_packed *w = g->w;
     const uint8_t *from = w->data + (size_t)panel * w->panel_bytes;
     const __m512i nibble = _mm512_set1_epi8(15), bias = _mm512_set1_epi8((char)w->bias);
     const size_t code_offset = w->block_bytes - (pack == GW_PACK_U4 ? 256 : 512);
     struct scratch *s = g->scratch;
-    struct block *to = (struct block *)s->blocks;
+    uint8_t *block = s->blocks;
     s->under_way = false;
-    for (int b = 0; b < w->k / GW_BLOCK; b++, from += w->block_bytes, to++) {
+    for (int b = 0; b < w->k / GW_BLOCK; b++, from += w->block_bytes, block += block_size(kind)) {
+        struct block *to = (struct block *)block;
         _mm512_store_ps(to->scale, load_scales(from, w->scales_f16, 0));
-        if (has_min) _mm512_store_ps(to->min, load_scales(from, w->scales_f16, GW_PANEL));
+        if (kind == MINIMA) _mm512_store_ps(to->min, load_scales(from, w->scales_f16, GW_PANEL));
+        if (kind == HALVES) _mm512_store_ps(to->min, load_half_scales(from, 0));
+        if (kind == HALVES) _mm512_store_ps(to->last, load_half_scales(from, GW_PANEL));
         GW_UNROLL
         for (int i = 0; i < 8; i++) {
             __m512i code = _mm512_loadu_si512(from + code_offset + 64 * (pack == GW_PACK_U4 ? i % 4 : i));
             if (pack == GW_PACK_U4) code = _mm512_and_si512(i < 4 ? code : _mm512_srli_epi16(code, 4), nibble);
-            _mm512_store_si512(to->codes.at[i], has_min ? code : _mm512_sub_epi8(code, bias));
+            _mm512_store_si512(to->codes.at[i], kind == MINIMA ? code : _mm512_sub_epi8(code, bias));
         }
     }
 }
 
 static void unpack_u4(const struct gw_gemm *g, int panel)
 {
-    unpack(g, panel, GW_PACK_U4, false);
+    unpack(g, panel, GW_PACK_U4, PLAIN);
 }
 
 static void unpack_u4_min(const struct gw_gemm *g, int panel)
 {
-    unpack(g, panel, GW_PACK_U4, true);
+    unpack(g, panel, GW_PACK_U4, MINIMA);
 }
 
 static void unpack_u8(const struct gw_gemm *g, int panel)
 {
-    unpack(g, panel, GW_PACK_U8, false);
+    unpack(g, panel, GW_PACK_U8, PLAIN);
 }
 
 static void unpack_u8_min(const struct gw_gemm *g, int panel)
 {
-    unpack(g, panel, GW_PACK_U8, true);
+    unpack(g, panel, GW_PACK_U8, MINIMA);
 }
 
-/* Half scales of 8 outputs, each as often as an output has codes side by side. */
-GW_INLINE __m512i spread_half_scales(const uint8_t *half_scales)
-{
-    __m512i scale = _mm512_cvtepi8_epi64(_mm_loadl_epi64((const __m128i *)half_scales));
-    return _mm512_shufflehi_epi16(_mm512_shufflelo_epi16(scale, 0), 0);
-}
-
-/* code * half_scale lies between -128 * 31 and 128 * 32: low parts of 0..63 leave high ones of -62..64. */
 static void unpack_u6(const struct gw_gemm *g, int panel)
 {
-    const struct gw_packed *w = g->w;
-    const uint8_t *from = w->data + (size_t)panel * w->panel_bytes;
-    const __m512i sixty_three = _mm512_set1_epi16(63);
-    const __m256i bias = _mm256_set1_epi8((char)w->bias);
-    struct scratch *s = g->scratch;
-    struct split_block *to = (struct split_block *)s->blocks;
-    s->under_way = false;
-    for (int b = 0; b < w->k / GW_BLOCK; b++, from += w->block_bytes, to++) {
-        const uint8_t *half_scales = from + 64, *codes = half_scales + 2 * GW_PANEL;
-        _mm512_store_ps(to->scale, _mm512_loadu_ps((const float *)from));
-        for (int half = 0; half < 2; half++) { /* of the block, and of the outputs */
-            for (int n = 0; n < 2; n++) {
-                const __m512i scale = spread_half_scales(half_scales + half * GW_PANEL + n * 8);
-                GW_UNROLL
-                for (int i = 4 * half; i < 4 * half + 4; i++) {
-                    __m256i code = _mm256_loadu_si256((const __m256i *)(codes + 64 * i + 32 * n));
-                    __m512i product = _mm512_mullo_epi16(_mm512_cvtepi8_epi16(_mm256_sub_epi8(code, bias)), scale);
-                    __m256i low = _mm512_cvtepi16_epi8(_mm512_and_si512(product, sixty_three));
-                    __m256i high = _mm512_cvtepi16_epi8(_mm512_srai_epi16(product, 6));
-                    _mm256_store_si256((__m256i *)to->low.at[i][8 * n], low);
-                    _mm256_store_si256((__m256i *)to->high.at[i][8 * n], high);
-                }
-            }
-        }
-    }
+    unpack(g, panel, GW_PACK_U6, HALVES);
 }
 
 /* ---- the table's entries ---------------------------------------------------------------------------------------- */
@@ -323,7 +310,7 @@ static void unpack_u6(const struct gw_gemm *g, int panel)
 static void multiply_panels(const struct gw_gemm *g, int panel_begin, int panel_end, gemm_prepare_fn unpack_panel,
                             gemm_tile_fn tile)
 {
-    if (g->rows < (g->w->pack == GW_PACK_U6 ? FEWEST_SPLIT_ROWS : FEWEST_ROWS)) {
+    if (g->rows < FEWEST_ROWS) {
         gw_kernels_avx512.gemm[g->w->pack](g, panel_begin, panel_end);
         return;
     }
@@ -331,7 +318,6 @@ static void multiply_panels(const struct gw_gemm *g, int panel_begin, int panel_
     GW_ASSERT(s);
     s->turn = false;
     _mm512_store_ps(s->ones, _mm512_set1_ps(ONES));
-    _mm512_store_ps(s->sixty_fours, _mm512_set1_ps(SIXTY_FOURS));
     __asm__ volatile("ldtilecfg %0" ::"m"(tiles));
     struct gw_gemm products = *g;
     products.warm = NULL; /* tiles are done too soon to take more than the next panel along: measured */
@@ -356,12 +342,12 @@ void gw_amx_gemm_u8(const struct gw_gemm *g, int panel_begin, int panel_end)
 void gw_amx_gemm_u6(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
     GW_ASSERT(g->w->bias == 32);
-    multiply_panels(g, panel_begin, panel_end, unpack_u6, tile_split);
+    multiply_panels(g, panel_begin, panel_end, unpack_u6, tile_halves);
 }
 
 size_t gw_amx_scratch_bytes(const struct gw_packed *w)
 {
     size_t blocks = (size_t)w->k / GW_BLOCK;
     if (w->pack < GW_PACK_U4) return 0;
-    return sizeof(struct scratch) + blocks * block_size(w->pack == GW_PACK_U6 ? SPLIT : PLAIN);
+    return sizeof(struct scratch) + blocks * block_size(w->pack == GW_PACK_U6 ? HALVES : PLAIN);
 }

@@ -4,6 +4,7 @@
  */
 #define GEMM_TILE V16_TILE
 #define GEMM_WHOLE_TILES false
+#define GEMM_ACT_BYTES (256 << 10)
 
 #include "kernels/elementary.h"
 #include "kernels/x86/gemm_walk.h"

@@ -1,6 +1,6 @@
 /* The walk over panels, row tiles and atoms that all GEMMs of x86 share. An instruction set brings its 16 lanes (v16_*.h), says how many rows a tile
- * has (GEMM_TILE, which divides GW_ACT_ROWS, and GEMM_WHOLE_TILES, whether its tile functions always write all of them) and the functions
- * that compute a tile.
+ * has (GEMM_TILE, which divides GW_ACT_ROWS, and GEMM_WHOLE_TILES, whether its tile functions always write all of them), how much of the second-level
+ * cache activations may fill (GEMM_ACT_BYTES), and the functions that compute a tile.
  */
 #ifndef GW_KERNELS_X86_GEMM_WALK_H
 #define GW_KERNELS_X86_GEMM_WALK_H
@@ -124,11 +124,10 @@ static void gemm_row_tile(const struct gw_gemm *g, int panel, int row, int rows,
 /* Rows whose activations stay in the second-level cache while panels pass over them: a multiple of any tile. */
 static int rows_at_once(const struct gw_gemm *g)
 {
-    enum { BYTES = 256 << 10 };
     size_t row_bytes = g->w->pack > GW_PACK_BF16
                            ? (size_t)(g->w->k / GW_BLOCK) * sizeof(struct gw_act_block) / GW_ACT_ROWS
                            : (size_t)g->w->k * sizeof(float);
-    size_t rows = BYTES / row_bytes / GW_ACT_ROWS * GW_ACT_ROWS;
+    size_t rows = GEMM_ACT_BYTES / row_bytes / GW_ACT_ROWS * GW_ACT_ROWS;
     return rows < 2 * GW_ACT_ROWS ? 2 * GW_ACT_ROWS : rows < (size_t)g->rows ? (int)rows : g->rows;
 }
 

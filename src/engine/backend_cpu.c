@@ -611,7 +611,7 @@ static void logits_share(void *arg, int thread, int threads)
 {
     struct logits_job *job = arg;
     struct cpu *cpu = job->cpu;
-    const struct share share = gw_cpu_share_of(job->count, thread, threads);
+    const struct share share = gw_cpu_share_of(cpu, job->count, thread, threads);
     int begin, end;
     own_rows(&share, &begin, &end);
     norm_rows(cpu, cpu->output_norm, job->rows, begin, end, is_quantized(&cpu->output), false, thread);

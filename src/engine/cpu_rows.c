@@ -22,10 +22,11 @@ enum {
 /* How many multiply-adds of the integer products take as long as one of attention, which is in floats. */
 static const double attention_cost = 3.6;
 
-/* Are so many rows worth being shared out by rows? */
-static bool enough_rows(int rows, int threads)
+/* Are so many rows worth being shared out by rows? Kernels that unpack a panel for themselves want twice as many to repay that. */
+static bool enough_rows(const struct cpu *cpu, int rows, int threads)
 {
-    return threads > 1 && rows >= threads * (threads > MANY_THREADS ? 2 * GROUP_ROWS : GROUP_ROWS);
+    int each = GROUP_ROWS * (threads > MANY_THREADS ? 2 : 1) * (cpu->gemm_scratch ? 2 : 1);
+    return threads > 1 && rows >= threads * each;
 }
 
 void gw_cpu_rows_init(struct cpu *cpu)
@@ -63,7 +64,7 @@ static void one_group(struct cpu *cpu, int rows)
 static bool cut_by_rows(struct cpu *cpu, const struct gw_step *step)
 {
     int threads = gw_pool_threads(cpu->pool), tiles = (step->rows + GW_ACT_ROWS - 1) / GW_ACT_ROWS;
-    if (!enough_rows(step->rows, threads)) return false;
+    if (!enough_rows(cpu, step->rows, threads)) return false;
     int heads = cpu->kv_heads * cpu->group;
     double products = (double)cpu->d * (2 * heads + 2 * cpu->kv_heads) * cpu->head_dim + 3.0 * cpu->d * cpu->ffn;
     double position = attention_cost * 2 * heads * cpu->head_dim, total = 0, sum = 0, largest = 0, part = 0;
@@ -201,10 +202,10 @@ struct share gw_cpu_share(const struct cpu *cpu, int thread, int threads)
                         : (struct share){group, group->row_begin, group->row_end, thread, threads};
 }
 
-struct share gw_cpu_share_of(int rows, int thread, int threads)
+struct share gw_cpu_share_of(const struct cpu *cpu, int rows, int thread, int threads)
 {
     struct share share = {NULL, 0, rows, thread, threads};
-    if (!enough_rows(rows, threads)) return share;
+    if (!enough_rows(cpu, rows, threads)) return share;
     gw_split((rows + GW_ACT_ROWS - 1) / GW_ACT_ROWS, threads, thread, &share.row_begin, &share.row_end);
     share.row_begin *= GW_ACT_ROWS;
     share.row_end = share.row_end * GW_ACT_ROWS < rows ? share.row_end * GW_ACT_ROWS : rows;
