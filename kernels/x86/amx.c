@@ -8,8 +8,7 @@
  *
  * What limits it (measured on a Granite Rapids): for some 300 cycles after each tile instruction, multiplications, fused ones and conversions
  * start once a cycle instead of twice; additions and logic do not. Two or three multiplications of the contract are left for each 16 dots, so
- * all else here is done by other means. Dots become floats by a subtraction: the tile starts at the bits of 1.5 * 2^23, where a float's last
- * place is 1, and adds an integer of at most 2^22 to them.
+ * all else here is done by other means: integers of less than 2^22 become floats by two additions (as_floats).
  */
 #include "kernels/x86/v16_avx512.h"
 
@@ -20,9 +19,6 @@
 #include "kernels/x86/gemm_walk.h"
 
 enum { FEWEST_ROWS = 9 }; /* fewer are AVX-512's: a tile costs the same for any number of rows */
-
-/* What dots start at: 1.5 * 2^23. */
-#define ONES 0x1.8p23f
 
 /* How blocks are scaled; constants of the functions below. */
 enum kind { PLAIN, MINIMA, HALVES };
@@ -58,8 +54,7 @@ struct scratch {
     struct {
         struct dots dots, last; /* last: of HALVES alone, whose dots are those of the first half */
     } stored[2];                /* of blocks that are even and odd, counted through all tiles */
-    float ones[GW_PANEL];
-    bool turn; /* is the next tile's first block an odd one? */
+    bool turn;                  /* is the next tile's first block an odd one? */
     bool under_way;
     _Alignas(64) uint8_t blocks[]; /* struct block [k/32] */
 };
@@ -68,6 +63,7 @@ struct scratch {
  * 6, of halves 7. Operands name the memory, so that compilers keep the order. */
 #define TILE_LOAD(tmm, from, stride)                                                                                   \
     __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tmm ::"r"(from), "r"((long)(stride)), "m"(*(from)))
+#define TILE_ZERO(tmm) __asm__ volatile("tilezero %%tmm" #tmm ::)
 #define TILE_STORE(tmm, to) __asm__ volatile("tilestored %%tmm" #tmm ", (%1,%2,1)" : "=m"(*(to)) : "r"(to), "r"(64L))
 #define TILE_DOT(dots, rows, codes) __asm__ volatile("tdpbssd %%tmm" #codes ", %%tmm" #rows ", %%tmm" #dots ::)
 
@@ -90,8 +86,7 @@ GW_INLINE size_t block_size(enum kind kind)
 }
 
 /* The dots of a block with these activations of it; `odd` is a constant. */
-GW_INLINE void multiply(const struct scratch *s, const struct gw_act_block *acts, const uint8_t *block, enum kind kind,
-                        bool odd)
+GW_INLINE void multiply(const struct gw_act_block *acts, const uint8_t *block, enum kind kind, bool odd)
 {
     const struct block *w = (const struct block *)block;
     if (kind == HALVES) {
@@ -101,8 +96,8 @@ GW_INLINE void multiply(const struct scratch *s, const struct gw_act_block *acts
         TILE_LOAD(4, (const struct rows *)acts->q, GW_BLOCK);
         TILE_LOAD(6, &w->codes, 64);
     }
-    if (odd) TILE_LOAD(1, &s->ones, 0);
-    else TILE_LOAD(0, &s->ones, 0);
+    if (odd) TILE_ZERO(1);
+    else TILE_ZERO(0);
     if (kind != HALVES && odd) TILE_DOT(1, 4, 6);
     if (kind != HALVES && !odd) TILE_DOT(0, 4, 6);
     if (kind != HALVES) return;
@@ -111,10 +106,10 @@ GW_INLINE void multiply(const struct scratch *s, const struct gw_act_block *acts
     TILE_LOAD(5, (const struct half_rows *)&acts->q[0][GW_BLOCK / 2], GW_BLOCK);
     TILE_LOAD(7, (const struct half_codes *)w->codes.at[GW_BLOCK / 8], 64);
     if (odd) {
-        TILE_LOAD(3, &s->ones, 0);
+        TILE_ZERO(3);
         TILE_DOT(3, 5, 7);
     } else {
-        TILE_LOAD(2, &s->ones, 0);
+        TILE_ZERO(2);
         TILE_DOT(2, 5, 7);
     }
 }
@@ -127,10 +122,12 @@ GW_INLINE void store(struct scratch *s, enum kind kind, bool odd)
     if (kind == HALVES && !odd) TILE_STORE(2, &s->stored[0].last);
 }
 
-/* Row r of dots, less what they started at. */
+/* Row r of dots. A float from 2^23 to 2^24 has 1 as its last place: its bits and an integer add up to the bits of its sum with the integer. */
 GW_INLINE __m512 as_floats(const struct dots *dots, int r)
 {
-    return _mm512_sub_ps(_mm512_load_ps((const float *)dots->at[r]), _mm512_set1_ps(ONES));
+    const __m512 middle = _mm512_set1_ps(0x1.8p23f);
+    __m512i sum = _mm512_add_epi32(_mm512_castps_si512(middle), _mm512_load_si512(dots->at[r]));
+    return _mm512_sub_ps(_mm512_castsi512_ps(sum), middle);
 }
 
 /* acc = fmaf(dot, scale_w * scale_a, acc), then the min term, of all rows. The scaled halves of a dot add up to less than 2^24: exactly. The + 0 keeps a
@@ -159,8 +156,8 @@ GW_INLINE void multiply_at(const struct scratch *s, const struct gemm_tile *tile
     const int blocks = tile->w->k / GW_BLOCK;
     if (at >= ahead) return;
     if (at >= blocks)
-        multiply(s, tile->next_acts + (at - blocks), s->blocks + (size_t)(at - blocks) * block_size(kind), kind, odd);
-    else multiply(s, acts + at, s->blocks + (size_t)at * block_size(kind), kind, odd);
+        multiply(tile->next_acts + (at - blocks), s->blocks + (size_t)(at - blocks) * block_size(kind), kind, odd);
+    else multiply(acts + at, s->blocks + (size_t)at * block_size(kind), kind, odd);
 }
 
 /* Takes block number `at`'s share of what is wanted next along. */
@@ -198,11 +195,11 @@ GW_INLINE void tile_of(const struct gemm_tile *tile, enum kind kind)
             const uint8_t *w = s->blocks + (size_t)pair * size;
             int last = blocks - 3 < tile->end - 1 ? blocks - 3 : tile->end - 1;
             for (; pair < last; pair += 2, a += 2, w += 2 * size) {
-                multiply(s, a + 2, w + 2 * size, kind, false);
+                multiply(a + 2, w + 2 * size, kind, false);
                 store(s, kind, true);
                 prefetch_warm(tile, pair);
                 add_block(acc, s, a, w, kind, false);
-                multiply(s, a + 3, w + 3 * size, kind, true);
+                multiply(a + 3, w + 3 * size, kind, true);
                 store(s, kind, false);
                 prefetch_warm(tile, pair + 1);
                 add_block(acc, s, a + 1, w + size, kind, true);
@@ -317,7 +314,6 @@ static void multiply_panels(const struct gw_gemm *g, int panel_begin, int panel_
     struct scratch *s = g->scratch;
     GW_ASSERT(s);
     s->turn = false;
-    _mm512_store_ps(s->ones, _mm512_set1_ps(ONES));
     __asm__ volatile("ldtilecfg %0" ::"m"(tiles));
     struct gw_gemm products = *g;
     products.warm = NULL; /* tiles are done too soon to take more than the next panel along: measured */
