@@ -216,7 +216,7 @@ GW_INLINE void tile_of(const struct gemm_tile *tile, enum kind kind)
             add_block(acc, s, acts + at, s->blocks + (size_t)at * size, kind, odd);
         }
     }
-    s->under_way = tile->end < ahead;
+    if (tile->begin < tile->end) s->under_way = tile->end < ahead; /* an empty atom moves nothing */
     s->turn = (turn + tile->end - tile->begin) & 1;
     finish_tile(tile, GEMM_TILE, acc);
 }

@@ -62,7 +62,7 @@ static void draw_atoms(struct case_gemm *c, int blocks, bool single)
     for (int i = 0; i < count; i++) {
         bool last = i == count - 1;
         int most = blocks - end - (count - 1 - i);
-        end = last ? blocks : end + draw_range(1, most < 1 ? 1 : most);
+        end = last ? blocks : end + draw_range(draw(4) ? 1 : 0, most < 1 ? 1 : most); /* some are empty */
         depth++;
         int merges = last ? depth - 1 : draw(depth);
         depth -= merges;
