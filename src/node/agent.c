@@ -105,12 +105,8 @@ static gw_err claim_name(struct agent *agent)
             if (watch.moves) runs = 1;
             if (runs < 0) usleep(50000);
         }
-        if (runs != 1) {
-            TRY(gw_lease_write(agent->folder, &agent->lease));
-            taken = false;
-        } else if (given) {
-            FAIL(GW_ERR_USAGE, "an agent named %s takes part already; use another --node-name", given);
-        }
+        if (runs != 1) TRY(gw_lease_take_over(agent->folder, &agent->lease, &other, &taken));
+        if (taken && given) FAIL(GW_ERR_USAGE, "an agent named %s takes part already; use another --node-name", given);
     }
     if (taken) FAIL(GW_ERR_USAGE, "no name is free for this node; use --node-name");
     agent->claimed = true;

@@ -141,6 +141,29 @@ gw_err gw_lease_claim(const char *folder, const struct gw_lease *lease, bool *ta
     return rc;
 }
 
+gw_err gw_lease_take_over(const char *folder, const struct gw_lease *lease, const struct gw_lease *old, bool *taken)
+{
+    gw_err rc = GW_OK;
+    struct gw_lease now;
+    char *mark = gw_asprintf("%s/%s.%s.claim", folder, lease->name, old->incarnation);
+    int fd = open(mark, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
+    *taken = true;
+    if (fd < 0 && errno != EEXIST) rc = gw_fail(GW_ERR_IO, "cannot create %s: %s", mark, strerror(errno));
+    if (fd < 0) goto out;
+    close(fd);
+    /* Who had the mark before may be done by now. What is damaged is nobody's. */
+    gw_err found = gw_lease_read(folder, lease->name, &now);
+    if (found == GW_ERR_NOT_FOUND) rc = gw_lease_claim(folder, lease, taken);
+    else if (found != GW_OK || strcmp(now.incarnation, old->incarnation) == 0) {
+        rc = gw_lease_write(folder, lease);
+        *taken = rc != GW_OK;
+    }
+    unlink(mark);
+out:
+    free(mark);
+    return rc;
+}
+
 gw_err gw_lease_read(const char *folder, const char *name, struct gw_lease *l)
 {
     gw_err rc = GW_OK;

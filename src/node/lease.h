@@ -64,6 +64,9 @@ void gw_lease_remove(const char *folder, const char *name);
 GW_CHECK gw_err gw_lease_list(const char *folder, struct gw_lease **leases, int *count);
 /* Takes the name for the first time; *taken: it is there already. */
 GW_CHECK gw_err gw_lease_claim(const char *folder, const struct gw_lease *lease, bool *taken);
+/* Takes the name over from `old`, which its agent has left behind. Of several that try at once one does; *taken: another one has. */
+GW_CHECK gw_err gw_lease_take_over(const char *folder, const struct gw_lease *lease, const struct gw_lease *old,
+                                   bool *taken);
 /* Does its process run on this machine (1), certainly not any more (0), or can it not be told from here (-1)? */
 int gw_lease_process_runs(const struct gw_lease *lease);
 

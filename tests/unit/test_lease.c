@@ -160,6 +160,30 @@ static int claim(int number)
     return gw_lease_claim(folder, &lease, &taken) != GW_OK ? 2 : !taken;
 }
 
+/* All have seen that the agent of lease 0 is no more. */
+static int take_over(int number)
+{
+    struct gw_lease lease = lease_of("n1", 1 + number), old = lease_of("n1", 0);
+    bool taken = true;
+    return gw_lease_take_over(folder, &lease, &old, &taken) != GW_OK ? 2 : !taken;
+}
+
+static void test_take_over(void)
+{
+    for (int round = 0; round < ROUNDS; round++) {
+        struct gw_lease old = lease_of("n1", 0), now;
+        CU_ASSERT_EQUAL(gw_lease_write(folder, &old), GW_OK);
+        CU_ASSERT_EQUAL(contend(take_over), 1);
+        CU_ASSERT_EQUAL(gw_lease_read(folder, "n1", &now), GW_OK);
+        CU_ASSERT_STRING_NOT_EQUAL(now.incarnation, old.incarnation);
+        CU_ASSERT_EQUAL(take_over(99), 0); /* one who comes late */
+        gw_lease_remove(folder, "n1");
+        CU_ASSERT_EQUAL(contend(take_over), 1); /* it was removed meanwhile */
+        CU_ASSERT_EQUAL(files_in_folder(), 1);
+        empty_folder();
+    }
+}
+
 /* ---- terms ------------------------------------------------------------------------------------------------------- */
 
 static int begin_term(int number)
@@ -324,6 +348,7 @@ int main(void)
     CU_add_test(suite, "leases", test_lease);
     CU_add_test(suite, "damaged files", test_damage);
     CU_add_test(suite, "several at once", test_contenders);
+    CU_add_test(suite, "several take a lease over", test_take_over);
     CU_add_test(suite, "terms", test_terms);
     CU_add_test(suite, "observers", test_watch);
     CU_add_test(suite, "names", test_names);
