@@ -6,7 +6,7 @@
  * stored, and those of the one behind are multiplied, from one row tile to the next. A panel is unpacked once for all rows, long before tiles read it: what has just
  * been stored is not there for a tile load.
  *
- * What limits it (measured on a Granite Rapids): for some 300 cycles after each tile instruction, multiplications, fused ones and conversions
+ * What limits it (measured on the CPU of docs/results.md, With AMX): for some 300 cycles after each tile instruction, multiplications, fused ones and conversions
  * start once a cycle instead of twice; additions and logic do not. Two or three multiplications of the contract are left for each 16 dots, so
  * all else here is done by other means: integers of less than 2^22 become floats by two additions (as_floats).
  */
