@@ -145,7 +145,8 @@ gw_err gw_lease_take_over(const char *folder, const struct gw_lease *lease, cons
 {
     gw_err rc = GW_OK;
     struct gw_lease now;
-    char *mark = gw_asprintf("%s/%s.%s.claim", folder, lease->name, old->incarnation);
+    const char *whose = gw_name_valid(old->incarnation) ? old->incarnation : "damaged"; /* it becomes a file's name */
+    char *mark = gw_asprintf("%s/%s.%s.claim", folder, lease->name, whose);
     int fd = open(mark, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
     *taken = true;
     if (fd < 0 && errno != EEXIST) rc = gw_fail(GW_ERR_IO, "cannot create %s: %s", mark, strerror(errno));
