@@ -158,8 +158,8 @@ struct gw_gemm {
     bool stream; /* y is too large to be read from the caches afterwards: it is written past them. Only a hint */
     struct gw_warm *warm; /* or NULL */
     const uint8_t *next;  /* the panel of as many bytes that is read after the last one, or NULL; only a hint */
-    void *
-        scratch; /* the calling thread's own, on a cache line's boundary: gw_gemm_scratch_bytes(), or NULL where that is 0 */
+    /* The calling thread's own, on a cache line's boundary: gw_gemm_scratch_bytes(), or NULL where that is 0. */
+    void *scratch;
 };
 
 /* ---- attention ------------------------------------------------------------------------------------------------- */

@@ -3,11 +3,11 @@
  * A tile instruction multiplies 16 rows of activations by a block of 32 of 16 outputs and leaves the 256 dots, exact integers, in a tile register.
  * The rest is what the contract asks for, block by block, in vector registers: the tile is stored, and each row of dots is scaled and added to
  * the row's 16 sums. The parts of a block lie in different units of the CPU and overlap: while the dots of one are scaled, those of the next are
- * stored, and those of the one behind are multiplied, from one row tile to the next. A panel is unpacked once for all rows, long before tiles read it: what has just
- * been stored is not there for a tile load.
+ * stored, and those of the one behind are multiplied, from one row tile to the next. A panel is unpacked once for all rows, long before tiles
+ * read it: what has just been stored is not there for a tile load.
  *
- * What limits it (measured on the CPU of docs/results.md, With AMX): for some 300 cycles after each tile instruction, multiplications, fused ones and conversions
- * start once a cycle instead of twice; additions and logic do not. Two or three multiplications of the contract are left for each 16 dots, so
+ * What limits it (measured on the CPU of docs/results.md, With AMX): for some 300 cycles after each tile instruction, multiplications, fused ones
+ * and conversions start once a cycle instead of twice; additions and logic do not. Two or three multiplications of the contract are left for each 16 dots, so
  * all else here is done by other means: integers of less than 2^22 become floats by two additions (as_floats).
  */
 #include "kernels/x86/v16_avx512.h"
@@ -52,10 +52,10 @@ struct dots {
  * begins, those of its first block are stored and those of its second are in their tile. */
 struct scratch {
     struct {
-        struct dots dots, last; /* last: of HALVES alone, whose dots are those of the first half */
-    } stored[2];                /* of blocks that are even and odd, counted through all tiles */
-    bool turn;                  /* is the next tile's first block an odd one? */
-    bool under_way;
+        struct dots dots, last;    /* last: of HALVES alone, whose dots are those of the first half */
+    } stored[2];                   /* of blocks that are even and odd, counted through all tiles */
+    bool under_way;                /* dots of the next tile: else it begins with an even block */
+    bool turn;                     /* is its first block an odd one? */
     _Alignas(64) uint8_t blocks[]; /* struct block [k/32] */
 };
 
@@ -177,16 +177,14 @@ GW_INLINE void tile_of(const struct gemm_tile *tile, enum kind kind)
     const int blocks = tile->w->k / GW_BLOCK;
     /* A tile that follows begins with the panel's first blocks; one block alone is not worth the trouble. */
     const int ahead = blocks + (tile->next_acts && blocks > 1 ? 2 : 0);
-    const bool turn = s->turn;
+    const bool turn = s->under_way && s->turn;
     __m512 acc[GEMM_TILE];
     GW_UNROLL
     for (int r = 0; r < GEMM_TILE; r++) acc[r] = _mm512_setzero_ps();
     if (!s->under_way && tile->begin < tile->end) {
-        if (turn) multiply_at(s, tile, acts, tile->begin, ahead, kind, true);
-        else multiply_at(s, tile, acts, tile->begin, ahead, kind, false);
-        if (turn) multiply_at(s, tile, acts, tile->begin + 1, ahead, kind, false);
-        else multiply_at(s, tile, acts, tile->begin + 1, ahead, kind, true);
-        store(s, kind, turn);
+        multiply_at(s, tile, acts, tile->begin, ahead, kind, false);
+        multiply_at(s, tile, acts, tile->begin + 1, ahead, kind, true);
+        store(s, kind, false);
     }
     for (int pair = tile->begin - turn; pair < tile->end; pair += 2) {
         if (pair >= tile->begin) {
@@ -311,9 +309,7 @@ static void multiply_panels(const struct gw_gemm *g, int panel_begin, int panel_
         gw_kernels_avx512.gemm[g->w->pack](g, panel_begin, panel_end);
         return;
     }
-    struct scratch *s = g->scratch;
-    GW_ASSERT(s);
-    s->turn = false;
+    GW_ASSERT(g->scratch);
     __asm__ volatile("ldtilecfg %0" ::"m"(tiles));
     struct gw_gemm products = *g;
     products.warm = NULL; /* tiles are done too soon to take more than the next panel along: measured */
