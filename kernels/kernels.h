@@ -157,10 +157,18 @@ struct gw_gemm {
     size_t y_node_stride; /* in floats */
     bool stream; /* y is too large to be read from the caches afterwards: it is written past them. Only a hint */
     struct gw_warm *warm; /* or NULL */
-    const uint8_t *next;  /* the panel of as many bytes that is read after the last one, or NULL; only a hint */
-    /* The calling thread's own, on a cache line's boundary: gw_gemm_scratch_bytes(), or NULL where that is 0. */
+    /* What this thread multiplies next, and which of its panels first, or NULL: it may be taken along. */
+    const struct gw_packed *next;
+    int next_panel;
+    /* The calling thread's own, on a cache line's boundary: gw_gemm_scratch_bytes(), or NULL where that is 0. Between products it keeps what has
+     * been taken along: gw_gemm_forget() before the first product, and after weights have changed. */
     void *scratch;
 };
+
+static inline void gw_gemm_forget(void *scratch)
+{
+    if (scratch) *(const uint8_t **)scratch = NULL;
+}
 
 /* ---- attention ------------------------------------------------------------------------------------------------- */
 

@@ -3,8 +3,8 @@
  * A tile instruction multiplies 16 rows of activations by a block of 32 of 16 outputs and leaves the 256 dots, exact integers, in a tile register.
  * The rest is what the contract asks for, block by block, in vector registers: the tile is stored, and each row of dots is scaled and added to
  * the row's 16 sums. The parts of a block lie in different units of the CPU and overlap: while the dots of one are scaled, those of the next are
- * stored, and those of the one behind are multiplied, from one row tile to the next. A panel is unpacked once for all rows, long before tiles
- * read it: what has just been stored is not there for a tile load.
+ * stored, and those of the one behind are multiplied, from one row tile to the next. A panel is unpacked once for all rows, in between the blocks
+ * of the panel before it: alone it would wait for memory, and what has just been stored is not there for a tile load.
  *
  * What limits it (measured on the CPU of docs/results.md, With AMX): for some 300 cycles after each tile instruction, multiplications, fused ones
  * and conversions start once a cycle instead of twice; additions and logic do not. Two or three multiplications of the contract are left for each 16 dots, so
@@ -48,15 +48,27 @@ struct dots {
     int32_t at[GEMM_TILE][GW_PANEL];
 };
 
-/* A thread's scratch: a panel, and what is under way. Dots are two blocks ahead of the sums, also where a tile follows another one: when a tile
- * begins, those of its first block are stored and those of its second are in their tile. */
+/* The panel that follows the one at hand, which is unpacked meanwhile. */
+struct following {
+    const uint8_t *from, *end; /* blocks that the row tile at hand has to unpack */
+    uint8_t *to;
+    int share, credit; /* so many of a panel's blocks; what this has earned: a block's worth is the panel's blocks */
+};
+
+/* A thread's scratch: two panels in turns, and what is under way. Dots are two blocks ahead of the sums, also where a tile follows another one: when a
+ * tile begins, those of its first block are stored and those of its second are in their tile. */
 struct scratch {
-    struct {
+    const uint8_t *ready; /* the panel, as packed, that `at_hand` has; first, since gw_gemm_forget() makes it NULL */
+    int half;             /* at_hand's */
+    struct following following;
+    const uint8_t *at_hand; /* struct block [k/32] */
+    const uint8_t *then;    /* that of the tile which follows: the same, or the other half */
+    bool under_way;         /* dots of the next tile: else it begins with an even block */
+    bool turn;              /* is its first block an odd one? */
+    _Alignas(64) struct {
         struct dots dots, last;    /* last: of HALVES alone, whose dots are those of the first half */
     } stored[2];                   /* of blocks that are even and odd, counted through all tiles */
-    bool under_way;                /* dots of the next tile: else it begins with an even block */
-    bool turn;                     /* is its first block an odd one? */
-    _Alignas(64) uint8_t blocks[]; /* struct block [k/32] */
+    _Alignas(64) uint8_t blocks[]; /* struct block [2][k/32] */
 };
 
 /* Tile registers by their numbers. Dots: 0 and 1 of even and odd blocks, 2 and 3 those of their last halves. Activations: 4, of halves 5. Codes:
@@ -156,85 +168,9 @@ GW_INLINE void multiply_at(const struct scratch *s, const struct gemm_tile *tile
     const int blocks = tile->w->k / GW_BLOCK;
     if (at >= ahead) return;
     if (at >= blocks)
-        multiply(tile->next_acts + (at - blocks), s->blocks + (size_t)(at - blocks) * block_size(kind), kind, odd);
-    else multiply(acts + at, s->blocks + (size_t)at * block_size(kind), kind, odd);
+        multiply(tile->next_acts + (at - blocks), s->then + (size_t)(at - blocks) * block_size(kind), kind, odd);
+    else multiply(acts + at, s->at_hand + (size_t)at * block_size(kind), kind, odd);
 }
-
-/* Takes block number `at`'s share of what is wanted next along. */
-GW_INLINE void prefetch_warm(const struct gemm_tile *tile, int at)
-{
-    if (!tile->warm) return;
-    const uint8_t *from = tile->warm + (size_t)(at - tile->begin) * tile->w->block_bytes;
-    for (size_t line = 0; line < tile->w->block_bytes; line += 64)
-        _mm_prefetch((const char *)(from + line), _MM_HINT_T1);
-}
-
-GW_INLINE void tile_of(const struct gemm_tile *tile, enum kind kind)
-{
-    struct scratch *s = tile->scratch;
-    const struct gw_act_block *acts = gw_act_at(tile->act, tile->row, 0);
-    const size_t size = block_size(kind);
-    const int blocks = tile->w->k / GW_BLOCK;
-    /* A tile that follows begins with the panel's first blocks; one block alone is not worth the trouble. */
-    const int ahead = blocks + (tile->next_acts && blocks > 1 ? 2 : 0);
-    const bool turn = s->under_way && s->turn;
-    __m512 acc[GEMM_TILE];
-    GW_UNROLL
-    for (int r = 0; r < GEMM_TILE; r++) acc[r] = _mm512_setzero_ps();
-    if (!s->under_way && tile->begin < tile->end) {
-        multiply_at(s, tile, acts, tile->begin, ahead, kind, false);
-        multiply_at(s, tile, acts, tile->begin + 1, ahead, kind, true);
-        store(s, kind, false);
-    }
-    for (int pair = tile->begin - turn; pair < tile->end; pair += 2) {
-        if (pair >= tile->begin) {
-            /* Most blocks come by here, where addresses are simple: one that came from a vector register would wait behind its multiplications. */
-            const struct gw_act_block *a = acts + pair;
-            const uint8_t *w = s->blocks + (size_t)pair * size;
-            int last = blocks - 3 < tile->end - 1 ? blocks - 3 : tile->end - 1;
-            for (; pair < last; pair += 2, a += 2, w += 2 * size) {
-                multiply(a + 2, w + 2 * size, kind, false);
-                store(s, kind, true);
-                prefetch_warm(tile, pair);
-                add_block(acc, s, a, w, kind, false);
-                multiply(a + 3, w + 3 * size, kind, true);
-                store(s, kind, false);
-                prefetch_warm(tile, pair + 1);
-                add_block(acc, s, a + 1, w + size, kind, true);
-            }
-        }
-        GW_UNROLL
-        for (int odd = 0; odd < 2; odd++) {
-            int at = pair + odd;
-            if (at < tile->begin) continue;
-            if (at >= tile->end) break;
-            multiply_at(s, tile, acts, at + 2, ahead, kind, odd);
-            if (at + 1 < ahead) store(s, kind, !odd);
-            prefetch_warm(tile, at);
-            add_block(acc, s, acts + at, s->blocks + (size_t)at * size, kind, odd);
-        }
-    }
-    if (tile->begin < tile->end) s->under_way = tile->end < ahead; /* an empty atom moves nothing */
-    s->turn = (turn + tile->end - tile->begin) & 1;
-    finish_tile(tile, GEMM_TILE, acc);
-}
-
-static void tile_plain(const struct gemm_tile *tile)
-{
-    tile_of(tile, PLAIN);
-}
-
-static void tile_minima(const struct gemm_tile *tile)
-{
-    tile_of(tile, MINIMA);
-}
-
-static void tile_halves(const struct gemm_tile *tile)
-{
-    tile_of(tile, HALVES);
-}
-
-/* ---- panels as tiles read them ---------------------------------------------------------------------------------- */
 
 /* 16 scales or minima, from number `at` of the block's on. */
 GW_INLINE __m512 load_scales(const uint8_t *block, bool f16, int at)
@@ -250,96 +186,223 @@ GW_INLINE __m512 load_half_scales(const uint8_t *block, int at)
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)scales)));
 }
 
-/* `pack` and `kind` are constants. */
-GW_INLINE void unpack(const struct gw_gemm *g, int panel, enum gw_pack pack, enum kind kind)
+/* A block as tiles read it. `pack` and `kind` are constants. */
+GW_INLINE void unpack_block(const struct gw_packed *w, const uint8_t *from, uint8_t *block, enum gw_pack pack,
+                            enum kind kind)
+{
+    enum { AHEAD = 16 }; /* in blocks: what comes from memory takes as long as several blocks of one tile */
+    const __m512i nibble = _mm512_set1_epi8(15), bias = _mm512_set1_epi8((char)w->bias);
+    const size_t code_bytes = pack == GW_PACK_U4 ? 256 : 512, code_offset = w->block_bytes - code_bytes;
+    struct block *to = (struct block *)block;
+    for (size_t line = 0; line < w->block_bytes; line += 64)
+        _mm_prefetch((const char *)(from + AHEAD * w->block_bytes + line), _MM_HINT_T1);
+    _mm512_store_ps(to->scale, load_scales(from, w->scales_f16, 0));
+    if (kind == MINIMA) _mm512_store_ps(to->min, load_scales(from, w->scales_f16, GW_PANEL));
+    if (kind == HALVES) _mm512_store_ps(to->min, load_half_scales(from, 0));
+    if (kind == HALVES) _mm512_store_ps(to->last, load_half_scales(from, GW_PANEL));
+    GW_UNROLL
+    for (int i = 0; i < 8; i++) {
+        __m512i code = _mm512_loadu_si512(from + code_offset + 64 * (pack == GW_PACK_U4 ? i % 4 : i));
+        if (pack == GW_PACK_U4) code = _mm512_and_si512(i < 4 ? code : _mm512_srli_epi16(code, 4), nibble);
+        _mm512_store_si512(to->codes.at[i], kind == MINIMA ? code : _mm512_sub_epi8(code, bias));
+    }
+}
+
+GW_INLINE void unpack_one(struct following *next, const struct gw_packed *w, enum gw_pack pack, enum kind kind)
+{
+    unpack_block(w, next->from, next->to, pack, kind);
+    next->from += w->block_bytes;
+    next->to += block_size(kind);
+}
+
+/* Called once a block: unpacks one of the panel that follows where it is due. */
+GW_INLINE void unpack_due(struct following *next, const struct gw_packed *w, enum gw_pack pack, enum kind kind)
+{
+    next->credit += next->share;
+    if (next->credit < w->k / GW_BLOCK || next->from == next->end) return;
+    next->credit -= w->k / GW_BLOCK;
+    unpack_one(next, w, pack, kind);
+}
+
+GW_INLINE void tile_of(const struct gemm_tile *tile, enum gw_pack pack, enum kind kind)
+{
+    struct scratch *s = tile->scratch;
+    const struct gw_act_block *acts = gw_act_at(tile->act, tile->row, 0);
+    const size_t size = block_size(kind);
+    const int blocks = tile->w->k / GW_BLOCK;
+    /* A tile that follows begins with the panel's first blocks; one block alone is not worth the trouble. */
+    const int ahead = blocks + (tile->next_acts && blocks > 1 ? 2 : 0);
+    const bool turn = s->under_way && s->turn;
+    struct following next = s->following;
+    __m512 acc[GEMM_TILE];
+    GW_UNROLL
+    for (int r = 0; r < GEMM_TILE; r++) acc[r] = _mm512_setzero_ps();
+    if (!s->under_way && tile->begin < tile->end) {
+        multiply_at(s, tile, acts, tile->begin, ahead, kind, false);
+        multiply_at(s, tile, acts, tile->begin + 1, ahead, kind, true);
+        store(s, kind, false);
+    }
+    for (int pair = tile->begin - turn; pair < tile->end; pair += 2) {
+        if (pair >= tile->begin) {
+            /* Most blocks come by here, where addresses are simple: one that came from a vector register would wait behind its multiplications. */
+            const struct gw_act_block *a = acts + pair;
+            const uint8_t *w = s->at_hand + (size_t)pair * size;
+            int last = blocks - 3 < tile->end - 1 ? blocks - 3 : tile->end - 1;
+            for (; pair < last; pair += 2, a += 2, w += 2 * size) {
+                multiply(a + 2, w + 2 * size, kind, false);
+                store(s, kind, true);
+                add_block(acc, s, a, w, kind, false);
+                unpack_due(&next, tile->w, pack, kind);
+                multiply(a + 3, w + 3 * size, kind, true);
+                store(s, kind, false);
+                add_block(acc, s, a + 1, w + size, kind, true);
+                unpack_due(&next, tile->w, pack, kind);
+            }
+        }
+        GW_UNROLL
+        for (int odd = 0; odd < 2; odd++) {
+            int at = pair + odd;
+            if (at < tile->begin) continue;
+            if (at >= tile->end) break;
+            multiply_at(s, tile, acts, at + 2, ahead, kind, odd);
+            if (at + 1 < ahead) store(s, kind, !odd);
+            add_block(acc, s, acts + at, s->at_hand + (size_t)at * size, kind, odd);
+        }
+    }
+    if (tile->begin < tile->end) s->under_way = tile->end < ahead; /* an empty atom moves nothing */
+    s->turn = (turn + tile->end - tile->begin) & 1;
+    s->following = next;
+    finish_tile(tile, GEMM_TILE, acc);
+}
+
+/* ---- panels ----------------------------------------------------------------------------------------------------- */
+
+/* What another product would find unpacked: only panels that look alike can be taken along. */
+static bool alike(const struct gw_packed *a, const struct gw_packed *b)
+{
+    return a->pack == b->pack && a->k == b->k && a->has_min == b->has_min && a->scales_f16 == b->scales_f16 &&
+           a->bias == b->bias;
+}
+
+/* The panel, as packed, that follows number `panel` while rows up to `row_end` are multiplied; NULL: none. */
+static const uint8_t *panel_after(const struct gw_gemm *g, int panel, int panel_begin, int panel_end, int row_end)
 {
     const struct gw_packed *w = g->w;
-    const uint8_t *from = w->data + (size_t)panel * w->panel_bytes;
-    const __m512i nibble = _mm512_set1_epi8(15), bias = _mm512_set1_epi8((char)w->bias);
-    const size_t code_offset = w->block_bytes - (pack == GW_PACK_U4 ? 256 : 512);
+    if (panel + 1 < panel_end) return w->data + (size_t)(panel + 1) * w->panel_bytes;
+    if (row_end < g->rows) return w->data + (size_t)panel_begin * w->panel_bytes;
+    return g->next && alike(g->next, w) ? g->next->data + (size_t)g->next_panel * w->panel_bytes : NULL;
+}
+
+GW_INLINE void unpack_rest(struct following *next, const struct gw_packed *w, enum gw_pack pack, enum kind kind)
+{
+    while (next->from != next->end) unpack_one(next, w, pack, kind);
+}
+
+/* Sees to it that `panel` (as packed) is at hand, and that `after`, if not NULL, has begun to follow it. Returns where `after` is unpacked to. */
+GW_INLINE const uint8_t *begin_panel(struct scratch *s, const struct gw_packed *w, const uint8_t *panel,
+                                     const uint8_t *after, enum gw_pack pack, enum kind kind)
+{
+    struct following *next = &s->following;
+    const size_t blocks = (size_t)w->k / GW_BLOCK, first = blocks < 2 ? blocks : 2;
+    if (s->ready != panel) {
+        s->under_way = false;
+        s->half = 0;
+        *next = (struct following){panel, panel + blocks * w->block_bytes, s->blocks, 0, 0};
+        unpack_rest(next, w, pack, kind);
+    }
+    s->at_hand = s->blocks + (size_t)s->half * blocks * block_size(kind);
+    s->half = !s->half;
+    s->ready = after;
+    uint8_t *other = s->blocks + (size_t)s->half * blocks * block_size(kind);
+    /* The blocks that are multiplied before this panel's last ones are added up cannot wait until their turn. */
+    *next = (struct following){after, after ? after + first * w->block_bytes : NULL, other, 0, 0};
+    unpack_rest(next, w, pack, kind);
+    return other;
+}
+
+/* All panels by rows [row_begin, row_end). */
+GW_INLINE void multiply_rows(const struct gw_gemm *g, int row_begin, int row_end, int panel_begin, int panel_end,
+                             enum gw_pack pack, enum kind kind, gemm_tile_fn tile)
+{
+    const struct gw_packed *w = g->w;
     struct scratch *s = g->scratch;
-    uint8_t *block = s->blocks;
-    s->under_way = false;
-    for (int b = 0; b < w->k / GW_BLOCK; b++, from += w->block_bytes, block += block_size(kind)) {
-        struct block *to = (struct block *)block;
-        _mm512_store_ps(to->scale, load_scales(from, w->scales_f16, 0));
-        if (kind == MINIMA) _mm512_store_ps(to->min, load_scales(from, w->scales_f16, GW_PANEL));
-        if (kind == HALVES) _mm512_store_ps(to->min, load_half_scales(from, 0));
-        if (kind == HALVES) _mm512_store_ps(to->last, load_half_scales(from, GW_PANEL));
-        GW_UNROLL
-        for (int i = 0; i < 8; i++) {
-            __m512i code = _mm512_loadu_si512(from + code_offset + 64 * (pack == GW_PACK_U4 ? i % 4 : i));
-            if (pack == GW_PACK_U4) code = _mm512_and_si512(i < 4 ? code : _mm512_srli_epi16(code, 4), nibble);
-            _mm512_store_si512(to->codes.at[i], kind == MINIMA ? code : _mm512_sub_epi8(code, bias));
+    struct following *next = &s->following;
+    const int blocks = w->k / GW_BLOCK, tiles = (row_end - row_begin + GEMM_TILE - 1) / GEMM_TILE;
+    for (int panel = panel_begin; panel < panel_end; panel++) {
+        const uint8_t *after = panel_after(g, panel, panel_begin, panel_end, row_end);
+        const uint8_t *other = begin_panel(s, w, w->data + (size_t)panel * w->panel_bytes, after, pack, kind);
+        for (int t = 0, row = row_begin; row < row_end; t++, row += GEMM_TILE) {
+            bool last = row + GEMM_TILE >= row_end;
+            int acts_row = !last ? row + GEMM_TILE : panel + 1 < panel_end ? row_begin : -1;
+            if (after) {
+                const uint8_t *end = after + (size_t)(blocks * (t + 1) / tiles) * w->block_bytes;
+                if (end > next->end) next->end = end;
+                next->share = (int)((size_t)(next->end - next->from) / w->block_bytes);
+            }
+            s->then = last ? other : s->at_hand;
+            gemm_row_tile(g, panel, row, last ? row_end - row : GEMM_TILE,
+                          acts_row < 0 ? NULL : gw_act_at(g->act, acts_row, 0), NULL, NULL, tile);
+            unpack_rest(next, w, pack, kind);
         }
     }
 }
 
-static void unpack_u4(const struct gw_gemm *g, int panel)
-{
-    unpack(g, panel, GW_PACK_U4, PLAIN);
-}
-
-static void unpack_u4_min(const struct gw_gemm *g, int panel)
-{
-    unpack(g, panel, GW_PACK_U4, MINIMA);
-}
-
-static void unpack_u8(const struct gw_gemm *g, int panel)
-{
-    unpack(g, panel, GW_PACK_U8, PLAIN);
-}
-
-static void unpack_u8_min(const struct gw_gemm *g, int panel)
-{
-    unpack(g, panel, GW_PACK_U8, MINIMA);
-}
-
-static void unpack_u6(const struct gw_gemm *g, int panel)
-{
-    unpack(g, panel, GW_PACK_U6, HALVES);
-}
-
-/* ---- the table's entries ---------------------------------------------------------------------------------------- */
-
-static void multiply_panels(const struct gw_gemm *g, int panel_begin, int panel_end, gemm_prepare_fn unpack_panel,
-                            gemm_tile_fn tile)
+GW_INLINE void multiply_panels(const struct gw_gemm *g, int panel_begin, int panel_end, enum gw_pack pack,
+                               enum kind kind, gemm_tile_fn tile)
 {
     if (g->rows < FEWEST_ROWS) {
         gw_kernels_avx512.gemm[g->w->pack](g, panel_begin, panel_end);
         return;
     }
     GW_ASSERT(g->scratch);
+    check_gemm(g);
+    struct scratch *s = g->scratch;
+    s->under_way = false;
     __asm__ volatile("ldtilecfg %0" ::"m"(tiles));
-    struct gw_gemm products = *g;
-    products.warm = NULL; /* tiles are done too soon to take more than the next panel along: measured */
-    gemm_panels(&products, panel_begin, panel_end, unpack_panel, tile);
+    for (int row = 0, end, at_once = rows_at_once(g); row < g->rows; row = end) {
+        end = g->rows - row < at_once ? g->rows : row + at_once;
+        multiply_rows(g, row, end, panel_begin, panel_end, pack, kind, tile);
+    }
     __asm__ volatile("tilerelease" ::);
+    if (g->stream) _mm_sfence();
 }
+
+/* ---- the table's entries ---------------------------------------------------------------------------------------- */
+
+#define TILE_FN(name, pack, kind)                                                                                      \
+    static void name(const struct gemm_tile *tile)                                                                     \
+    {                                                                                                                  \
+        tile_of(tile, pack, kind);                                                                                     \
+    }
+TILE_FN(tile_u4, GW_PACK_U4, PLAIN)
+TILE_FN(tile_u4_min, GW_PACK_U4, MINIMA)
+TILE_FN(tile_u8, GW_PACK_U8, PLAIN)
+TILE_FN(tile_u8_min, GW_PACK_U8, MINIMA)
+TILE_FN(tile_u6, GW_PACK_U6, HALVES)
 
 void gw_amx_gemm_u4(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
     GW_ASSERT(g->w->bias == (g->w->has_min ? 0 : 8));
-    if (g->w->has_min) multiply_panels(g, panel_begin, panel_end, unpack_u4_min, tile_minima);
-    else multiply_panels(g, panel_begin, panel_end, unpack_u4, tile_plain);
+    if (g->w->has_min) multiply_panels(g, panel_begin, panel_end, GW_PACK_U4, MINIMA, tile_u4_min);
+    else multiply_panels(g, panel_begin, panel_end, GW_PACK_U4, PLAIN, tile_u4);
 }
 
 void gw_amx_gemm_u8(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
     GW_ASSERT(g->w->bias == (g->w->has_min ? 0 : g->w->bias == 16 ? 16 : 128));
-    if (g->w->has_min) multiply_panels(g, panel_begin, panel_end, unpack_u8_min, tile_minima);
-    else multiply_panels(g, panel_begin, panel_end, unpack_u8, tile_plain);
+    if (g->w->has_min) multiply_panels(g, panel_begin, panel_end, GW_PACK_U8, MINIMA, tile_u8_min);
+    else multiply_panels(g, panel_begin, panel_end, GW_PACK_U8, PLAIN, tile_u8);
 }
 
 void gw_amx_gemm_u6(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
     GW_ASSERT(g->w->bias == 32);
-    multiply_panels(g, panel_begin, panel_end, unpack_u6, tile_halves);
+    multiply_panels(g, panel_begin, panel_end, GW_PACK_U6, HALVES, tile_u6);
 }
 
 size_t gw_amx_scratch_bytes(const struct gw_packed *w)
 {
     size_t blocks = (size_t)w->k / GW_BLOCK;
     if (w->pack < GW_PACK_U4) return 0;
-    return sizeof(struct scratch) + blocks * block_size(w->pack == GW_PACK_U6 ? HALVES : PLAIN);
+    return sizeof(struct scratch) + 2 * blocks * block_size(w->pack == GW_PACK_U6 ? HALVES : PLAIN);
 }

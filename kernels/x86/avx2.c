@@ -243,23 +243,17 @@ static void tile_u6(const struct gemm_tile *tile)
 
 static void gemm_u4(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
-    gemm_panels(g, panel_begin, panel_end, NULL,
-                g->w->scales_f16 ? tile_u4_f16
-                : g->w->has_min  ? tile_u4_min
-                                 : tile_u4);
+    gemm_panels(g, panel_begin, panel_end, g->w->scales_f16 ? tile_u4_f16 : g->w->has_min ? tile_u4_min : tile_u4);
 }
 
 static void gemm_u8(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
-    gemm_panels(g, panel_begin, panel_end, NULL,
-                g->w->scales_f16 ? tile_u8_f16
-                : g->w->has_min  ? tile_u8_min
-                                 : tile_u8);
+    gemm_panels(g, panel_begin, panel_end, g->w->scales_f16 ? tile_u8_f16 : g->w->has_min ? tile_u8_min : tile_u8);
 }
 
 static void gemm_u6(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
-    gemm_panels(g, panel_begin, panel_end, NULL, tile_u6);
+    gemm_panels(g, panel_begin, panel_end, tile_u6);
 }
 
 /* 8 chains of the byte multiply-add and the addition that must follow it. */

@@ -210,7 +210,7 @@ static void tile_u6_bias32(const struct gemm_tile *tile)
 static void gemm_u4(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
     GW_ASSERT(g->w->bias == (g->w->has_min ? 0 : 8));
-    gemm_panels(g, panel_begin, panel_end, NULL,
+    gemm_panels(g, panel_begin, panel_end,
                 g->w->scales_f16 ? tile_u4_f16
                 : g->w->has_min  ? tile_u4_min
                                  : tile_u4_bias8);
@@ -219,7 +219,7 @@ static void gemm_u4(const struct gw_gemm *g, int panel_begin, int panel_end)
 static void gemm_u8(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
     GW_ASSERT(g->w->bias == (g->w->has_min ? 0 : g->w->bias == 16 ? 16 : 128));
-    gemm_panels(g, panel_begin, panel_end, NULL,
+    gemm_panels(g, panel_begin, panel_end,
                 g->w->scales_f16   ? tile_u8_f16
                 : g->w->has_min    ? tile_u8_min
                 : g->w->bias == 16 ? tile_u8_bias16
@@ -229,7 +229,7 @@ static void gemm_u8(const struct gw_gemm *g, int panel_begin, int panel_end)
 static void gemm_u6(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
     GW_ASSERT(g->w->bias == 32);
-    gemm_panels(g, panel_begin, panel_end, NULL, tile_u6_bias32);
+    gemm_panels(g, panel_begin, panel_end, tile_u6_bias32);
 }
 
 /* 16 chains, so that no instruction waits for the one before it. */

@@ -217,17 +217,17 @@ static void tile_bf16(const struct gemm_tile *tile)
 
 static void gemm_f32(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
-    gemm_panels(g, panel_begin, panel_end, NULL, tile_f32);
+    gemm_panels(g, panel_begin, panel_end, tile_f32);
 }
 
 static void gemm_f16(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
-    gemm_panels(g, panel_begin, panel_end, NULL, tile_f16);
+    gemm_panels(g, panel_begin, panel_end, tile_f16);
 }
 
 static void gemm_bf16(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
-    gemm_panels(g, panel_begin, panel_end, NULL, tile_bf16);
+    gemm_panels(g, panel_begin, panel_end, tile_bf16);
 }
 
 /* ---- row operations --------------------------------------------------------------------------------------------- */

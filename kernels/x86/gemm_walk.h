@@ -13,8 +13,8 @@ struct gemm_tile {
     const struct gw_packed *w;
     const struct gw_act *act;
     const uint8_t *panel;                 /* as packed */
-    void *scratch;                        /* the caller's, where the panel has been brought in another form */
-    const struct gw_act_block *next_acts; /* what the row tile begins with that follows by the same panel, or NULL */
+    void *scratch;                        /* the caller's (struct gw_gemm) */
+    const struct gw_act_block *next_acts; /* what the row tile begins with that follows, or NULL */
     int row;
     int rows;
     int begin;
@@ -41,12 +41,13 @@ GW_INLINE void finish_tile(const struct gemm_tile *tile, int rows, v16 *acc)
 enum scales { SCALES_ONLY, SCALES_MINIMA, SCALES_F16 /* and minima */ };
 
 typedef void (*gemm_tile_fn)(const struct gemm_tile *tile);
-/* Brings a panel into g->scratch, in a form of its own. */
-typedef void (*gemm_prepare_fn)(const struct gw_gemm *g, int panel);
 
 /* An atom program that walks off the stack or off k is a bug of the caller; checked once per call. */
-static void check_atoms(const struct gw_gemm *g)
+static void check_gemm(const struct gw_gemm *g)
 {
+    _Static_assert(GW_ACT_ROWS % GEMM_TILE == 0, "a tile's activations lie together");
+    GW_ASSERT(g->act->k == g->w->k);
+    GW_ASSERT(g->w->has_min == (g->w->bias == 0 && g->w->pack > GW_PACK_BF16));
     int depth = 0, end = 0;
     int blocks = (g->w->k + GW_BLOCK - 1) / GW_BLOCK;
     for (int i = 0; i < g->atom_count; i++) {
@@ -131,26 +132,19 @@ static int rows_at_once(const struct gw_gemm *g)
     return rows < 2 * GW_ACT_ROWS ? 2 * GW_ACT_ROWS : rows < (size_t)g->rows ? (int)rows : g->rows;
 }
 
-/* A panel's blocks stay in the first-level cache while row tiles pass over it. Tiles do not straddle blocks of GW_ACT_ROWS rows. `prepare` may be
- * NULL. */
-static void gemm_panels(const struct gw_gemm *g, int panel_begin, int panel_end, gemm_prepare_fn prepare,
-                        gemm_tile_fn fn)
+/* A panel's blocks stay in the first-level cache while row tiles pass over it. Tiles do not straddle blocks of GW_ACT_ROWS rows. */
+static inline void gemm_panels(const struct gw_gemm *g, int panel_begin, int panel_end, gemm_tile_fn fn)
 {
-    _Static_assert(GW_ACT_ROWS % GEMM_TILE == 0, "a tile's activations lie together");
-    GW_ASSERT(g->act->k == g->w->k);
-    GW_ASSERT(g->w->has_min == (g->w->bias == 0 && g->w->pack > GW_PACK_BF16));
-    check_atoms(g);
+    check_gemm(g);
     int at_once = rows_at_once(g);
+    const uint8_t *after = g->next ? g->next->data + (size_t)g->next_panel * g->next->panel_bytes : NULL;
     for (int begin = 0; begin < g->rows; begin += at_once) {
         int end = g->rows - begin < at_once ? g->rows : begin + at_once;
         for (int panel = panel_begin; panel < panel_end; panel++) {
-            const uint8_t *next = panel + 1 < panel_end ? g->w->data + (size_t)(panel + 1) * g->w->panel_bytes
-                                                        : g->next;
-            if (!prepare && end - begin <= GEMM_TILE) next = NULL; /* one tile has enough to do with its own panel */
-            if (prepare) prepare(g, panel);
+            const uint8_t *next = panel + 1 < panel_end ? g->w->data + (size_t)(panel + 1) * g->w->panel_bytes : after;
+            if (end - begin <= GEMM_TILE) next = NULL; /* one tile has enough to do with its own panel */
             for (int row = begin; row < end; row += GEMM_TILE, next = NULL)
-                gemm_row_tile(g, panel, row, end - row < GEMM_TILE ? end - row : GEMM_TILE,
-                              row + GEMM_TILE < end ? gw_act_at(g->act, row + GEMM_TILE, 0) : NULL, next,
+                gemm_row_tile(g, panel, row, end - row < GEMM_TILE ? end - row : GEMM_TILE, NULL, next,
                               row == begin ? NULL : g->warm, fn);
         }
     }

@@ -183,6 +183,7 @@ static void run_product(struct work *work, int pass, int thread, int threads)
                            .scratch = work->scratch + (size_t)thread * work->scratch_bytes};
     int begin, end;
     gw_split(w->panels, threads, thread, &begin, &end);
+    gw_gemm_forget(gemm.scratch);
     if (begin < end) work->kernels->gemm[w->pack](&gemm, begin, end);
 }
 

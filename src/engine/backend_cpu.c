@@ -288,7 +288,7 @@ static void multiply_share(struct cpu *cpu, const struct product *products, int 
                                .y_row_stride = (size_t)w->n,
                                .stream = products[i].stream,
                                .warm = &cpu->warm[thread],
-                               .next = i + 1 < count ? products[i + 1].w->data : NULL,
+                               .next = i + 1 < count ? products[i + 1].w : NULL,
                                .scratch = gemm_scratch(cpu, thread)};
         cpu->kernels->gemm[w->pack](&gemm, from, to);
     }
@@ -479,10 +479,12 @@ static void activate_block(struct cpu *cpu, const struct layer *layer, int block
                                .y_panel = block * PANELS,
                                .y_row_stride = GW_BLOCK,
                                .warm = &cpu->warm[thread],
-                               .next = i == 0 ? layer->w[UP].data + (size_t)block * PANELS * w->panel_bytes
-                                       : block + 1 < last
-                                           ? layer->w[GATE].data + (size_t)(block + 1) * PANELS * w->panel_bytes
-                                           : layer->w[DOWN].data,
+                               .next = &layer->w[i == 0             ? UP
+                                                 : block + 1 < last ? GATE
+                                                                    : DOWN],
+                               .next_panel = i == 0             ? block * PANELS
+                                             : block + 1 < last ? (block + 1) * PANELS
+                                                                : 0,
                                .scratch = gemm_scratch(cpu, thread)};
         cpu->kernels->gemm[w->pack](&gemm, block * PANELS, (block + 1) * PANELS);
     }
@@ -517,6 +519,7 @@ static void compute_queue(void *arg, int thread, int threads)
 {
     struct cpu *cpu = arg;
     const struct share share = gw_cpu_share(cpu, thread, threads);
+    gw_gemm_forget(gemm_scratch(cpu, thread));
     for (int i = 0, turn = 0; i < cpu->queued; i++) {
         const struct half_layer *half = &cpu->queue[i];
         if (i > 0) share_sync(cpu, &share);
@@ -618,6 +621,7 @@ static void logits_share(void *arg, int thread, int threads)
     share_sync(cpu, &share);
     bool stream = (size_t)job->count * (size_t)cpu->vocab * sizeof(float) > STREAM_BYTES;
     const struct product product = {&cpu->output, cpu->logits, stream};
+    gw_gemm_forget(gemm_scratch(cpu, thread));
     multiply_share(cpu, &product, 1, &cpu->normed, &share, thread);
 }
 

@@ -169,7 +169,10 @@ static float *run_gemm(struct case_gemm *c, const struct gw_kernels *kernels)
     c->g.y = y;
     free(c->g.scratch);
     c->g.scratch = gw_alloc_lines(1, gw_gemm_scratch_bytes(kernels, &c->w));
+    gw_gemm_forget(c->g.scratch);
     int middle = draw(c->w.panels + 1);
+    c->g.next = middle < c->w.panels && draw(2) ? &c->w : NULL; /* a promise that need not be kept */
+    c->g.next_panel = draw(4) ? middle : 0;
     kernels->gemm[c->w.pack](&c->g, 0, middle);
     struct gw_gemm rest = c->g; /* the same places, named from another panel */
     rest.y_panel = draw(middle + 1);
@@ -208,6 +211,17 @@ static void test_gemm_exact(void)
                 free_gemm(&c);
             }
         }
+    }
+}
+
+/* Sums so long that activations do not stay in a cache: panels are gone through more than once. */
+static void test_gemm_long(void)
+{
+    for (int t = 0; t < TYPES; t++) {
+        struct case_gemm c;
+        make_gemm(&c, types[t], 71, draw_range(17, 40), draw_range(1100, 1200), false, draw(2));
+        check_gemm(&c);
+        free_gemm(&c);
     }
 }
 
