@@ -155,15 +155,15 @@ static int heads_before(const struct gw_dims *m, const struct gw_layout *l, int 
     return (int)((m->kv_heads * part + all - 1) / all);
 }
 
-/* FFN atoms before shard `shard`: evens out what the kv heads could not; every shard gets at least one. */
+/* FFN atoms before shard `shard`, of which each gets at least one. They do not even out what kv heads could not: shards wait for each other after
+ * each half of a layer, so a shard that had less to do in the first would only keep the others waiting in the second. */
 static int atoms_before(const struct gw_dims *m, const struct gw_layout *l, int shard)
 {
     if (shard == 0) return 0;
     if (shard == l->tensor) return m->ffn_atoms;
     int part = speeds_before(l->shard_speed, l->tensor, shard);
     int all = speeds_before(l->shard_speed, l->tensor, l->tensor);
-    double target = layer_cost(m) * part / all - heads_before(m, l, shard) * head_cost(m);
-    int cut = (int)(target / atom_cost(m) + 0.5);
+    int cut = (int)((double)m->ffn_atoms * part / all + 0.5);
     int least = atoms_before(m, l, shard - 1) + 1;
     if (cut < least) cut = least;
     int most = m->ffn_atoms - (l->tensor - shard);

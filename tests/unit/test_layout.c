@@ -139,39 +139,20 @@ static void test_splits(void)
     CU_ASSERT(gw_layout_same_cut(l, even));
 }
 
-static double cost_of_layer(const struct gw_dims *m, const struct gw_shard *s)
-{
-    double head = (2.0 * m->heads / m->kv_heads + 2) * m->head_dim * m->d_model;
-    double atom = 3.0 * m->ffn / m->ffn_atoms * m->d_model;
-    return (s->kv_end - s->kv_begin) * head + (s->ffn_end - s->ffn_begin) * atom;
-}
-
-/* What kv heads cannot even out, FFN atoms do: no shard has more than its share plus an atom, or plus a head where heads alone are more. */
+/* Shards wait for each other after each half of a layer, so each half is shared out as evenly as it can be, whatever the other one is like. */
 static void test_balance(void)
 {
     for (int i = 0; i < MODELS; i++) {
         const struct gw_dims *m = &models[i];
-        double atom = 3.0 * m->ffn / m->ffn_atoms * m->d_model;
-        double head = (2.0 * m->heads / m->kv_heads + 2) * m->head_dim * m->d_model;
-        double layer = m->kv_heads * head + m->ffn_atoms * atom;
         for (int tensor = 1; tensor <= 8 && tensor <= m->ffn_atoms; tensor++) {
-            double most = 0;
             for (int s = 0; s < tensor; s++) {
                 struct gw_shard shard = gw_layout_shard(m, GW_LAYOUT(1, tensor, 1), s, 0);
-                double cost = cost_of_layer(m, &shard);
-                if (cost > most) most = cost;
-            }
-            if (most > layer / tensor + atom + head) {
-                printf("model %d tensor %d: %.2f of its share ", i, tensor, most * tensor / layer);
-                CU_FAIL("a shard has far more than its share");
+                int heads = shard.kv_end - shard.kv_begin, atoms = shard.ffn_end - shard.ffn_begin;
+                CU_ASSERT(heads <= (m->kv_heads + tensor - 1) / tensor && heads >= m->kv_heads / tensor);
+                CU_ASSERT(atoms <= (m->ffn_atoms + tensor - 1) / tensor && atoms >= m->ffn_atoms / tensor);
             }
         }
     }
-    /* 9 heads over 3 kv heads on 2 ranks: 2 kv heads and 1, and the FFN makes up for it */
-    struct gw_shard a = gw_layout_shard(&models[0], GW_LAYOUT(1, 2, 1), 0, 0);
-    struct gw_shard b = gw_layout_shard(&models[0], GW_LAYOUT(1, 2, 1), 1, 0);
-    CU_ASSERT_EQUAL(a.kv_end - a.kv_begin, 2);
-    CU_ASSERT(b.ffn_end - b.ffn_begin > a.ffn_end - a.ffn_begin);
     /* the output matrix counts as layers of the last stage */
     struct gw_shard last = gw_layout_shard(&models[0], GW_LAYOUT(1, 1, 2), 0, 1);
     CU_ASSERT(last.layer_end - last.layer_begin < 15);
