@@ -213,18 +213,16 @@ out:
     return rc;
 }
 
-gw_err gw_window_rows(struct gw_window *window, int rows, float *full)
+gw_err gw_window_logits_written(struct gw_window *window)
 {
-    gw_err rc = GW_OK;
-    const struct gw_shards *shards = window->config.shards;
+    return all_written(window);
+}
+
+void gw_window_row(const struct gw_window *window, int row, float *full)
+{
     const int *vocab_begin = window->config.vocab_begin;
-    size_t vocab = (size_t)vocab_begin[shards->count];
-    TRY(all_written(window));
-    for (int row = shards->own; row < rows; row += shards->count, full += vocab)
-        for (int s = 0; s < shards->count; s++) {
-            size_t columns = (size_t)(vocab_begin[s + 1] - vocab_begin[s]);
-            memcpy(full + vocab_begin[s], window->logits[s] + (size_t)row * columns, columns * sizeof(float));
-        }
-out:
-    return rc;
+    for (int s = 0; s < window->config.shards->count; s++) {
+        size_t columns = (size_t)(vocab_begin[s + 1] - vocab_begin[s]);
+        memcpy(full + vocab_begin[s], window->logits[s] + (size_t)row * columns, columns * sizeof(float));
+    }
 }

@@ -36,8 +36,9 @@ float *gw_window_logits(const struct gw_window *window);
 GW_CHECK gw_err gw_window_sum(struct gw_window *window, const struct gw_exchange *exchange, int rows,
                               const float **sum);
 
-/* Gathers rows of logits: row i goes to shard i % count, full[own rows][all columns], in order. Collective; the logits may be written again after
- * the next gw_window_sum(). */
-GW_CHECK gw_err gw_window_rows(struct gw_window *window, int rows, float *full);
+/* This shard's logits are written; waits until the others' are. Collective; they may be written again after the next gw_window_sum(). */
+GW_CHECK gw_err gw_window_logits_written(struct gw_window *window);
+/* Local, for any thread. A row of logits, all columns of it: where it is read next is a cache, which a copy of many rows would not stay in. */
+void gw_window_row(const struct gw_window *window, int row, float *full);
 
 #endif

@@ -32,7 +32,7 @@ struct gw_executor {
     uint64_t window_epoch;    /* the plan that it was asked for in: another one may have other shards */
     float *sum;               /* [max_rows][d_model], for several shards without a window */
     uint64_t exchanges;       /* numbers the sums of a step, alike on all shards */
-    float *full_logits;       /* [rows drawn here][vocab], when there are several shards */
+    float *full_logits; /* [rows drawn here][vocab], for several shards without a window; with one [threads][vocab] */
     size_t full_logits_count;
     struct gw_cost cost; /* the default one, for the pace */
     struct gw_pace_report pace;
@@ -300,7 +300,7 @@ struct draw_job {
     const struct gw_step *step;
     const int32_t *seqs; /* [count] indices in the step */
     int count;
-    float *logits; /* [count][vocab] */
+    float *logits; /* [count][vocab]; of a window [threads][vocab], for a row at a time */
     struct gw_drawn *drawn;
     gw_err *errors; /* [threads] */
 };
@@ -313,15 +313,28 @@ static void draw_share(void *arg, int thread, int threads)
     gw_split(job->count, threads, thread, &begin, &end);
     for (int i = begin; i < end && job->errors[thread] == GW_OK; i++) {
         const struct gw_step_seq *seq = &job->step->seqs[job->seqs[i]];
+        float *row = job->logits + (size_t)(ex->window ? thread : i) * (size_t)ex->dims.vocab;
         job->drawn[i].seq = seq->seq;
-        job->errors[thread] = gw_sample(ex->kernels, &ex->samplers[thread], &seq->params,
-                                        job->logits + (size_t)i * (size_t)ex->dims.vocab, ex->dims.vocab,
+        if (ex->window) gw_window_row(ex->window, ex->shards.own + i * ex->shards.count, row);
+        job->errors[thread] = gw_sample(ex->kernels, &ex->samplers[thread], &seq->params, row, ex->dims.vocab,
                                         job->step->history + seq->history0, seq->history_count, seq->token_index,
                                         seq->logprobs, &job->drawn[i].result);
     }
 }
 
-/* Draws for the sequences `seqs` of the step from complete rows of logits. */
+/* Room for `rows` complete rows of logits, as the shards have parts of them. */
+static float *room_for_logits(struct gw_executor *ex, int rows)
+{
+    size_t need = (size_t)rows * (size_t)ex->dims.vocab;
+    if (need > ex->full_logits_count) {
+        free(ex->full_logits);
+        ex->full_logits = gw_alloc(need, sizeof(float));
+        ex->full_logits_count = need;
+    }
+    return ex->full_logits;
+}
+
+/* Draws for the sequences `seqs` of the step: from complete rows of logits, or with a window from what the shards have of each. */
 static gw_err draw_rows(struct gw_executor *ex, const struct gw_step *step, const int32_t *seqs, int count,
                         float *logits, struct gw_drawn *drawn)
 {
@@ -354,16 +367,13 @@ gw_err gw_executor_draw(struct gw_executor *ex, const struct gw_step *step, stru
     double begun_s = gw_clock_now_s();
     TRY(ex->backend->ops->logits(ex->backend, rows, sampled, &logits));
     took(ex, begun_s);
-    if (ex->shards.count > 1) {
-        size_t need = (size_t)own * (size_t)ex->dims.vocab;
-        if (need > ex->full_logits_count) {
-            free(ex->full_logits);
-            ex->full_logits = gw_alloc(need, sizeof(float));
-            ex->full_logits_count = need;
-        }
-        if (ex->window) TRY(gw_window_rows(ex->window, sampled, ex->full_logits));
-        else TRY(gw_shards_rows(&ex->shards, step->id, ex->vocab_begin, logits, sampled, ex->full_logits));
-        logits = ex->full_logits;
+    if (ex->window) {
+        TRY(gw_window_logits_written(ex->window));
+        logits = room_for_logits(ex, ex->config.threads);
+    } else if (ex->shards.count > 1) {
+        float *full = room_for_logits(ex, own);
+        TRY(gw_shards_rows(&ex->shards, step->id, ex->vocab_begin, logits, sampled, full));
+        logits = full;
     }
     begun_s = gw_clock_now_s();
     TRY(draw_rows(ex, step, seqs, own, logits, drawn));
