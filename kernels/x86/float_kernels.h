@@ -425,19 +425,29 @@ static void kv_store(uint16_t *page, int head_dim, int slot, const float *key, c
     if (d < head_dim) store_dims(k + d * 16, v + d, key + d, value + d, head_dim - d);
 }
 
-/* A tile of queries (any rows and heads that share the kv head), walked over the pages together so that each page's
- * halves are converted once for all of them. */
+/* Floats of a query or sum, and some that keep rows from lying a power of two apart, which would be the same few cache sets. */
+enum { DIMS = 256 + 16 };
+
+/* A tile of queries (any rows and heads that share the kv head), walked over the pages together so that each page is read once for all of
+ * them. */
 struct queries {
+    _Alignas(64) float q[V16_TILE][DIMS];              /* scaled */
+    _Alignas(64) float o[V16_TILE][DIMS];              /* vectors do not straddle cache lines */
+    _Alignas(64) float e[2][V16_TILE][GW_PAGE_TOKENS]; /* scores of even and odd pages, then their exponentials */
+    _Alignas(64) float l[V16_TILE][16];
+    float m[V16_TILE];
+    float c[V16_TILE]; /* of the page at hand */
     int count;
     int head_dim;
+    int pages;              /* that it sees keys of */
     int position[V16_TILE]; /* ascending; past `count` as if there were more */
-    float q[V16_TILE][256]; /* scaled */
-    float m[V16_TILE];
-    float l[V16_TILE][16];
-    float c[V16_TILE];                    /* of the page at hand */
-    float e[2][V16_TILE][GW_PAGE_TOKENS]; /* scores of even and odd pages, then their exponentials */
-    float o[V16_TILE][256];
 };
+
+/* Element number i of a page on: of its halves, or, `wide`, a constant, of what they have been converted to. */
+GW_INLINE v16 load_dims(const void *page, int i, bool wide)
+{
+    return wide ? v16_load((const float *)page + i) : v16_load_half((const uint16_t *)page + i);
+}
 
 /* How many keys of a page each query of a tile sees. */
 struct seen {
@@ -480,26 +490,31 @@ GW_INLINE void prefetch_line(const uint16_t *line)
 
 /* Scores of `count` queries with the 16 keys of each of `parts` parts from `part` on; both constant. Columns of invisible keys give garbage
  * that softmax_count drops. Few queries are few chains of sums, which wait for each other; both parts together are twice as many. */
-GW_INLINE void score_parts(struct queries *t, float (*e)[GW_PAGE_TOKENS], const uint16_t *page, int part, int parts,
-                           int count)
+GW_INLINE void score_parts(struct queries *t, float (*e)[GW_PAGE_TOKENS], const void *page, int part, int parts,
+                           bool wide, int count)
 {
-    const uint16_t *keys = page + part * t->head_dim * 16, *values = page + t->head_dim * GW_PAGE_TOKENS;
-    int part_halves = t->head_dim * 16;
+    int part_dims = t->head_dim * 16, at = part * part_dims;
     v16 s[2][V16_TILE];
     GW_UNROLL
     for (int p = 0; p < parts; p++) {
         GW_UNROLL
         for (int i = 0; i < count; i++) s[p][i] = v16_set1(0);
     }
-    for (int d = 0; d < t->head_dim; d++, keys += 16) {
-        if (part == 0) {
-            prefetch_line(values + d * LINE);
-        }
+    for (int d = 0; d < t->head_dim; d++, at += 16) {
+        if (part == 0 && !wide) prefetch_line((const uint16_t *)page + t->head_dim * GW_PAGE_TOKENS + d * LINE);
+        v16 k[2];
         GW_UNROLL
-        for (int p = 0; p < parts; p++) {
-            v16 k = v16_load_half(keys + p * part_halves);
-            GW_UNROLL
-            for (int i = 0; i < count; i++) s[p][i] = v16_fma_spread(&t->q[i][d], k, s[p][i]);
+        for (int p = 0; p < parts; p++) k[p] = load_dims(page, at + p * part_dims, wide);
+        GW_UNROLL
+        for (int i = 0; i < count; i++) {
+            if (wide) {
+                v16 q = v16_set1(t->q[i][d]);
+                GW_UNROLL
+                for (int p = 0; p < parts; p++) s[p][i] = v16_fma(q, k[p], s[p][i]);
+            } else {
+                GW_UNROLL
+                for (int p = 0; p < parts; p++) s[p][i] = v16_fma_spread(&t->q[i][d], k[p], s[p][i]);
+            }
         }
     }
     GW_UNROLL
@@ -510,21 +525,24 @@ GW_INLINE void score_parts(struct queries *t, float (*e)[GW_PAGE_TOKENS], const 
 }
 
 /* The first `most` keys of a page; all of them where it has fewer. */
-GW_INLINE void score_count(struct queries *t, float (*e)[GW_PAGE_TOKENS], const uint16_t *page, int most, int count)
+GW_INLINE void score_count(struct queries *t, float (*e)[GW_PAGE_TOKENS], const void *page, int most, bool wide,
+                           int count)
 {
     if (most <= 16) {
-        score_parts(t, e, page, 0, 1, count);
+        score_parts(t, e, page, 0, 1, wide, count);
     } else if (2 * count <= V16_SUMS) {
-        score_parts(t, e, page, 0, 2, count);
+        score_parts(t, e, page, 0, 2, wide, count);
     } else {
-        score_parts(t, e, page, 0, 1, count);
-        score_parts(t, e, page, 1, 1, count);
+        score_parts(t, e, page, 0, 1, wide, count);
+        score_parts(t, e, page, 1, 1, wide, count);
     }
 }
 
-static void score_page(struct queries *t, float (*e)[GW_PAGE_TOKENS], const uint16_t *page, int most)
+/* The scores of page number b, which is `page`; wide is a constant. */
+GW_INLINE void score_page(struct queries *t, const void *page, int b, bool wide)
 {
-    WITH_COUNT(t->count, score_count, t, e, page, most);
+    int most = t->position[t->count - 1] + 1 - b * GW_PAGE_TOKENS;
+    WITH_COUNT(t->count, score_count, t, t->e[b % 2], page, most, wide);
 }
 
 /* The online softmax step of queries [first, first + count), count constant, each of which sees a key: e, c, l and m. Step by step for all of
@@ -568,9 +586,10 @@ static void softmax_page(struct queries *t, float (*e)[GW_PAGE_TOKENS], const st
 
 /* `width` vectors of o from dimension d on, of queries [first, first + count), over keys [begin, end); width and count constant. `left` values
  * of the last vector exist. The keys at `ahead` are read ahead. */
-GW_INLINE void add_columns(struct queries *t, float (*e)[GW_PAGE_TOKENS], int first, const uint16_t *values, int begin,
-                           int end, int d, int left, int width, int count, const uint16_t *ahead)
+GW_INLINE void add_columns(struct queries *t, float (*e)[GW_PAGE_TOKENS], int first, const void *page, int begin,
+                           int end, int d, int left, int width, bool wide, int count, const uint16_t *ahead)
 {
+    const int values = GW_PAGE_TOKENS * t->head_dim;
     v16 o[V16_TILE][4];
     GW_UNROLL
     for (int i = 0; i < count; i++) {
@@ -581,18 +600,25 @@ GW_INLINE void add_columns(struct queries *t, float (*e)[GW_PAGE_TOKENS], int fi
         }
     }
     for (int j = begin; j < end; j++) {
-        const uint16_t *at = values + j * t->head_dim + d;
+        int at = values + j * t->head_dim + d;
         GW_UNROLL
-        for (int x = 0; x < width; x += 2)
+        for (int x = 0; x < width && !wide; x += 2)
             if (width > 1 || d % LINE == 0) prefetch_line(ahead + j * t->head_dim + d + 16 * x);
         v16 v[4];
         GW_UNROLL
         for (int x = 0; x < width; x++)
-            v[x] = left >= 16 ? v16_load_half(at + 16 * x) : v16_load_half_part(at + 16 * x, left);
+            v[x] = left >= 16 || wide ? load_dims(page, at + 16 * x, wide)
+                                      : v16_load_half_part((const uint16_t *)page + at + 16 * x, left);
         GW_UNROLL
         for (int i = 0; i < count; i++) {
-            GW_UNROLL
-            for (int x = 0; x < width; x++) o[i][x] = v16_fma_spread(&e[first + i][j], v[x], o[i][x]);
+            if (wide) {
+                v16 weight = v16_set1(e[first + i][j]);
+                GW_UNROLL
+                for (int x = 0; x < width; x++) o[i][x] = v16_fma(weight, v[x], o[i][x]);
+            } else {
+                GW_UNROLL
+                for (int x = 0; x < width; x++) o[i][x] = v16_fma_spread(&e[first + i][j], v[x], o[i][x]);
+            }
         }
     }
     GW_UNROLL
@@ -604,24 +630,24 @@ GW_INLINE void add_columns(struct queries *t, float (*e)[GW_PAGE_TOKENS], int fi
 
 /* o of queries [first, first + count) over keys [begin, end), count constant; o is first scaled by c where begin is 0. As many columns side
  * by side as there are registers: values are read in their order, and there are sums enough to hide each other's latency. */
-GW_INLINE void add_values(struct queries *t, float (*e)[GW_PAGE_TOKENS], int first, const uint16_t *values, int begin,
-                          int end, const uint16_t *ahead, int count)
+GW_INLINE void add_values(struct queries *t, float (*e)[GW_PAGE_TOKENS], int first, const void *page, int begin,
+                          int end, const uint16_t *ahead, bool wide, int count)
 {
     const int width = 4 * count <= V16_SUMS ? 4 : 2 * count <= V16_SUMS ? 2 : 1;
     int d = 0;
     for (; d + 16 * width <= t->head_dim; d += 16 * width)
-        add_columns(t, e, first, values, begin, end, d, 16, width, count, ahead);
-    for (; d < t->head_dim; d += 16) add_columns(t, e, first, values, begin, end, d, t->head_dim - d, 1, count, ahead);
+        add_columns(t, e, first, page, begin, end, d, 16, width, wide, count, ahead);
+    for (; d < t->head_dim; d += 16)
+        add_columns(t, e, first, page, begin, end, d, t->head_dim - d, 1, wide, count, ahead);
 }
 
-/* The values of one page, for all that see keys of it. */
-static void add_page(struct queries *t, float (*e)[GW_PAGE_TOKENS], const uint16_t *page, const struct seen *seen,
-                     const uint16_t *ahead)
+/* The values of one page, for all that see keys of it; wide is a constant. */
+GW_INLINE void add_page(struct queries *t, float (*e)[GW_PAGE_TOKENS], const void *page, const struct seen *seen,
+                        const uint16_t *ahead, bool wide)
 {
-    const uint16_t *values = page + GW_PAGE_TOKENS * t->head_dim;
-    if (seen->fewest > 0) WITH_COUNT(t->count, add_values, t, e, 0, values, 0, seen->fewest, ahead);
+    if (seen->fewest > 0) WITH_COUNT(t->count, add_values, t, e, 0, page, 0, seen->fewest, ahead, wide);
     for (int i = 0; i < t->count; i++)
-        if (seen->keys[i] > seen->fewest) add_values(t, e, i, values, seen->fewest, seen->keys[i], ahead, 1);
+        if (seen->keys[i] > seen->fewest) add_values(t, e, i, page, seen->fewest, seen->keys[i], ahead, wide, 1);
 }
 
 static struct seen keys_seen(const struct queries *t, int page)
@@ -642,6 +668,7 @@ static void load_queries(struct queries *t, const struct gw_attention *a, int be
     t->head_dim = a->head_dim;
     v16 scale = v16_set1(a->scale);
     for (int i = 0; i < V16_TILE; i++) t->position[i] = a->pos0 + (begin + i) / a->group;
+    t->pages = t->position[count - 1] / GW_PAGE_TOKENS + 1;
     for (int i = 0; i < count; i++) {
         int row = (begin + i) / a->group, head = (begin + i) % a->group, d = 0;
         const float *q = a->q + (size_t)row * a->q_stride + (size_t)head * (size_t)a->head_dim;
@@ -667,36 +694,76 @@ static void store_queries(const struct queries *t, const struct gw_attention *a,
     }
 }
 
-/* The scores of page number b. */
-static void score_number(struct queries *t, const struct gw_attention *a, int b)
-{
-    score_page(t, t->e[b % 2], a->pages[b], t->position[t->count - 1] + 1 - b * GW_PAGE_TOKENS);
-}
-
 /* The page whose keys are read ahead while the values of page b are added up; page b itself where that is not known. */
 static const uint16_t *page_ahead(const struct gw_attention *a, int b, int pages)
 {
     return b + 2 < pages ? a->pages[b + 2] : a->next ? a->next : a->pages[b];
 }
 
+/* One tile, over pages as they are. */
+static void attend_tile(const struct gw_attention *a, int count)
+{
+    struct queries t;
+    load_queries(&t, a, 0, count);
+    for (int d = 0; t.pages > 1 && d < a->head_dim; d++) prefetch_line(a->pages[1] + d * LINE);
+    score_page(&t, a->pages[0], 0, false);
+    for (int b = 0; b < t.pages; b++) {
+        const struct seen seen = keys_seen(&t, b);
+        /* A softmax is one long chain; the scores of the next page keep the CPU busy meanwhile. */
+        softmax_page(&t, t.e[b % 2], &seen);
+        if (b + 1 < t.pages) score_page(&t, a->pages[b + 1], b + 1, false);
+        add_page(&t, t.e[b % 2], a->pages[b], &seen, page_ahead(a, b, t.pages), false);
+    }
+    store_queries(&t, a, 0);
+}
+
+/* A page's halves as floats, keys and values in their order. What has to come from memory next is read ahead. */
+static void widen_page(const uint16_t *page, const uint16_t *ahead, int head_dim, float *wide)
+{
+    for (int i = 0; i < 2 * GW_PAGE_TOKENS * head_dim; i += LINE) {
+        prefetch_line(ahead + i);
+        v16_store(wide + i, v16_load_half(page + i));
+        v16_store(wide + i + 16, v16_load_half(page + i + 16));
+    }
+}
+
+/* Tiles whose queries one conversion of a page serves. They and the page stay in the first-level cache up to 64 dimensions. */
+enum { TOGETHER = 48 / V16_TILE };
+
+/* Queries [begin, begin + count), page by page for all their tiles. */
+static void attend_together(const struct gw_attention *a, int begin, int count)
+{
+    _Alignas(64) float page[2 * GW_PAGE_TOKENS * 256 + 16]; /* the last vector of values may reach past them */
+    struct queries tiles[TOGETHER];
+    int tile_count = (count + V16_TILE - 1) / V16_TILE, first = 0;
+    for (int i = 0; i < tile_count; i++)
+        load_queries(&tiles[i], a, begin + i * V16_TILE, i + 1 < tile_count ? V16_TILE : count - i * V16_TILE);
+    for (int b = 0; b < tiles[tile_count - 1].pages; b++) {
+        while (tiles[first].pages <= b) first++; /* positions ascend */
+        widen_page(a->pages[b], page_ahead(a, b - 1, tiles[tile_count - 1].pages), a->head_dim, page);
+        score_page(&tiles[first], page, b, true);
+        for (int i = first; i < tile_count; i++) {
+            struct queries *t = &tiles[i];
+            const struct seen seen = keys_seen(t, b);
+            /* As in attend_tile(), here with the scores of the next tile. */
+            softmax_page(t, t->e[b % 2], &seen);
+            if (i + 1 < tile_count) score_page(t + 1, page, b, true);
+            add_page(t, t->e[b % 2], page, &seen, NULL, true);
+        }
+    }
+    for (int i = 0; i < tile_count; i++) store_queries(&tiles[i], a, begin + i * V16_TILE);
+}
+
 static void attention(const struct gw_attention *a)
 {
     GW_ASSERT(a->head_dim > 0 && a->head_dim <= 256 && a->head_dim % 2 == 0);
-    struct queries t;
     int total = a->rows * a->group;
-    for (int begin = 0; begin < total; begin += V16_TILE) {
-        int count = total - begin < V16_TILE ? total - begin : V16_TILE;
-        load_queries(&t, a, begin, count);
-        int pages = t.position[count - 1] / GW_PAGE_TOKENS + 1;
-        for (int d = 0; pages > 1 && d < a->head_dim; d++) prefetch_line(a->pages[1] + d * LINE);
-        score_number(&t, a, 0);
-        for (int b = 0; b < pages; b++) {
-            const struct seen seen = keys_seen(&t, b);
-            /* A softmax is one long chain; the scores of the next page keep the CPU busy meanwhile. */
-            softmax_page(&t, t.e[b % 2], &seen);
-            if (b + 1 < pages) score_number(&t, a, b + 1);
-            add_page(&t, t.e[b % 2], a->pages[b], &seen, page_ahead(a, b, pages));
-        }
-        store_queries(&t, a, begin);
+    if (total <= V16_TILE) {
+        attend_tile(a, total);
+        return;
+    }
+    for (int begin = 0, count; begin < total; begin += count) {
+        count = total - begin < TOGETHER * V16_TILE ? total - begin : TOGETHER * V16_TILE;
+        attend_together(a, begin, count);
     }
 }
