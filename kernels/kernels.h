@@ -181,6 +181,9 @@ static inline size_t gw_page_halves(int head_dim)
     return (size_t)2 * GW_PAGE_TOKENS * (size_t)head_dim;
 }
 
+/* Queries that share a page's way through the caches. With `own` (below), a kv head may have at most so many query heads. */
+#define GW_ATTENTION_QUERIES 48
+
 /* Causal attention of `rows` consecutive query positions pos0.. of one sequence, for the `group` query heads that share
  * one kv head. For a query at position p, pages b = 0 .. p/32 ascending, visible keys j = 0 .. min(31, p - 32b):
  *    s[j] = dot(q * scale, K[j])        fmaf over dim ascending from +0; q * scale rounded first
@@ -201,7 +204,22 @@ struct gw_attention {
     float *out; /* same shape, stride out_stride; may be q, whose rows are read before they are written */
     size_t out_stride;
     const uint16_t *next; /* a page that will be read after these, or NULL; only a hint */
+    /* NULL, or [rows]: rows are of as many sequences, which have their first pages in common: `pages` are these `shared` ones, full of keys that all of
+     * them see, and pos0 means nothing. They are read once for all rows. */
+    const struct gw_attention_own *own;
+    int shared;
 };
+
+/* A row of a sequence that shares its first pages. */
+struct gw_attention_own {
+    int pos;
+    const uint16_t *const *pages; /* of page number `shared` on */
+};
+
+static inline int gw_attention_pos(const struct gw_attention *a, int row)
+{
+    return a->own ? a->own[row].pos : a->pos0 + row;
+}
 
 /* How rotary embedding pairs dimensions: ggml "norm" pairs (2i, 2i+1); "neox" pairs (i, i + dims/2). */
 enum gw_rope_style { GW_ROPE_NORM, GW_ROPE_NEOX };

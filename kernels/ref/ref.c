@@ -342,11 +342,12 @@ static void attend_heads(const struct gw_attention *a, int row, int head, int he
         state[h].m = -INFINITY;
         for (int d = 0; d < a->head_dim; d++) state[h].q[d] = q[h * a->head_dim + d] * a->scale;
     }
-    int position = a->pos0 + row;
+    int position = gw_attention_pos(a, row);
     for (int b = 0; b <= position / GW_PAGE_TOKENS; b++) {
         int left = position + 1 - b * GW_PAGE_TOKENS;
         int visible = left < GW_PAGE_TOKENS ? left : GW_PAGE_TOKENS;
-        convert_page(a->pages[b], a->head_dim, visible, &page);
+        convert_page(a->own && b >= a->shared ? a->own[row].pages[b - a->shared] : a->pages[b], a->head_dim, visible,
+                     &page);
         for (int h = 0; h < heads; h++) attend_page(&state[h], &page, a->head_dim, visible);
     }
     for (int h = 0; h < heads; h++) {

@@ -661,13 +661,14 @@ static struct seen keys_seen(const struct queries *t, int page)
     return seen;
 }
 
-/* Takes queries [begin, begin + count) of a's rows * group into the tile. */
+/* Takes queries [begin, begin + count) of a's rows * group into the tile; of several sequences' only for the pages that they share. */
 static void load_queries(struct queries *t, const struct gw_attention *a, int begin, int count)
 {
     t->count = count;
     t->head_dim = a->head_dim;
     v16 scale = v16_set1(a->scale);
-    for (int i = 0; i < V16_TILE; i++) t->position[i] = a->pos0 + (begin + i) / a->group;
+    for (int i = 0; i < V16_TILE; i++)
+        t->position[i] = a->own ? a->shared * GW_PAGE_TOKENS - 1 : a->pos0 + (begin + i) / a->group;
     t->pages = t->position[count - 1] / GW_PAGE_TOKENS + 1;
     for (int i = 0; i < count; i++) {
         int row = (begin + i) / a->group, head = (begin + i) % a->group, d = 0;
@@ -694,27 +695,20 @@ static void store_queries(const struct queries *t, const struct gw_attention *a,
     }
 }
 
-/* The page whose keys are read ahead while the values of page b are added up; page b itself where that is not known. */
-static const uint16_t *page_ahead(const struct gw_attention *a, int b, int pages)
+/* One tile, over its pages from number `first` on, which are at pages[0].., as they are; `next` as in struct gw_attention. */
+static void walk_pages(struct queries *t, const uint16_t *const *pages, int first, const uint16_t *next)
 {
-    return b + 2 < pages ? a->pages[b + 2] : a->next ? a->next : a->pages[b];
-}
-
-/* One tile, over pages as they are. */
-static void attend_tile(const struct gw_attention *a, int count)
-{
-    struct queries t;
-    load_queries(&t, a, 0, count);
-    for (int d = 0; t.pages > 1 && d < a->head_dim; d++) prefetch_line(a->pages[1] + d * LINE);
-    score_page(&t, a->pages[0], 0, false);
-    for (int b = 0; b < t.pages; b++) {
-        const struct seen seen = keys_seen(&t, b);
+    int count = t->pages - first;
+    for (int d = 0; count > 1 && d < t->head_dim; d++) prefetch_line(pages[1] + d * LINE);
+    score_page(t, pages[0], first, false);
+    for (int p = 0, b = first; p < count; p++, b++) {
+        const struct seen seen = keys_seen(t, b);
+        const uint16_t *ahead = p + 2 < count ? pages[p + 2] : next ? next : pages[p];
         /* A softmax is one long chain; the scores of the next page keep the CPU busy meanwhile. */
-        softmax_page(&t, t.e[b % 2], &seen);
-        if (b + 1 < t.pages) score_page(&t, a->pages[b + 1], b + 1, false);
-        add_page(&t, t.e[b % 2], a->pages[b], &seen, page_ahead(a, b, t.pages), false);
+        softmax_page(t, t->e[b % 2], &seen);
+        if (p + 1 < count) score_page(t, pages[p + 1], b + 1, false);
+        add_page(t, t->e[b % 2], pages[p], &seen, ahead, false);
     }
-    store_queries(&t, a, 0);
 }
 
 /* A page's halves as floats, keys and values in their order. What has to come from memory next is read ahead. */
@@ -728,42 +722,78 @@ static void widen_page(const uint16_t *page, const uint16_t *ahead, int head_dim
 }
 
 /* Tiles whose queries one conversion of a page serves. They and the page stay in the first-level cache up to 64 dimensions. */
-enum { TOGETHER = 48 / V16_TILE };
+enum { TOGETHER = GW_ATTENTION_QUERIES / V16_TILE };
 
-/* Queries [begin, begin + count), page by page for all their tiles. */
-static void attend_together(const struct gw_attention *a, int begin, int count)
+/* All pages of several tiles, page by page for all of them; `next` as in struct gw_attention. */
+static void walk_together(struct queries *tiles, int tile_count, const uint16_t *const *pages, const uint16_t *next)
 {
     _Alignas(64) float page[2 * GW_PAGE_TOKENS * 256 + 16]; /* the last vector of values may reach past them */
-    struct queries tiles[TOGETHER];
-    int tile_count = (count + V16_TILE - 1) / V16_TILE, first = 0;
-    for (int i = 0; i < tile_count; i++)
-        load_queries(&tiles[i], a, begin + i * V16_TILE, i + 1 < tile_count ? V16_TILE : count - i * V16_TILE);
-    for (int b = 0; b < tiles[tile_count - 1].pages; b++) {
+    int count = tiles[tile_count - 1].pages, first = 0;
+    for (int b = 0; b < count; b++) {
         while (tiles[first].pages <= b) first++; /* positions ascend */
-        widen_page(a->pages[b], page_ahead(a, b - 1, tiles[tile_count - 1].pages), a->head_dim, page);
+        widen_page(pages[b], b + 1 < count ? pages[b + 1] : next ? next : pages[b], tiles->head_dim, page);
         score_page(&tiles[first], page, b, true);
         for (int i = first; i < tile_count; i++) {
             struct queries *t = &tiles[i];
             const struct seen seen = keys_seen(t, b);
-            /* As in attend_tile(), here with the scores of the next tile. */
+            /* As in walk_pages(), here with the scores of the next tile. */
             softmax_page(t, t->e[b % 2], &seen);
             if (i + 1 < tile_count) score_page(t + 1, page, b, true);
             add_page(t, t->e[b % 2], page, &seen, NULL, true);
         }
     }
-    for (int i = 0; i < tile_count; i++) store_queries(&tiles[i], a, begin + i * V16_TILE);
+}
+
+/* Takes queries [begin, begin + count) of the tiles, which are all of the row at `position`, where they have come to. */
+static void take_queries(struct queries *t, const struct queries *tiles, int begin, int count, int position)
+{
+    size_t bytes = (size_t)(tiles->head_dim + 15) / 16 * 16 * sizeof(float);
+    t->count = count;
+    t->head_dim = tiles->head_dim;
+    t->pages = position / GW_PAGE_TOKENS + 1;
+    for (int i = 0; i < V16_TILE; i++) t->position[i] = position;
+    for (int i = 0; i < count; i++) {
+        const struct queries *from = &tiles[(begin + i) / V16_TILE];
+        int at = (begin + i) % V16_TILE;
+        memcpy(t->q[i], from->q[at], bytes);
+        memcpy(t->o[i], from->o[at], bytes);
+        memcpy(t->l[i], from->l[at], sizeof t->l[i]);
+        t->m[i] = from->m[at];
+    }
+}
+
+/* Of several sequences, whose `rows` rows from `row` on are in the tiles: the pages that each has for itself. */
+static void walk_own(const struct gw_attention *a, const struct queries *tiles, int row, int rows)
+{
+    struct queries t;
+    for (int r = 0; r < rows; r++) {
+        const struct gw_attention_own *own = &a->own[row + r];
+        const uint16_t *next = r + 1 < rows ? own[1].pages[0] : a->next;
+        for (int head = 0, count; head < a->group; head += count) {
+            count = a->group - head < V16_TILE ? a->group - head : V16_TILE;
+            take_queries(&t, tiles, r * a->group + head, count, own->pos);
+            walk_pages(&t, own->pages, a->shared, next);
+            store_queries(&t, a, (row + r) * a->group + head);
+        }
+    }
 }
 
 static void attention(const struct gw_attention *a)
 {
     GW_ASSERT(a->head_dim > 0 && a->head_dim <= 256 && a->head_dim % 2 == 0);
-    int total = a->rows * a->group;
-    if (total <= V16_TILE) {
-        attend_tile(a, total);
-        return;
-    }
+    GW_ASSERT(!a->own || (a->shared > 0 && a->group <= TOGETHER * V16_TILE));
+    struct queries tiles[TOGETHER];
+    const int total = a->rows * a->group, whole_rows = TOGETHER * V16_TILE / a->group;
+    const int most = a->own ? whole_rows * a->group : TOGETHER * V16_TILE;
     for (int begin = 0, count; begin < total; begin += count) {
-        count = total - begin < TOGETHER * V16_TILE ? total - begin : TOGETHER * V16_TILE;
-        attend_together(a, begin, count);
+        count = total - begin < most ? total - begin : most;
+        int tile_count = (count + V16_TILE - 1) / V16_TILE;
+        for (int i = 0; i < tile_count; i++)
+            load_queries(&tiles[i], a, begin + i * V16_TILE, i + 1 < tile_count ? V16_TILE : count - i * V16_TILE);
+        const uint16_t *next = a->own ? a->own[begin / a->group].pages[0] : a->next;
+        if (tile_count > 1) walk_together(tiles, tile_count, a->pages, next);
+        else walk_pages(tiles, a->pages, 0, next);
+        if (a->own) walk_own(a, tiles, begin / a->group, count / a->group);
+        for (int i = 0; !a->own && i < tile_count; i++) store_queries(&tiles[i], a, begin + i * V16_TILE);
     }
 }

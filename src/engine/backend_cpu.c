@@ -91,7 +91,7 @@ static void init_scratch(struct cpu *cpu)
     cpu->max_pages = (cpu->config.max_context + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS + 1;
     cpu->max_pages = (cpu->max_pages + 7) / 8 * 8; /* cache lines of one thread each */
     cpu->warm = gw_alloc_lines((size_t)gw_pool_threads(cpu->pool), sizeof *cpu->warm);
-    cpu->page_scratch = gw_alloc_lines((size_t)gw_pool_threads(cpu->pool) * (size_t)cpu->max_pages,
+    cpu->page_scratch = gw_alloc_lines((size_t)gw_pool_threads(cpu->pool) * ATTENTION_ROWS * (size_t)cpu->max_pages,
                                        sizeof(*cpu->page_scratch));
     size_t halves = 2 * (size_t)(cpu->config.shard.layer_end - cpu->config.shard.layer_begin);
     cpu->queue = gw_alloc(halves, sizeof *cpu->queue);
@@ -348,33 +348,48 @@ static const uint16_t *first_page(struct cpu *cpu, const struct half_layer *half
     return kv_page(cpu, half->number, cpu->step->pages[cpu->step->seqs[item->seq].page0], item->head);
 }
 
+/* Pages [begin, end) of a sequence, of one head. */
+static const uint16_t **list_pages(const struct cpu *cpu, const struct half_layer *half, const struct gw_step_seq *seq,
+                                   int head, int begin, int end, const uint16_t **to)
+{
+    for (int p = begin; p < end; p++) *to++ = kv_page(cpu, half->number, cpu->step->pages[seq->page0 + p], head);
+    return to;
+}
+
 /* One item from query to what the output product reads; `next` as in struct gw_attention. */
 static void attend(struct cpu *cpu, const struct half_layer *half, const struct attention_item *item,
                    const uint16_t *next, int thread)
 {
     const struct gw_step_seq *seq = &cpu->step->seqs[item->seq];
-    const uint16_t **pages = cpu->page_scratch + (size_t)thread * (size_t)cpu->max_pages;
-    int pos0 = seq->pos0 + item->row;
-    int page_count = (pos0 + item->rows + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS;
-    for (int p = 0; p < page_count; p++)
-        pages[p] = kv_page(cpu, half->number, cpu->step->pages[seq->page0 + p], item->head);
+    const uint16_t **pages = cpu->page_scratch + (size_t)thread * ATTENTION_ROWS * (size_t)cpu->max_pages, **own_pages;
+    struct gw_attention_own own[ATTENTION_ROWS];
     int row0 = seq->row0 + item->row, item_width = cpu->group * cpu->head_dim;
     size_t width = (size_t)(cpu->kv_heads * item_width);
     size_t at = (size_t)row0 * width + (size_t)(item->head * item_width);
     const float *bias = half->layer->q_bias ? half->layer->q_bias + item->head * item_width : NULL;
-    for (int row = 0; row < item->rows; row++)
-        finish_heads(cpu, cpu->query + at + (size_t)row * width, bias, cpu->group, pos0 + row);
     struct gw_attention attention = {.head_dim = cpu->head_dim,
                                      .group = cpu->group,
                                      .rows = item->rows,
-                                     .pos0 = pos0,
+                                     .pos0 = seq->pos0 + item->row,
                                      .scale = 1.0f / sqrtf((float)cpu->head_dim),
                                      .pages = pages,
                                      .q = cpu->query + at,
                                      .q_stride = width,
                                      .out = cpu->query + at,
                                      .out_stride = width,
-                                     .next = next};
+                                     .next = next,
+                                     .own = item->shared ? own : NULL,
+                                     .shared = item->shared};
+    int last_pos = attention.pos0 + item->rows - 1;
+    own_pages = list_pages(cpu, half, seq, item->head, 0, item->shared ? item->shared : last_pos / GW_PAGE_TOKENS + 1,
+                           pages);
+    for (int i = 0; item->shared && i < item->rows; i++) {
+        own[i] = (struct gw_attention_own){seq[i].pos0, own_pages};
+        own_pages = list_pages(cpu, half, &seq[i], item->head, item->shared, seq[i].pos0 / GW_PAGE_TOKENS + 1,
+                               own_pages);
+    }
+    for (int row = 0; row < item->rows; row++)
+        finish_heads(cpu, cpu->query + at + (size_t)row * width, bias, cpu->group, gw_attention_pos(&attention, row));
     cpu->kernels->attention(&attention);
     if (!is_quantized(&half->layer->w[OUT])) return;
     int blocks = item_width / GW_BLOCK;

@@ -39,8 +39,13 @@ struct partial {
     struct gw_atom program[GW_TREE_MAX_ATOMS];
 };
 
+/* Query rows of one attention item: enough to reuse a page's conversion, small enough to share out. */
+enum { ATTENTION_ROWS = 16 };
+
+/* What is computed of one head at a time: rows of a sequence, or a row each of several that have their first pages in common. */
 struct attention_item {
     int seq, head, row, rows; /* rows relative to the sequence */
+    int shared;               /* of several: so many pages; rows are of sequences seq, seq + 1 .. then. 0: of one */
 };
 
 /* Rows of a step that one thread computes by itself, or all threads together (cpu_rows.c). */
@@ -99,7 +104,7 @@ struct cpu {
     int group_count;
     double *tile_cost;             /* [max_rows / GW_ACT_ROWS + 1], for cutting rows into groups */
     int32_t *page_writer;          /* [kv_pages], likewise */
-    const uint16_t **page_scratch; /* [thread][max pages] */
+    const uint16_t **page_scratch; /* [thread][ATTENTION_ROWS * max_pages] */
     int max_pages;
     int32_t *step_pages; /* [step_page_count]: pages that the step's sequences read */
     int step_page_count, step_page_capacity;

@@ -11,11 +11,11 @@
 #include <string.h>
 
 enum {
-    ATTENTION_ROWS =
-        16, /* query rows of one attention item: enough to reuse a page's conversion, small enough to share out */
     GROUP_ROWS =
         16, /* of a group on average, at least: its thread reads all weights for itself, which few rows do not repay */
-    MANY_THREADS = 8, /* more may share a memory that does not feed them all: twice as many rows then. Not measured */
+    FEWEST_SHARED = 2, /* pages that sequences have in common, for their rows to be one item */
+    ITEMS_EACH = 4,    /* attention items of each thread, at least, where they are shared out one by one */
+    MANY_THREADS = 8,  /* more may share a memory that does not feed them all: twice as many rows then. Not measured */
     WARM_BYTES = 12 << 20, /* of KV pages that are read ahead for a layer: a part of today's third-level caches */
 };
 
@@ -147,20 +147,52 @@ static bool order_groups(struct cpu *cpu, const struct gw_step *step)
 
 /* ---- attention items and pages ---------------------------------------------------------------------------------- */
 
+static void add_item(struct cpu *cpu, struct attention_item item)
+{
+    if (cpu->item_count == cpu->item_capacity) {
+        cpu->item_capacity = cpu->item_capacity ? 2 * cpu->item_capacity : 256;
+        cpu->items = gw_realloc(cpu->items, (size_t)cpu->item_capacity, sizeof *cpu->items);
+    }
+    cpu->items[cpu->item_count++] = item;
+}
+
 /* The items of rows [begin, end) of the step that belong to sequence number `at`. */
 static void add_items(struct cpu *cpu, int at, const struct gw_step_seq *seq, int begin, int end)
 {
     begin = begin > seq->row0 ? begin - seq->row0 : 0;
     end = end - seq->row0 < seq->rows ? end - seq->row0 : seq->rows;
     for (int row = begin; row < end; row += ATTENTION_ROWS)
-        for (int head = 0; head < cpu->kv_heads; head++) {
-            if (cpu->item_count == cpu->item_capacity) {
-                cpu->item_capacity = cpu->item_capacity ? 2 * cpu->item_capacity : 256;
-                cpu->items = gw_realloc(cpu->items, (size_t)cpu->item_capacity, sizeof *cpu->items);
-            }
-            int count = end - row < ATTENTION_ROWS ? end - row : ATTENTION_ROWS;
-            cpu->items[cpu->item_count++] = (struct attention_item){at, head, row, count};
-        }
+        for (int head = 0; head < cpu->kv_heads; head++)
+            add_item(cpu, (struct attention_item){at, head, row,
+                                                  end - row < ATTENTION_ROWS ? end - row : ATTENTION_ROWS, 0});
+}
+
+/* The first pages, `most` at most, that two sequences have in common. */
+static int common_pages(const struct gw_step *step, const struct gw_step_seq *a, const struct gw_step_seq *b, int most)
+{
+    int count = 0;
+    while (count < most && step->pages[a->page0 + count] == step->pages[b->page0 + count]) count++;
+    return count;
+}
+
+/* How many sequences from number `at` on, within rows up to row_end, have a row each and so many pages in common that their rows are one item. */
+static int sharing_run(const struct cpu *cpu, const struct gw_step *step, int at, int row_end, int *shared)
+{
+    const struct gw_step_seq *first = &step->seqs[at];
+    int threads = gw_pool_threads(cpu->pool), count = 1, most = ATTENTION_ROWS;
+    *shared = first->pos0 / GW_PAGE_TOKENS; /* full, and seen by the row */
+    if (first->rows != 1 || cpu->group > GW_ATTENTION_QUERIES) return 1;
+    if (!cpu->by_rows && step->rows * cpu->kv_heads < most * threads * ITEMS_EACH)
+        most = step->rows * cpu->kv_heads / (threads * ITEMS_EACH);
+    for (; count < most && at + count < step->seq_count; count++) {
+        const struct gw_step_seq *seq = first + count;
+        int full = seq->pos0 / GW_PAGE_TOKENS;
+        int common = common_pages(step, first, seq, full < *shared ? full : *shared);
+        bool less = count > 1 && 2 * common < *shared; /* than the ones before could share among themselves */
+        if (seq->rows != 1 || seq->row0 >= row_end || common < FEWEST_SHARED || less) break;
+        *shared = common;
+    }
+    return count;
 }
 
 /* Pages that the step reads, to be read ahead: as many as a cache may hold of one layer until it is that layer's turn. */
@@ -186,6 +218,15 @@ void gw_cpu_share_rows(struct cpu *cpu, const struct gw_step *step)
         group->page_begin = cpu->step_page_count;
         for (; at < step->seq_count && step->seqs[at].row0 < group->row_end; at++) {
             const struct gw_step_seq *seq = &step->seqs[at];
+            int shared, run = sharing_run(cpu, step, at, group->row_end, &shared);
+            if (run > 1) {
+                for (int head = 0; head < cpu->kv_heads; head++)
+                    add_item(cpu, (struct attention_item){at, head, 0, run, shared});
+                for (int i = 0; i < run; i++)
+                    add_pages(cpu, step->pages + seq[i].page0 + (i ? shared : 0), pages_of(&seq[i]) - (i ? shared : 0));
+                at += run - 1;
+                continue;
+            }
             add_items(cpu, at, seq, group->row_begin, group->row_end);
             add_pages(cpu, step->pages + seq->page0, pages_of(seq));
             if (seq->row0 + seq->rows > group->row_end) break; /* the next group goes on with it */

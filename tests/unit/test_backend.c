@@ -257,6 +257,53 @@ static void test_shared_page_in_one_step(void)
     }
 }
 
+/* Sequences whose first pages are the same ones decode side by side, where their attention is computed together, with others before and behind. */
+static void test_shared_prefix(void)
+{
+    enum { SEQS = 7, COMMON = 3, OWN = 5 }; /* number OWN has a page less in common, number 6 nothing */
+    static const int pos[SEQS] = {100, 96, 127, 110, 97, 80, 33};
+    static int32_t kept[SEQS][CONTEXT];
+    memcpy(kept, text, sizeof kept);
+    for (int s = 1; s < SEQS - 1; s++)
+        memcpy(text[s], text[0], (size_t)(s == OWN ? COMMON - 1 : COMMON) * GW_PAGE_TOKENS * sizeof **text);
+    for (int t = 0; t < table_count; t++)
+        for (int threads = 1; threads <= 3; threads += 2) {
+            struct engine e;
+            struct gw_tiny_spec spec = small(GW_TYPE_Q4_1, "llama");
+            open_engine(&e, &spec, tables[t], threads);
+            size_t vocab = (size_t)e.vocab;
+            float *alone[SEQS], *out = calloc((size_t)MAX_ROWS * vocab, sizeof *out);
+            for (int s = 0; s < SEQS; s++) alone[s] = run_text(&e, s, 0, pos[s] + 1, 50);
+            struct gw_step step = {0};
+            for (int last = 0; last < 2; last++) { /* what comes before, sequence by sequence; then the rows together */
+                gw_step_clear(&step);
+                for (int s = 0; s < SEQS; s++) {
+                    int begin = last ? pos[s] : s == 0 || s == 6 ? 0 : s == OWN ? 64 : 96;
+                    int rows = last ? 1 : pos[s] - begin, shared = s == OWN ? COMMON - 1 : s == 6 ? 0 : COMMON;
+                    if (last && s == 6) add_rows(&step, 7, 7, 0, 70); /* pages 6, 13, 14: nobody else's */
+                    if (rows == 0) continue;
+                    add_rows(&step, s, s, begin, rows);
+                    int32_t *pages = step.pages + step.seqs[step.seq_count - 1].page0;
+                    for (int p = 0; p <= pos[s] / GW_PAGE_TOKENS; p++)
+                        pages[p] = p < shared ? p : 3 + 2 * s + p - shared;
+                    if (last && s == 6)
+                        memcpy(step.pages + step.seqs[step.seq_count - 2].page0, (int32_t[]){20, 21, 22}, 12);
+                    if (last) continue;
+                    run_step(&e, &step, out);
+                    gw_step_clear(&step);
+                }
+            }
+            run_step(&e, &step, out);
+            for (int s = 0; s < SEQS; s++)
+                CU_ASSERT(same_rows(&e, alone[s] + (size_t)pos[s] * vocab, out + (size_t)(s < 6 ? s : 76) * vocab, 1));
+            for (int s = 0; s < SEQS; s++) free(alone[s]);
+            free(out);
+            gw_step_free(&step);
+            close_engine(&e);
+        }
+    memcpy(text, kept, sizeof kept);
+}
+
 /* The canonical form of layer 0, half precision [key|value][kv_head][token][dim], against the naive keys and values. */
 static bool is_canonical(const struct engine *e, const uint16_t *halves, int page)
 {
@@ -433,6 +480,7 @@ int main(void)
     CU_add_test(suite, "steps without logits", test_steps_without_logits);
     CU_add_test(suite, "batch against alone", test_batch);
     CU_add_test(suite, "a page shared within a step", test_shared_page_in_one_step);
+    CU_add_test(suite, "a shared prefix", test_shared_prefix);
     CU_add_test(suite, "export and import", test_export_import);
     CU_add_test(suite, "weight types", test_types);
     CU_add_test(suite, "shapes", test_shapes);

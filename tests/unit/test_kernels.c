@@ -397,6 +397,35 @@ static double naive_attention(const struct case_attention *c, int row, int head,
     return o / l;
 }
 
+/* The rows as if each were of a sequence of its own which has its first `shared` pages in common with the others'. */
+static float *run_shared(const struct case_attention *c, const struct gw_kernels *kernels, int shared)
+{
+    size_t width = (size_t)c->group * (size_t)c->head_dim, stride = width + 3;
+    float *out = floats(stride * (size_t)c->rows);
+    struct gw_attention_own *own = gw_alloc((size_t)c->rows, sizeof *own);
+    uint16_t ***pages = gw_alloc((size_t)c->rows, sizeof *pages);
+    for (int row = 0; row < c->rows; row++) {
+        pages[row] = store_pages(c, ref);
+        own[row] = (struct gw_attention_own){c->pos0 + row, (const uint16_t *const *)pages[row] + shared};
+    }
+    struct gw_attention a = {.head_dim = c->head_dim,
+                             .group = c->group,
+                             .rows = c->rows,
+                             .scale = 1 / sqrtf((float)c->head_dim),
+                             .pages = (const uint16_t *const *)c->pages,
+                             .q = c->q,
+                             .q_stride = width,
+                             .out = out,
+                             .out_stride = stride,
+                             .own = own,
+                             .shared = shared};
+    kernels->attention(&a);
+    for (int row = 0; row < c->rows; row++) free_pages(pages[row], c->page_count);
+    free(pages);
+    free(own);
+    return out;
+}
+
 static void test_attention(void)
 {
     static const int dims[] = {2, 6, 14, 16, 18, 20, 32, 64, 66, 80, 96, 128, 130, 256};
@@ -428,6 +457,13 @@ static void test_attention(void)
                     free(got);
                 }
             }
+        }
+        for (int v = -1; v < variant_count; v++) { /* the reference, too */
+            const struct gw_kernels *kernels = v < 0 ? ref : variants[v];
+            if (c.pos0 < GW_PAGE_TOKENS) break;
+            float *got = run_shared(&c, kernels, draw_range(1, c.pos0 / GW_PAGE_TOKENS));
+            same_floats(what, kernels->name, want, got, count);
+            free(got);
         }
         free(want);
         free_attention(&c);
