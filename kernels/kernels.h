@@ -235,6 +235,7 @@ struct gw_kernels {
     /* Computes panels [panel_begin, panel_end) of g for all rows. Index by w->pack. */
     void (*gemm[GW_PACK_COUNT])(const struct gw_gemm *g, int panel_begin, int panel_end);
     size_t (*gemm_scratch_bytes)(const struct gw_packed *w); /* or NULL, where none is needed */
+    int group_rows; /* so many rows repay a thread's way through all panels for itself */
     /* y = (x * (1 / sqrt(lane_sum(x*x by fmaf) / n + eps))) * w, one row of n floats; y may be x. */
     void (*rmsnorm)(const float *x, const float *w, int n, float eps, float *y);
     /* Rotates `heads` heads of head_dim floats in place; the first 2*pairs dims by cos/sin[pair]:

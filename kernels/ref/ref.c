@@ -409,6 +409,7 @@ static uint64_t read_bytes(const void *memory, size_t bytes)
 
 const struct gw_kernels GW_REF_TABLE = {
     .name = GW_REF_NAME,
+    .group_rows = 16,
     .quantize = quantize,
     .gemm = {gemm, gemm, gemm, gemm, gemm, gemm},
     .rmsnorm = rmsnorm,

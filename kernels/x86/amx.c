@@ -298,26 +298,41 @@ GW_INLINE void unpack_rest(struct following *next, const struct gw_packed *w, en
     while (next->from != next->end) unpack_one(next, w, pack, kind);
 }
 
-/* Sees to it that `panel` (as packed) is at hand, and that `after`, if not NULL, has begun to follow it. Returns where `after` is unpacked to. */
+/* Sees to it that `panel` (as packed) is at hand, and that `after`, if not NULL, can begin to follow it. Returns where `after` is unpacked to. */
 GW_INLINE const uint8_t *begin_panel(struct scratch *s, const struct gw_packed *w, const uint8_t *panel,
                                      const uint8_t *after, enum gw_pack pack, enum kind kind)
 {
-    struct following *next = &s->following;
-    const size_t blocks = (size_t)w->k / GW_BLOCK, first = blocks < 2 ? blocks : 2;
+    const size_t blocks = (size_t)w->k / GW_BLOCK;
     if (s->ready != panel) {
         s->under_way = false;
         s->half = 0;
-        *next = (struct following){panel, panel + blocks * w->block_bytes, s->blocks, 0, 0};
-        unpack_rest(next, w, pack, kind);
+        s->following = (struct following){panel, panel + blocks * w->block_bytes, s->blocks, 0, 0};
+        unpack_rest(&s->following, w, pack, kind);
     }
     s->at_hand = s->blocks + (size_t)s->half * blocks * block_size(kind);
     s->half = !s->half;
     s->ready = after;
     uint8_t *other = s->blocks + (size_t)s->half * blocks * block_size(kind);
-    /* The blocks that are multiplied before this panel's last ones are added up cannot wait until their turn. */
-    *next = (struct following){after, after ? after + first * w->block_bytes : NULL, other, 0, 0};
-    unpack_rest(next, w, pack, kind);
+    s->following = (struct following){after, after, other, 0, 0};
     return other;
+}
+
+/* What row tile number t of `tiles` unpacks of the panel `after` (NULL: nothing). Its first two blocks are multiplied before the last tile's last ones
+ * are added up: where no tile before the last one comes to them, they do not wait for their turn. */
+GW_INLINE void next_share(struct scratch *s, const struct gw_packed *w, const uint8_t *after, int t, int tiles,
+                          enum gw_pack pack, enum kind kind)
+{
+    const int blocks = w->k / GW_BLOCK, early = blocks < 2 ? blocks : 2;
+    struct following *next = &s->following;
+    next->share = 0;
+    if (!after) return;
+    if (t == 0 && blocks * (tiles - 1) / tiles < early) {
+        next->end = after + (size_t)early * w->block_bytes;
+        unpack_rest(next, w, pack, kind);
+    }
+    const uint8_t *end = after + (size_t)(blocks * (t + 1) / tiles) * w->block_bytes;
+    if (end > next->end) next->end = end;
+    next->share = (int)((size_t)(next->end - next->from) / w->block_bytes);
 }
 
 /* All panels by rows [row_begin, row_end). */
@@ -326,23 +341,18 @@ GW_INLINE void multiply_rows(const struct gw_gemm *g, int row_begin, int row_end
 {
     const struct gw_packed *w = g->w;
     struct scratch *s = g->scratch;
-    struct following *next = &s->following;
-    const int blocks = w->k / GW_BLOCK, tiles = (row_end - row_begin + GEMM_TILE - 1) / GEMM_TILE;
+    const int tiles = (row_end - row_begin + GEMM_TILE - 1) / GEMM_TILE;
     for (int panel = panel_begin; panel < panel_end; panel++) {
         const uint8_t *after = panel_after(g, panel, panel_begin, panel_end, row_end);
         const uint8_t *other = begin_panel(s, w, w->data + (size_t)panel * w->panel_bytes, after, pack, kind);
         for (int t = 0, row = row_begin; row < row_end; t++, row += GEMM_TILE) {
             bool last = row + GEMM_TILE >= row_end;
             int acts_row = !last ? row + GEMM_TILE : panel + 1 < panel_end ? row_begin : -1;
-            if (after) {
-                const uint8_t *end = after + (size_t)(blocks * (t + 1) / tiles) * w->block_bytes;
-                if (end > next->end) next->end = end;
-                next->share = (int)((size_t)(next->end - next->from) / w->block_bytes);
-            }
+            next_share(s, w, after, t, tiles, pack, kind);
             s->then = last ? other : s->at_hand;
             gemm_row_tile(g, panel, row, last ? row_end - row : GEMM_TILE,
                           acts_row < 0 ? NULL : gw_act_at(g->act, acts_row, 0), NULL, NULL, tile);
-            unpack_rest(next, w, pack, kind);
+            unpack_rest(&s->following, w, pack, kind);
         }
     }
 }

@@ -281,6 +281,7 @@ static int64_t int8_dots(int64_t rounds)
 
 const struct gw_kernels gw_kernels_avx2 = {
     .name = "avx2",
+    .group_rows = 16,
     .quantize = quantize,
     .gemm = {gemm_f32, gemm_f16, gemm_bf16, gemm_u4, gemm_u8, gemm_u6},
     .rmsnorm = rmsnorm,

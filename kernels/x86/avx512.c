@@ -259,6 +259,7 @@ static int64_t int8_dots(int64_t rounds)
 
 const struct gw_kernels gw_kernels_avx512 = {
     .name = "avx512",
+    .group_rows = 16,
     .gemm = {gemm_f32, gemm_f16, gemm_bf16, gemm_u4, gemm_u8, gemm_u6},
     OTHER_KERNELS,
 };
@@ -268,6 +269,7 @@ const struct gw_kernels gw_kernels_amx = {
     .name = "amx",
     .gemm = {gemm_f32, gemm_f16, gemm_bf16, gw_amx_gemm_u4, gw_amx_gemm_u8, gw_amx_gemm_u6},
     .gemm_scratch_bytes = gw_amx_scratch_bytes,
+    .group_rows = 32,
     OTHER_KERNELS,
 };
 #endif

@@ -475,11 +475,13 @@ static void attention_share(struct cpu *cpu, const struct half_layer *half, cons
     multiply_partial(cpu, &layer->w[OUT], &cpu->attn_sum, &cpu->attended, share, thread);
 }
 
-/* One block of 32 of the FFN for `rows` rows from `row` on: gate and up, activated, in the form the down product reads. */
-static void activate_block(struct cpu *cpu, const struct layer *layer, int block, int last, int row, int rows,
-                           float *tile, int thread)
+/* Blocks [block, end) of 32 of the FFN, for `rows` rows from `row` on: gate and up, activated, in the form the down product reads. `last` is where this
+ * thread's blocks end. */
+static void activate_blocks(struct cpu *cpu, const struct layer *layer, int block, int end, int last, int row, int rows,
+                            float *tile, int thread)
 {
     enum { PANELS = GW_BLOCK / GW_PANEL };
+    const size_t width = (size_t)(end - block) * GW_BLOCK;
     float *gate_up[] = {tile, tile + TILE_ROWS * GW_BLOCK};
     const struct gw_act act = gw_act_from(&cpu->normed.view, row);
     for (int i = 0; i < 2; i++) {
@@ -492,24 +494,24 @@ static void activate_block(struct cpu *cpu, const struct layer *layer, int block
                                .atom_count = 1,
                                .y = gate_up[i],
                                .y_panel = block * PANELS,
-                               .y_row_stride = GW_BLOCK,
+                               .y_row_stride = width,
                                .warm = &cpu->warm[thread],
-                               .next = &layer->w[i == 0             ? UP
-                                                 : block + 1 < last ? GATE
-                                                                    : DOWN],
-                               .next_panel = i == 0             ? block * PANELS
-                                             : block + 1 < last ? (block + 1) * PANELS
-                                                                : 0,
+                               .next = &layer->w[i == 0       ? UP
+                                                 : end < last ? GATE
+                                                              : DOWN],
+                               .next_panel = i == 0       ? block * PANELS
+                                             : end < last ? end * PANELS
+                                                          : 0,
                                .scratch = gemm_scratch(cpu, thread)};
-        cpu->kernels->gemm[w->pack](&gemm, block * PANELS, (block + 1) * PANELS);
+        cpu->kernels->gemm[w->pack](&gemm, block * PANELS, end * PANELS);
     }
-    cpu->kernels->swiglu(gate_up[0], gate_up[1], rows * GW_BLOCK, tile);
+    cpu->kernels->swiglu(gate_up[0], gate_up[1], rows * (int)width, tile);
     if (is_quantized(&layer->w[DOWN])) {
-        cpu->kernels->quantize(&cpu->activated.view, tile, GW_BLOCK, row, row + rows, block, block + 1);
+        cpu->kernels->quantize(&cpu->activated.view, tile, width, row, row + rows, block, end);
         return;
     }
     float *x = cpu->activated.x + (size_t)row * (size_t)cpu->ffn + (size_t)block * GW_BLOCK;
-    for (int r = 0; r < rows; r++, x += cpu->ffn) memcpy(x, tile + r * GW_BLOCK, GW_BLOCK * sizeof(float));
+    for (int r = 0; r < rows; r++, x += cpu->ffn) memcpy(x, tile + (size_t)r * width, width * sizeof(float));
 }
 
 static void ffn_share(struct cpu *cpu, const struct half_layer *half, const struct share *share, int thread)
@@ -524,7 +526,11 @@ static void ffn_share(struct cpu *cpu, const struct half_layer *half, const stru
     gw_split(cpu->ffn / GW_BLOCK, share->members, share->member, &begin, &end);
     for (int row = share->row_begin, rows; row < share->row_end; row += rows) {
         rows = share->row_end - row < TILE_ROWS ? share->row_end - row : TILE_ROWS;
-        for (int block = begin; block < end; block++) activate_block(cpu, layer, block, end, row, rows, tile, thread);
+        int at_once = TILE_ROWS / rows; /* the fewer rows, the more of them fill the tile */
+        for (int block = begin, next; block < end; block = next) {
+            next = end - block < at_once ? end : block + at_once;
+            activate_blocks(cpu, layer, block, next, end, row, rows, tile, thread);
+        }
     }
     share_sync(cpu, share);
     multiply_partial(cpu, &layer->w[DOWN], &cpu->ffn_sum, &cpu->activated, share, thread);

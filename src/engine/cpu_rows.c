@@ -11,8 +11,6 @@
 #include <string.h>
 
 enum {
-    GROUP_ROWS =
-        16, /* of a group on average, at least: its thread reads all weights for itself, which few rows do not repay */
     FEWEST_SHARED = 2, /* pages that sequences have in common, for their rows to be one item */
     ITEMS_EACH = 4,    /* attention items of each thread, at least, where they are shared out one by one */
     MANY_THREADS = 8,  /* more may share a memory that does not feed them all: twice as many rows then. Not measured */
@@ -22,11 +20,10 @@ enum {
 /* How many multiply-adds of the integer products take as long as one of attention, which is in floats. */
 static const double attention_cost = 3.6;
 
-/* Are so many rows worth being shared out by rows? Kernels that unpack a panel for themselves want twice as many to repay that. */
+/* Are so many rows worth being shared out by rows? */
 static bool enough_rows(const struct cpu *cpu, int rows, int threads)
 {
-    int each = GROUP_ROWS * (threads > MANY_THREADS ? 2 : 1) * (cpu->gemm_scratch ? 2 : 1);
-    return threads > 1 && rows >= threads * each;
+    return threads > 1 && rows >= threads * cpu->kernels->group_rows * (threads > MANY_THREADS ? 2 : 1);
 }
 
 void gw_cpu_rows_init(struct cpu *cpu)

@@ -25,6 +25,7 @@ static void multiply(void *arg, int thread, int threads)
     struct gw_gemm gemm = bench->gemm;
     gemm.scratch = bench->scratch + (size_t)thread * bench->scratch_bytes;
     gw_split(bench->panels, threads, thread, &begin, &end);
+    gw_gemm_forget(gemm.scratch);
     if (begin < end) bench->kernels->gemm[gemm.w->pack](&gemm, begin, end);
 }
 
