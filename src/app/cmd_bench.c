@@ -1,7 +1,7 @@
 /* `godwit bench`: tokens/s of prefill and decode of this machine over batch sizes, in one process without MPI.
  *
- * For each batch size B: B different prompts of `prompt` tokens are computed (prefill), then `gen` tokens of each are drawn greedily,
- * B rows a step (decode). The clock is around the steps alone. The same scheduler and executor as in a job.
+ * For each batch size B: B prompts of `prompt` tokens, different but for the first `shared` ones, are computed (prefill), then `gen` tokens of each are
+ * drawn greedily, B rows a step (decode). The clock is around the steps alone. The same scheduler and executor as in a job.
  */
 #include "app/bench_kernels.h"
 #include "app/commands.h"
@@ -22,7 +22,7 @@ enum { MAX_BATCHES = 32 };
 
 struct arguments {
     const char *model;
-    int64_t batches[MAX_BATCHES], prompt, gen, threads, step_rows;
+    int64_t batches[MAX_BATCHES], prompt, shared, gen, threads, step_rows;
     int batch_count;
     bool json, kernels;
 };
@@ -88,8 +88,10 @@ static gw_err measure(struct gw_solo *solo, const struct arguments *a, int batch
     *figure = (struct figure){0};
     TRY(gw_sched_create(&config, &sched));
     for (int s = 0; s < batch; s++) {
-        for (int i = 0; i < a->prompt; i++)
-            prompt[i] = (int32_t)(gw_philox_uniform(1, (uint64_t)s, (uint64_t)i) * solo->dims.vocab);
+        for (int i = 0; i < a->prompt; i++) {
+            uint64_t stream = i < a->shared ? 0 : (uint64_t)s;
+            prompt[i] = (int32_t)(gw_philox_uniform(1, stream, (uint64_t)i) * solo->dims.vocab);
+        }
         gw_sched_add(sched, prompt, (int)a->prompt, config.context, -1, &greedy, NULL);
     }
     double begin_s = gw_clock_now_s();
@@ -137,6 +139,7 @@ static void print_help(void)
            "  -m, --model FILE   model in GGUF form\n"
            "  -b, --batch N,..   sequences at once (default 1,8,64)\n"
            "  -p, --prompt N     tokens of each prompt (default 128)\n"
+           "      --shared N     tokens that all prompts begin with alike (default 0)\n"
            "  -g, --gen N        tokens generated for each (default 128)\n"
            "  -t, --threads N    threads (default: one per CPU)\n"
            "      --step-rows N  most tokens of a step (default 512)\n"
@@ -162,12 +165,17 @@ out:
 
 static gw_err parse(int argc, char **argv, struct arguments *a, bool *help)
 {
-    static const struct option options[] = {
-        {"model", required_argument, NULL, 'm'},   {"batch", required_argument, NULL, 'b'},
-        {"prompt", required_argument, NULL, 'p'},  {"gen", required_argument, NULL, 'g'},
-        {"threads", required_argument, NULL, 't'}, {"step-rows", required_argument, NULL, 'r'},
-        {"json", no_argument, NULL, 'j'},          {"kernels", no_argument, NULL, 'k'},
-        {"help", no_argument, NULL, 'h'},          {0}};
+    static const struct option options[] = {{"model", required_argument, NULL, 'm'},
+                                            {"batch", required_argument, NULL, 'b'},
+                                            {"prompt", required_argument, NULL, 'p'},
+                                            {"gen", required_argument, NULL, 'g'},
+                                            {"threads", required_argument, NULL, 't'},
+                                            {"step-rows", required_argument, NULL, 'r'},
+                                            {"shared", required_argument, NULL, 's'},
+                                            {"json", no_argument, NULL, 'j'},
+                                            {"kernels", no_argument, NULL, 'k'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {0}};
     gw_err rc = GW_OK;
     *a = (struct arguments){.batches = {1, 8, 64}, .batch_count = 3, .prompt = 128, .gen = 128, .step_rows = 512};
     optind = 1;
@@ -175,6 +183,7 @@ static gw_err parse(int argc, char **argv, struct arguments *a, bool *help)
         case 'm': a->model = optarg; break;
         case 'b': TRY(parse_batches(optarg, a)); break;
         case 'p': TRY(gw_parse_int(optarg, "prompt", 1, 1 << 20, &a->prompt)); break;
+        case 's': TRY(gw_parse_int(optarg, "shared", 0, 1 << 20, &a->shared)); break;
         case 'g': TRY(gw_parse_int(optarg, "gen", 1, 1 << 20, &a->gen)); break;
         case 't': TRY(gw_parse_int(optarg, "threads", 1, 1024, &a->threads)); break;
         case 'r': TRY(gw_parse_int(optarg, "step-rows", 1, 65536, &a->step_rows)); break;
