@@ -7,8 +7,8 @@
  * of the panel before it: alone it would wait for memory, and what has just been stored is not there for a tile load.
  *
  * What limits it (measured on the CPU of docs/results.md, With AMX): for some 300 cycles after each tile instruction, multiplications, fused ones
- * and conversions start once a cycle instead of twice; additions and logic do not. Two or three multiplications of the contract are left for each 16 dots, so
- * all else here is done by other means: integers of less than 2^22 become floats by two additions (as_floats).
+ * and conversions start once a cycle instead of twice; additions and logic do not, but storing a tile takes 16 of their turns. Two or three multiplications of
+ * the contract are left for each 16 dots, so all else here is done by other means: integers of less than 2^22 become floats by two additions (as_floats).
  */
 #include "kernels/x86/v16_avx512.h"
 

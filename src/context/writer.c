@@ -80,14 +80,13 @@ static double thread_cpu_s(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+/* With the lock held. */
 static void push_report(struct gw_ckpt_writer *writer, const struct gw_ckpt_report *report)
 {
     struct queued_report *queued = gw_alloc(1, sizeof *queued);
     queued->report = *report;
-    pthread_mutex_lock(&writer->lock);
     *writer->last_report = queued;
     writer->last_report = &queued->next;
-    pthread_mutex_unlock(&writer->lock);
 }
 
 static void write_part(struct gw_ckpt_writer *writer, const struct gw_ckpt_part *pages)
@@ -110,7 +109,9 @@ static void write_part(struct gw_ckpt_writer *writer, const struct gw_ckpt_part 
         snprintf(report.error, sizeof report.error, "%s; %d pages are not in the checkpoint", gw_error_detail(),
                  pages->pages);
     }
+    pthread_mutex_lock(&writer->lock);
     push_report(writer, &report);
+    pthread_mutex_unlock(&writer->lock);
 }
 
 /* The next order, NULL when the writer is to end. */
@@ -139,16 +140,16 @@ static void *run_thread(void *context)
             write_part(writer, &order->part->pages);
             madvise((void *)order->part->pages.kv, order->part->kv_bytes, MADV_DONTNEED);
         }
-        if (order->end) {
+        pthread_mutex_lock(&writer->lock);
+        if (order->part) order->part->state = FREE;
+        writer->pending--;
+        if (order->end) { /* who hears this finds the writer idle */
             writer->sums.kind = GW_CKPT_DONE;
             writer->sums.increment = order->increment;
             writer->sums.seconds = gw_clock_now_s() - order->begun_s;
             push_report(writer, &writer->sums);
             writer->sums = (struct gw_ckpt_report){0};
         }
-        pthread_mutex_lock(&writer->lock);
-        if (order->part) order->part->state = FREE;
-        writer->pending--;
         pthread_mutex_unlock(&writer->lock);
         free(order);
     }
