@@ -58,8 +58,9 @@ struct following {
 /* A thread's scratch: two panels in turns, and what is under way. Dots are two blocks ahead of the sums, also where a tile follows another one: when a
  * tile begins, those of its first block are stored and those of its second are in their tile. */
 struct scratch {
-    const uint8_t *ready; /* the panel, as packed, that `at_hand` has; first, since gw_gemm_forget() makes it NULL */
-    int half;             /* at_hand's */
+    const uint8_t *
+        ready; /* the panel, as packed, that has been unpacked for the next turn; first, since gw_gemm_forget() makes it NULL */
+    int half; /* of `blocks`, where that lies */
     struct following following;
     const uint8_t *at_hand; /* struct block [k/32] */
     const uint8_t *then;    /* that of the tile which follows: the same, or the other half */
@@ -172,13 +173,6 @@ GW_INLINE void multiply_at(const struct scratch *s, const struct gemm_tile *tile
     else multiply(acts + at, s->at_hand + (size_t)at * block_size(kind), kind, odd);
 }
 
-/* 16 scales or minima, from number `at` of the block's on. */
-GW_INLINE __m512 load_scales(const uint8_t *block, bool f16, int at)
-{
-    if (f16) return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(block + 2 * at)));
-    return _mm512_loadu_ps((const float *)(block + 4 * at));
-}
-
 /* 16 half scales of a block that has them. */
 GW_INLINE __m512 load_half_scales(const uint8_t *block, int at)
 {
@@ -196,8 +190,8 @@ GW_INLINE void unpack_block(const struct gw_packed *w, const uint8_t *from, uint
     struct block *to = (struct block *)block;
     for (size_t line = 0; line < w->block_bytes; line += 64)
         _mm_prefetch((const char *)(from + AHEAD * w->block_bytes + line), _MM_HINT_T1);
-    _mm512_store_ps(to->scale, load_scales(from, w->scales_f16, 0));
-    if (kind == MINIMA) _mm512_store_ps(to->min, load_scales(from, w->scales_f16, GW_PANEL));
+    _mm512_store_ps(to->scale, block_scales(from, w->scales_f16, 0));
+    if (kind == MINIMA) _mm512_store_ps(to->min, block_scales(from, w->scales_f16, GW_PANEL));
     if (kind == HALVES) _mm512_store_ps(to->min, load_half_scales(from, 0));
     if (kind == HALVES) _mm512_store_ps(to->last, load_half_scales(from, GW_PANEL));
     GW_UNROLL

@@ -52,13 +52,6 @@ GW_INLINE const uint8_t *prefetch_warm(const uint8_t *warm, size_t block_bytes)
     return warm + block_bytes;
 }
 
-/* 16 scales or minima, from number `at` of the block's on. */
-GW_INLINE __m512 load_scales(const uint8_t *block, enum scales scales, int at)
-{
-    if (scales == SCALES_F16) return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(block + 2 * at)));
-    return _mm512_loadu_ps(block + 4 * at);
-}
-
 /* 4- and 8-bit codes; `rows`, `pack`, `scales` and `bias_shift` (of 2) are constants. All rows' dots advance together: 8
  * chains hide the latency of one. */
 GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum gw_pack pack, enum scales scales, int bias_shift)
@@ -92,8 +85,9 @@ GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum gw_pack pa
         __m512 dots[V16_TILE];
         GW_UNROLL
         for (int r = 0; r < rows; r++) dots[r] = _mm512_cvtepi32_ps(dot[r]);
-        __m512 scale = load_scales(block, scales, 0);
-        add_block(acc, dots, a, row, rows, scale, has_min ? load_scales(block, scales, GW_PANEL) : scale, has_min);
+        const bool f16 = scales == SCALES_F16;
+        __m512 scale = block_scales(block, f16, 0);
+        add_block(acc, dots, a, row, rows, scale, has_min ? block_scales(block, f16, GW_PANEL) : scale, has_min);
     }
     finish_tile(tile, rows, acc);
 }

@@ -40,6 +40,13 @@ GW_INLINE void finish_tile(const struct gemm_tile *tile, int rows, v16 *acc)
 /* What stands in front of a block's codes (struct gw_packed). */
 enum scales { SCALES_ONLY, SCALES_MINIMA, SCALES_F16 /* and minima */ };
 
+/* 16 scales or minima of a block, from number `at` on. */
+GW_INLINE v16 block_scales(const uint8_t *block, bool f16, int at)
+{
+    return f16 ? v16_load_half((const uint16_t *)(const void *)block + at)
+               : v16_load((const float *)(const void *)block + at);
+}
+
 typedef void (*gemm_tile_fn)(const struct gemm_tile *tile);
 
 /* An atom program that walks off the stack or off k is a bug of the caller; checked once per call. */

@@ -280,14 +280,16 @@ static void test_shared_prefix(void)
                 for (int s = 0; s < SEQS; s++) {
                     int begin = last ? pos[s] : s == 0 || s == 6 ? 0 : s == OWN ? 64 : 96;
                     int rows = last ? 1 : pos[s] - begin, shared = s == OWN ? COMMON - 1 : s == 6 ? 0 : COMMON;
-                    if (last && s == 6) add_rows(&step, 7, 7, 0, 70); /* pages 6, 13, 14: nobody else's */
+                    if (last && s == 6) {
+                        static const int32_t nobody_elses[] = {20, 21, 22};
+                        add_rows(&step, 7, 7, 0, 70);
+                        memcpy(step.pages + step.seqs[step.seq_count - 1].page0, nobody_elses, sizeof nobody_elses);
+                    }
                     if (rows == 0) continue;
                     add_rows(&step, s, s, begin, rows);
                     int32_t *pages = step.pages + step.seqs[step.seq_count - 1].page0;
                     for (int p = 0; p <= pos[s] / GW_PAGE_TOKENS; p++)
                         pages[p] = p < shared ? p : 3 + 2 * s + p - shared;
-                    if (last && s == 6)
-                        memcpy(step.pages + step.seqs[step.seq_count - 2].page0, (int32_t[]){20, 21, 22}, 12);
                     if (last) continue;
                     run_step(&e, &step, out);
                     gw_step_clear(&step);
