@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The documentation tells what is there: every option that a command's --help names stands in that command's section of the
+# Part of `make check`: the documentation tells what is there: every option that a command's --help names stands in that command's section of the
 # man page, and every option of the man page exists; the man page is clean; links between the texts lead somewhere.
 . "$(dirname "$0")/../lib/common.sh"
 need_program
