@@ -3,8 +3,9 @@
  * A tile instruction multiplies 16 rows of activations by a block of 32 of 16 outputs and leaves the 256 dots, exact integers, in a tile register.
  * The rest is what the contract asks for, block by block, in vector registers: the tile is stored, and each row of dots is scaled and added to
  * the row's 16 sums. The parts of a block lie in different units of the CPU and overlap: while the dots of one are scaled, those of the next are
- * stored, and those of the one behind are multiplied, from one row tile to the next. A panel is unpacked once for all rows, in between the blocks
- * of the panel before it: alone it would wait for memory, and what has just been stored is not there for a tile load.
+ * stored, and those of the one behind are multiplied. One loop (multiply_rows) takes all blocks of all row tiles and panels in turn, so that nothing
+ * of this stops where a tile or a panel ends: called tile by tile it took a third longer with 18 blocks a tile. A panel is unpacked once for all
+ * rows, in between the blocks of the panel before it: alone it would wait for memory, and what has just been stored is not there for a tile load.
  *
  * What limits it (measured on the CPU of docs/results.md, With AMX): for some 300 cycles after each tile instruction, multiplications, fused ones
  * and conversions start once a cycle instead of twice; additions and logic do not, but storing a tile takes 16 of their turns. Two or three multiplications of
@@ -18,7 +19,8 @@
 
 #include "kernels/x86/gemm_walk.h"
 
-enum { FEWEST_ROWS = 9 }; /* fewer are AVX-512's: a tile costs the same for any number of rows */
+/* Fewer are AVX-512's: a tile costs the same for any number of rows, and blocks are multiplied two ahead of the sums, beyond a panel's end. */
+enum { FEWEST_ROWS = 9, FEWEST_BLOCKS = 4 };
 
 /* How blocks are scaled; constants of the functions below. */
 enum kind { PLAIN, MINIMA, HALVES };
@@ -48,28 +50,32 @@ struct dots {
     int32_t at[GEMM_TILE][GW_PANEL];
 };
 
-/* The panel that follows the one at hand, which is unpacked meanwhile. */
-struct following {
-    const uint8_t *from, *end; /* blocks that the row tile at hand has to unpack */
-    uint8_t *to;
-    int share, credit; /* so many of a panel's blocks; what this has earned: a block's worth is the panel's blocks */
-};
-
-/* A thread's scratch: two panels in turns, and what is under way. Dots are two blocks ahead of the sums, also where a tile follows another one: when a
- * tile begins, those of its first block are stored and those of its second are in their tile. */
+/* A thread's scratch: two panels in turns, and dots under way. */
 struct scratch {
     const uint8_t *
         ready; /* the panel, as packed, that has been unpacked for the next turn; first, since gw_gemm_forget() makes it NULL */
     int half; /* of `blocks`, where that lies */
-    struct following following;
-    const uint8_t *at_hand; /* struct block [k/32] */
-    const uint8_t *then;    /* that of the tile which follows: the same, or the other half */
-    bool under_way;         /* dots of the next tile: else it begins with an even block */
-    bool turn;              /* is its first block an odd one? */
     _Alignas(64) struct {
         struct dots dots, last;    /* last: of HALVES alone, whose dots are those of the first half */
-    } stored[2];                   /* of blocks that are even and odd, counted through all tiles */
+    } stored[2];                   /* of blocks that are even and odd, counted through the whole loop */
     _Alignas(64) uint8_t blocks[]; /* struct block [2][k/32] */
+};
+
+/* Where the loop stands: blocks that are added up, and those that are multiplied, two ahead of them. */
+struct position {
+    const struct gw_act_block *acts, *acts_ahead;
+    const uint8_t *block, *block_ahead;
+};
+
+/* The panel that follows the one at hand, which is unpacked meanwhile: a block each `tiles` blocks of the one at hand makes a panel of a panel. */
+struct following {
+    const uint8_t *from, *end; /* equal: there is nothing to unpack */
+    uint8_t *to;
+};
+
+/* Where sums stand and where they go: atoms of a tile, tiles of a panel, panels. */
+struct place {
+    int panel, row, atom, depth;
 };
 
 /* Tile registers by their numbers. Dots: 0 and 1 of even and odd blocks, 2 and 3 those of their last halves. Activations: 4, of halves 5. Codes:
@@ -87,7 +93,7 @@ struct tile_config {
     uint8_t rows[16];
 };
 
-static const struct tile_config tiles = {
+static const struct tile_config tile_registers = {
     .palette = 1,
     .row_bytes = {64, 64, 64, 64, GW_BLOCK, GW_BLOCK / 2, 64, 64},
     .rows = {GEMM_TILE, GEMM_TILE, GEMM_TILE, GEMM_TILE, GEMM_TILE, GEMM_TILE, GW_BLOCK / 4, GW_BLOCK / 8},
@@ -162,17 +168,6 @@ GW_INLINE void add_block(__m512 *acc, const struct scratch *s, const struct gw_a
     }
 }
 
-/* Multiplies block `at` of the panel, or what follows its last one. */
-GW_INLINE void multiply_at(const struct scratch *s, const struct gemm_tile *tile, const struct gw_act_block *acts,
-                           int at, int ahead, enum kind kind, bool odd)
-{
-    const int blocks = tile->w->k / GW_BLOCK;
-    if (at >= ahead) return;
-    if (at >= blocks)
-        multiply(tile->next_acts + (at - blocks), s->then + (size_t)(at - blocks) * block_size(kind), kind, odd);
-    else multiply(acts + at, s->at_hand + (size_t)at * block_size(kind), kind, odd);
-}
-
 /* 16 half scales of a block that has them. */
 GW_INLINE __m512 load_half_scales(const uint8_t *block, int at)
 {
@@ -184,12 +179,12 @@ GW_INLINE __m512 load_half_scales(const uint8_t *block, int at)
 GW_INLINE void unpack_block(const struct gw_packed *w, const uint8_t *from, uint8_t *block, enum gw_pack pack,
                             enum kind kind)
 {
-    enum { AHEAD = 16 }; /* in blocks: what comes from memory takes as long as several blocks of one tile */
+    enum { AHEAD = 6 }; /* in blocks: what comes from memory takes as long as several blocks of one tile */
     const __m512i nibble = _mm512_set1_epi8(15), bias = _mm512_set1_epi8((char)w->bias);
     const size_t code_bytes = pack == GW_PACK_U4 ? 256 : 512, code_offset = w->block_bytes - code_bytes;
     struct block *to = (struct block *)block;
     for (size_t line = 0; line < w->block_bytes; line += 64)
-        _mm_prefetch((const char *)(from + AHEAD * w->block_bytes + line), _MM_HINT_T1);
+        _mm_prefetch((const char *)(from + AHEAD * w->block_bytes + line), _MM_HINT_T0);
     _mm512_store_ps(to->scale, block_scales(from, w->scales_f16, 0));
     if (kind == MINIMA) _mm512_store_ps(to->min, block_scales(from, w->scales_f16, GW_PANEL));
     if (kind == HALVES) _mm512_store_ps(to->min, load_half_scales(from, 0));
@@ -209,68 +204,6 @@ GW_INLINE void unpack_one(struct following *next, const struct gw_packed *w, enu
     next->to += block_size(kind);
 }
 
-/* Called once a block: unpacks one of the panel that follows where it is due. */
-GW_INLINE void unpack_due(struct following *next, const struct gw_packed *w, enum gw_pack pack, enum kind kind)
-{
-    next->credit += next->share;
-    if (next->credit < w->k / GW_BLOCK || next->from == next->end) return;
-    next->credit -= w->k / GW_BLOCK;
-    unpack_one(next, w, pack, kind);
-}
-
-GW_INLINE void tile_of(const struct gemm_tile *tile, enum gw_pack pack, enum kind kind)
-{
-    struct scratch *s = tile->scratch;
-    const struct gw_act_block *acts = gw_act_at(tile->act, tile->row, 0);
-    const size_t size = block_size(kind);
-    const int blocks = tile->w->k / GW_BLOCK;
-    /* A tile that follows begins with the panel's first blocks; one block alone is not worth the trouble. */
-    const int ahead = blocks + (tile->next_acts && blocks > 1 ? 2 : 0);
-    const bool turn = s->under_way && s->turn;
-    struct following next = s->following;
-    __m512 acc[GEMM_TILE];
-    GW_UNROLL
-    for (int r = 0; r < GEMM_TILE; r++) acc[r] = _mm512_setzero_ps();
-    if (!s->under_way && tile->begin < tile->end) {
-        multiply_at(s, tile, acts, tile->begin, ahead, kind, false);
-        multiply_at(s, tile, acts, tile->begin + 1, ahead, kind, true);
-        store(s, kind, false);
-    }
-    for (int pair = tile->begin - turn; pair < tile->end; pair += 2) {
-        if (pair >= tile->begin) {
-            /* Most blocks come by here, where addresses are simple: one that came from a vector register would wait behind its multiplications. */
-            const struct gw_act_block *a = acts + pair;
-            const uint8_t *w = s->at_hand + (size_t)pair * size;
-            int last = blocks - 3 < tile->end - 1 ? blocks - 3 : tile->end - 1;
-            for (; pair < last; pair += 2, a += 2, w += 2 * size) {
-                multiply(a + 2, w + 2 * size, kind, false);
-                store(s, kind, true);
-                add_block(acc, s, a, w, kind, false);
-                unpack_due(&next, tile->w, pack, kind);
-                multiply(a + 3, w + 3 * size, kind, true);
-                store(s, kind, false);
-                add_block(acc, s, a + 1, w + size, kind, true);
-                unpack_due(&next, tile->w, pack, kind);
-            }
-        }
-        GW_UNROLL
-        for (int odd = 0; odd < 2; odd++) {
-            int at = pair + odd;
-            if (at < tile->begin) continue;
-            if (at >= tile->end) break;
-            multiply_at(s, tile, acts, at + 2, ahead, kind, odd);
-            if (at + 1 < ahead) store(s, kind, !odd);
-            add_block(acc, s, acts + at, s->at_hand + (size_t)at * size, kind, odd);
-        }
-    }
-    if (tile->begin < tile->end) s->under_way = tile->end < ahead; /* an empty atom moves nothing */
-    s->turn = (turn + tile->end - tile->begin) & 1;
-    s->following = next;
-    finish_tile(tile, GEMM_TILE, acc);
-}
-
-/* ---- panels ----------------------------------------------------------------------------------------------------- */
-
 /* What another product would find unpacked: only panels that look alike can be taken along. */
 static bool alike(const struct gw_packed *a, const struct gw_packed *b)
 {
@@ -287,85 +220,188 @@ static const uint8_t *panel_after(const struct gw_gemm *g, int panel, int panel_
     return g->next && alike(g->next, w) ? g->next->data + (size_t)g->next_panel * w->panel_bytes : NULL;
 }
 
-GW_INLINE void unpack_rest(struct following *next, const struct gw_packed *w, enum gw_pack pack, enum kind kind)
+GW_INLINE uint8_t *half_of(struct scratch *s, int half, int blocks, enum kind kind)
 {
-    while (next->from != next->end) unpack_one(next, w, pack, kind);
+    return s->blocks + (size_t)half * (size_t)blocks * block_size(kind);
 }
 
-/* Sees to it that `panel` (as packed) is at hand, and that `after`, if not NULL, can begin to follow it. Returns where `after` is unpacked to. */
-GW_INLINE const uint8_t *begin_panel(struct scratch *s, const struct gw_packed *w, const uint8_t *panel,
-                                     const uint8_t *after, enum gw_pack pack, enum kind kind)
+GW_INLINE void unpack_until(struct following *next, const uint8_t *end, const struct gw_packed *w, enum gw_pack pack,
+                            enum kind kind)
 {
-    const size_t blocks = (size_t)w->k / GW_BLOCK;
-    if (s->ready != panel) {
-        s->under_way = false;
-        s->half = 0;
-        s->following = (struct following){panel, panel + blocks * w->block_bytes, s->blocks, 0, 0};
-        unpack_rest(&s->following, w, pack, kind);
-    }
-    s->at_hand = s->blocks + (size_t)s->half * blocks * block_size(kind);
-    s->half = !s->half;
+    while (next->from < end) unpack_one(next, w, pack, kind);
+}
+
+/* The first blocks of the panel that follows, which are multiplied before the last ones of the panel at hand are added up. */
+GW_INLINE void unpack_first(struct following *next, const struct gw_packed *w, enum gw_pack pack, enum kind kind)
+{
+    if (next->end) unpack_until(next, next->end - (size_t)(w->k / GW_BLOCK - 2) * w->block_bytes, w, pack, kind);
+}
+
+/* The panel that was unpacked last is at hand now: `after` (NULL: none), as packed, takes the other half. */
+GW_INLINE struct following follow(struct scratch *s, const struct gw_packed *w, const uint8_t *after, enum kind kind)
+{
     s->ready = after;
-    uint8_t *other = s->blocks + (size_t)s->half * blocks * block_size(kind);
-    s->following = (struct following){after, after, other, 0, 0};
-    return other;
+    s->half = !s->half;
+    const size_t blocks = (size_t)w->k / GW_BLOCK;
+    return (struct following){after, after ? after + blocks * w->block_bytes : NULL,
+                              half_of(s, s->half, (int)blocks, kind)};
 }
 
-/* What row tile number t of `tiles` unpacks of the panel `after` (NULL: nothing). Its first two blocks are multiplied before the last tile's last ones
- * are added up: where no tile before the last one comes to them, they do not wait for their turn. */
-GW_INLINE void next_share(struct scratch *s, const struct gw_packed *w, const uint8_t *after, int t, int tiles,
-                          enum gw_pack pack, enum kind kind)
+GW_INLINE void step(__m512 *acc, struct scratch *s, struct position *p, enum kind kind, bool odd)
 {
-    const int blocks = w->k / GW_BLOCK, early = blocks < 2 ? blocks : 2;
-    struct following *next = &s->following;
-    next->share = 0;
-    if (!after) return;
-    if (t == 0 && blocks * (tiles - 1) / tiles < early) {
-        next->end = after + (size_t)early * w->block_bytes;
-        unpack_rest(next, w, pack, kind);
+    multiply(p->acts_ahead, p->block_ahead, kind, odd);
+    store(s, kind, !odd);
+    add_block(acc, s, p->acts, p->block, kind, odd);
+    p->acts++; /* the next tile's stand right behind a tile's */
+    p->acts_ahead++;
+    p->block += block_size(kind);
+    p->block_ahead += block_size(kind);
+}
+
+/* Where an atom's sums go: those of a finished node to y, unless it has to be copied there (copy_node), all others on the stack. */
+struct target {
+    float *out, *y; /* y: to be copied to, or NULL */
+    size_t stride;  /* of rows of `out`, in floats */
+    bool stream;
+};
+
+GW_INLINE struct target target_of(const struct gw_gemm *g, const struct place *at, int rows, float *slot)
+{
+    const struct gw_atom *atom = &g->atoms[at->atom];
+    struct target to = {slot, NULL, GW_PANEL, false};
+    if (atom->node < 0) return to;
+    float *y = node_rows(g, at->panel, at->row, atom->node);
+    bool whole = rows == GEMM_TILE && (at->panel + 1) * GW_PANEL <= g->w->n;
+    to.stream = g->stream && ((uintptr_t)y | g->y_row_stride * sizeof *y) % 64 == 0;
+    if (!whole) return to.y = y, to.stream = false, to;
+    to.out = y;
+    to.stride = g->y_row_stride;
+    return to;
+}
+
+/* An atom's end: its sums become those of the tree node that they complete. */
+GW_INLINE void finish_atom(const struct gw_gemm *g, struct place *at, int row_end, __m512 *acc,
+                           float (*stack)[GEMM_TILE * GW_PANEL])
+{
+    const struct gw_atom *atom = &g->atoms[at->atom];
+    for (int merge = 0; merge < atom->merges; merge++) {
+        const float *left = stack[--at->depth];
+        GW_UNROLL
+        for (int r = 0; r < GEMM_TILE; r++) acc[r] = _mm512_add_ps(_mm512_load_ps(left + r * GW_PANEL), acc[r]);
     }
-    const uint8_t *end = after + (size_t)(blocks * (t + 1) / tiles) * w->block_bytes;
-    if (end > next->end) next->end = end;
-    next->share = (int)((size_t)(next->end - next->from) / w->block_bytes);
+    const int rows = row_end - at->row < GEMM_TILE ? row_end - at->row : GEMM_TILE;
+    const struct target to = target_of(g, at, rows, stack[at->depth]);
+    if (to.stream) {
+        GW_UNROLL
+        for (int r = 0; r < GEMM_TILE; r++) _mm512_stream_ps(to.out + (size_t)r * to.stride, acc[r]);
+    } else {
+        GW_UNROLL
+        for (int r = 0; r < GEMM_TILE; r++) _mm512_storeu_ps(to.out + (size_t)r * to.stride, acc[r]);
+    }
+    if (to.y) copy_node(g, at->panel, rows, to.y, to.out);
+    at->depth += atom->node < 0;
+    at->atom++;
+    GW_UNROLL
+    for (int r = 0; r < GEMM_TILE; r++) acc[r] = _mm512_setzero_ps();
 }
 
 /* All panels by rows [row_begin, row_end). */
 GW_INLINE void multiply_rows(const struct gw_gemm *g, int row_begin, int row_end, int panel_begin, int panel_end,
-                             enum gw_pack pack, enum kind kind, gemm_tile_fn tile)
+                             enum gw_pack pack, enum kind kind)
 {
+    _Alignas(64) float stack[GW_MAX_TREE_DEPTH][GEMM_TILE * GW_PANEL];
     const struct gw_packed *w = g->w;
     struct scratch *s = g->scratch;
-    const int tiles = (row_end - row_begin + GEMM_TILE - 1) / GEMM_TILE;
-    for (int panel = panel_begin; panel < panel_end; panel++) {
-        const uint8_t *after = panel_after(g, panel, panel_begin, panel_end, row_end);
-        const uint8_t *other = begin_panel(s, w, w->data + (size_t)panel * w->panel_bytes, after, pack, kind);
-        for (int t = 0, row = row_begin; row < row_end; t++, row += GEMM_TILE) {
-            bool last = row + GEMM_TILE >= row_end;
-            int acts_row = !last ? row + GEMM_TILE : panel + 1 < panel_end ? row_begin : -1;
-            next_share(s, w, after, t, tiles, pack, kind);
-            s->then = last ? other : s->at_hand;
-            gemm_row_tile(g, panel, row, last ? row_end - row : GEMM_TILE,
-                          acts_row < 0 ? NULL : gw_act_at(g->act, acts_row, 0), NULL, NULL, tile);
-            unpack_rest(&s->following, w, pack, kind);
+    const int blocks = w->k / GW_BLOCK, tiles = (row_end - row_begin + GEMM_TILE - 1) / GEMM_TILE;
+    const struct gw_act_block *first = gw_act_at(g->act, row_begin, 0);
+    struct place at = {.panel = panel_begin, .row = row_begin};
+    const uint8_t *packed = w->data + (size_t)panel_begin * w->panel_bytes;
+    __m512 acc[GEMM_TILE];
+    GW_UNROLL
+    for (int r = 0; r < GEMM_TILE; r++) acc[r] = _mm512_setzero_ps();
+    if (s->ready != packed) {
+        s->half = 0;
+        struct following all = {packed, packed + (size_t)blocks * w->block_bytes, s->blocks};
+        unpack_until(&all, all.end, w, pack, kind);
+    }
+    const uint8_t *panel = half_of(s, s->half, blocks, kind), *panel_ahead = panel;
+    struct following next = follow(s, w, panel_after(g, panel_begin, panel_begin, panel_end, row_end), kind);
+    if (tiles == 1) unpack_first(&next, w, pack, kind);
+    struct position p = {first, first + 2, panel, panel + 2 * block_size(kind)};
+    multiply(first, panel, kind, false);
+    multiply(first + 1, panel + block_size(kind), kind, true);
+    store(s, kind, false);
+    int left = g->atoms[0].block_end, left_ahead = blocks - 2, tiles_ahead = tiles, wait = tiles;
+    for (bool turn = false;;) {
+        int count = left < left_ahead ? left : left_ahead;
+        left -= count;
+        left_ahead -= count;
+        if (turn && count > 0) {
+            step(acc, s, &p, kind, true);
+            count--;
+            turn = false;
+        }
+        for (; count >= 2; count -= 2) {
+            __asm__("" : "+r"(p.acts), "+r"(p.acts_ahead), "+r"(p.block), "+r"(p.block_ahead));
+            step(acc, s, &p, kind, false);
+            if (--wait == 0) {
+                wait = tiles;
+                if (next.from != next.end) unpack_one(&next, w, pack, kind);
+            }
+            step(acc, s, &p, kind, true);
+            if (--wait == 0) {
+                wait = tiles;
+                if (next.from != next.end) unpack_one(&next, w, pack, kind);
+            }
+        }
+        if (count > 0) {
+            step(acc, s, &p, kind, false);
+            turn = true;
+        }
+        if (left_ahead == 0) {
+            left_ahead = blocks;
+            if (--tiles_ahead == 0) {
+                tiles_ahead = tiles;
+                p.acts_ahead = first;
+                panel_ahead = half_of(s, s->half, blocks, kind);
+            }
+            p.block_ahead = panel_ahead;
+        }
+        while (left == 0) {
+            finish_atom(g, &at, row_end, acc, stack);
+            if (at.atom == g->atom_count) {
+                at.atom = 0;
+                at.row += GEMM_TILE;
+                if (at.row >= row_end) {
+                    unpack_until(&next, next.end, w, pack, kind);
+                    if (++at.panel == panel_end) return;
+                    at.row = row_begin;
+                    p.acts = first;
+                    panel = half_of(s, s->half, blocks, kind);
+                    next = follow(s, w, panel_after(g, at.panel, panel_begin, panel_end, row_end), kind);
+                }
+                if (at.row + GEMM_TILE >= row_end) unpack_first(&next, w, pack, kind);
+                p.block = panel;
+            }
+            left = g->atoms[at.atom].block_end - (at.atom ? g->atoms[at.atom - 1].block_end : 0);
         }
     }
 }
 
 GW_INLINE void multiply_panels(const struct gw_gemm *g, int panel_begin, int panel_end, enum gw_pack pack,
-                               enum kind kind, gemm_tile_fn tile)
+                               enum kind kind)
 {
-    if (g->rows < FEWEST_ROWS) {
+    if (g->rows < FEWEST_ROWS || g->w->k < FEWEST_BLOCKS * GW_BLOCK) {
         gw_kernels_avx512.gemm[g->w->pack](g, panel_begin, panel_end);
         return;
     }
     GW_ASSERT(g->scratch);
     check_gemm(g);
-    struct scratch *s = g->scratch;
-    s->under_way = false;
-    __asm__ volatile("ldtilecfg %0" ::"m"(tiles));
+    if (panel_begin >= panel_end) return;
+    __asm__ volatile("ldtilecfg %0" ::"m"(tile_registers));
     for (int row = 0, end, at_once = rows_at_once(g); row < g->rows; row = end) {
         end = g->rows - row < at_once ? g->rows : row + at_once;
-        multiply_rows(g, row, end, panel_begin, panel_end, pack, kind, tile);
+        multiply_rows(g, row, end, panel_begin, panel_end, pack, kind);
     }
     __asm__ volatile("tilerelease" ::);
     if (g->stream) _mm_sfence();
@@ -373,35 +409,24 @@ GW_INLINE void multiply_panels(const struct gw_gemm *g, int panel_begin, int pan
 
 /* ---- the table's entries ---------------------------------------------------------------------------------------- */
 
-#define TILE_FN(name, pack, kind)                                                                                      \
-    static void name(const struct gemm_tile *tile)                                                                     \
-    {                                                                                                                  \
-        tile_of(tile, pack, kind);                                                                                     \
-    }
-TILE_FN(tile_u4, GW_PACK_U4, PLAIN)
-TILE_FN(tile_u4_min, GW_PACK_U4, MINIMA)
-TILE_FN(tile_u8, GW_PACK_U8, PLAIN)
-TILE_FN(tile_u8_min, GW_PACK_U8, MINIMA)
-TILE_FN(tile_u6, GW_PACK_U6, HALVES)
-
 void gw_amx_gemm_u4(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
     GW_ASSERT(g->w->bias == (g->w->has_min ? 0 : 8));
-    if (g->w->has_min) multiply_panels(g, panel_begin, panel_end, GW_PACK_U4, MINIMA, tile_u4_min);
-    else multiply_panels(g, panel_begin, panel_end, GW_PACK_U4, PLAIN, tile_u4);
+    if (g->w->has_min) multiply_panels(g, panel_begin, panel_end, GW_PACK_U4, MINIMA);
+    else multiply_panels(g, panel_begin, panel_end, GW_PACK_U4, PLAIN);
 }
 
 void gw_amx_gemm_u8(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
     GW_ASSERT(g->w->bias == (g->w->has_min ? 0 : g->w->bias == 16 ? 16 : 128));
-    if (g->w->has_min) multiply_panels(g, panel_begin, panel_end, GW_PACK_U8, MINIMA, tile_u8_min);
-    else multiply_panels(g, panel_begin, panel_end, GW_PACK_U8, PLAIN, tile_u8);
+    if (g->w->has_min) multiply_panels(g, panel_begin, panel_end, GW_PACK_U8, MINIMA);
+    else multiply_panels(g, panel_begin, panel_end, GW_PACK_U8, PLAIN);
 }
 
 void gw_amx_gemm_u6(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
     GW_ASSERT(g->w->bias == 32);
-    multiply_panels(g, panel_begin, panel_end, GW_PACK_U6, HALVES, tile_u6);
+    multiply_panels(g, panel_begin, panel_end, GW_PACK_U6, HALVES);
 }
 
 size_t gw_amx_scratch_bytes(const struct gw_packed *w)

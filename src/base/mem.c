@@ -16,6 +16,8 @@ static _Noreturn void out_of_memory(size_t bytes)
     _exit(gw_err_exit_code(GW_ERR_MEMORY));
 }
 
+enum { HUGE_PAGE = 2 << 20 }; /* of x86 and most others; where it is another size, only alignment is wasted */
+
 void *gw_alloc(size_t count, size_t size)
 {
     void *memory = calloc(count ? count : 1, size ? size : 1);
@@ -29,8 +31,10 @@ void *gw_alloc_lines(size_t count, size_t size)
     size_t bytes;
     if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - line) out_of_memory(SIZE_MAX);
     bytes = (bytes / line + 1) * line;
-    void *memory = aligned_alloc(line, bytes);
+    const bool huge = bytes >= HUGE_PAGE;
+    void *memory = aligned_alloc(huge ? HUGE_PAGE : line, bytes);
     if (!memory) out_of_memory(bytes);
+    if (huge) madvise(memory, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
     return memory;
 }
 
@@ -69,20 +73,54 @@ char *gw_asprintf(const char *fmt, ...)
     return text;
 }
 
+/* ---- large memory ------------------------------------------------------------------------------------------------ */
+
+size_t gw_large_bytes(size_t bytes)
+{
+    size_t whole = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    return whole >= bytes && whole - bytes <= bytes / 4 ? whole : bytes ? bytes : 1;
+}
+
+void *gw_map_large(size_t bytes, int fd)
+{
+    /* Room for an aligned mapping is taken first: not all kernels align by themselves. */
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    if (bytes > SIZE_MAX / 2) {
+        errno = ENOMEM;
+        return MAP_FAILED;
+    }
+    bytes = (gw_large_bytes(bytes) + page - 1) / page * page;
+    const size_t spare = bytes >= HUGE_PAGE ? HUGE_PAGE : 0;
+    uint8_t *room = mmap(NULL, bytes + spare, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (room == MAP_FAILED) return room;
+    size_t before = spare ? (HUGE_PAGE - (uintptr_t)room % HUGE_PAGE) % HUGE_PAGE : 0;
+    void *mapped = mmap(room + before, bytes, PROT_READ | PROT_WRITE,
+                        MAP_FIXED | (fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS), fd, 0);
+    if (mapped == MAP_FAILED) {
+        int why = errno;
+        munmap(room, bytes + spare);
+        errno = why;
+        return mapped;
+    }
+    if (before) munmap(room, before);
+    if (before < spare) munmap(room + before + bytes, spare - before);
+    madvise(mapped, bytes, MADV_HUGEPAGE); /* only a hint */
+    return mapped;
+}
+
 gw_err gw_alloc_large(size_t bytes, const char *what, void **memory)
 {
     *memory = NULL;
-    void *mapped = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *mapped = gw_map_large(bytes, -1);
     if (mapped == MAP_FAILED)
         return gw_fail(GW_ERR_MEMORY, "no memory for %s (%zu MiB): %s", what, bytes >> 20, strerror(errno));
-    madvise(mapped, bytes ? bytes : 1, MADV_HUGEPAGE); /* only a hint: fewer TLB misses while streaming weights */
     *memory = mapped;
     return GW_OK;
 }
 
 void gw_free_large(void *memory, size_t bytes)
 {
-    if (memory) munmap(memory, bytes ? bytes : 1);
+    if (memory) munmap(memory, gw_large_bytes(bytes));
 }
 
 gw_err gw_shared_create(size_t bytes, const char *what, struct gw_shared **out)

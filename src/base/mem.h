@@ -23,6 +23,12 @@ char *gw_asprintf(const char *fmt, ...) GW_PRINTF(1, 2);
 /* As gw_alloc, on a boundary of 64 bytes, so that vectors do not straddle cache lines, and not cleared. Release with free(). */
 void *gw_alloc_lines(size_t count, size_t size);
 
+/* What `bytes` of large memory take: whole huge pages, where that wastes at most a quarter. */
+size_t gw_large_bytes(size_t bytes);
+/* Maps gw_large_bytes() of `fd`, or, -1, of private memory, for reading and writing, in huge pages where the system has them: weights in pages of 4 KiB
+ * cost a tenth of a product. MAP_FAILED, and errno. */
+void *gw_map_large(size_t bytes, int fd);
+
 /* Page-aligned, zeroed, lazily backed memory for large tensors; release with gw_free_large(memory, bytes).
  * GW_ERR_MEMORY with a detail line that names `what`. */
 GW_CHECK gw_err gw_alloc_large(size_t bytes, const char *what, void **memory);

@@ -125,7 +125,7 @@ static void forget(struct gw_shared *segment)
 
 static gw_err add_mapping(struct gw_store *store, int fd, uint32_t id, size_t bytes, struct gw_shared **segment)
 {
-    void *data = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *data = gw_map_large(bytes, fd);
     if (data == MAP_FAILED)
         return gw_fail(GW_ERR_MEMORY, "cannot map %zu MiB of the context store: %s", bytes >> 20, strerror(errno));
     if (store->mapped_count == store->mapped_capacity) {

@@ -156,7 +156,7 @@ static int add_segment(struct gw_store_server *server, const struct gw_store_req
 {
     int fd = memfd_create("godwit-store", MFD_CLOEXEC);
     if (fd < 0) return -1;
-    if (ftruncate(fd, (off_t)request->bytes)) {
+    if (ftruncate(fd, (off_t)gw_large_bytes(request->bytes))) {
         int error = errno;
         close(fd);
         errno = error;
