@@ -84,7 +84,8 @@ GW_CHECK gw_err gw_comm_flush(struct gw_comm *comm);
 GW_CHECK gw_err gw_comm_look(struct gw_comm *comm);
 /* The death of `rank` is expected and no reason for a repair: it has said goodbye. */
 void gw_comm_let_go(struct gw_comm *comm, int rank);
-/* For the last one to leave: waits, a second at most, until the others are gone, so that none of them misses what it was told. */
+/* For the last one to leave: waits until ranks that are being started can hear that it goes (else they would wait for it), and then, a second at most,
+ * until the others are gone, so that none of them misses what it was told. */
 void gw_comm_linger(struct gw_comm *comm);
 /* Collective over the survivors: a new world without the dead. Everything under way in the old one is dropped. Whoever cannot do it
  * within the peer timeout ends its process (exit code 9), so that the supervisor can start the launch anew. */

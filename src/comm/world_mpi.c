@@ -218,7 +218,9 @@ void gw_comm_let_go(struct gw_comm *comm, int rank)
 
 void gw_comm_linger(struct gw_comm *comm)
 {
-    double deadline_s = gw_clock_now_s() + LINGER_S;
+    double deadline_s = gw_clock_now_s() + GROW_S; /* MPI may hang in a start, for ever */
+    while (atomic_load(&comm->spawn.state) == GW_SPAWN_STARTING && gw_clock_now_s() < deadline_s) usleep(500);
+    deadline_s = gw_clock_now_s() + LINGER_S;
     for (int failed = 0; failed < comm->size - 1 && gw_clock_now_s() < deadline_s;) {
         MPI_Group group = MPI_GROUP_NULL;
         make_progress(comm);
