@@ -14,7 +14,6 @@
 #include "kernels/x86/v16_avx512.h"
 
 #define GEMM_TILE 16
-#define GEMM_WHOLE_TILES true
 #define GEMM_ACT_BYTES (1 << 20) /* CPUs with AMX have 2 MiB a core */
 
 #include "kernels/x86/gemm_walk.h"
@@ -71,6 +70,7 @@ struct position {
 struct following {
     const uint8_t *from, *end; /* equal: there is nothing to unpack */
     uint8_t *to;
+    int wait; /* so many blocks at hand until the next one is due */
 };
 
 /* Where sums stand and where they go: atoms of a tile, tiles of a panel, panels. */
@@ -220,9 +220,9 @@ static const uint8_t *panel_after(const struct gw_gemm *g, int panel, int panel_
     return g->next && alike(g->next, w) ? g->next->data + (size_t)g->next_panel * w->panel_bytes : NULL;
 }
 
-GW_INLINE uint8_t *half_of(struct scratch *s, int half, int blocks, enum kind kind)
+GW_INLINE uint8_t *half_of(struct scratch *s, int half, const struct gw_packed *w, enum kind kind)
 {
-    return s->blocks + (size_t)half * (size_t)blocks * block_size(kind);
+    return s->blocks + (size_t)half * (size_t)(w->k / GW_BLOCK) * block_size(kind);
 }
 
 GW_INLINE void unpack_until(struct following *next, const uint8_t *end, const struct gw_packed *w, enum gw_pack pack,
@@ -237,14 +237,39 @@ GW_INLINE void unpack_first(struct following *next, const struct gw_packed *w, e
     if (next->end) unpack_until(next, next->end - (size_t)(w->k / GW_BLOCK - 2) * w->block_bytes, w, pack, kind);
 }
 
+/* A panel, as packed, that is to be unpacked to `half`; NULL: none. */
+GW_INLINE struct following begin_unpacking(struct scratch *s, const struct gw_packed *w, const uint8_t *panel, int half,
+                                           int tiles, enum kind kind)
+{
+    const uint8_t *end = panel ? panel + (size_t)(w->k / GW_BLOCK) * w->block_bytes : NULL;
+    return (struct following){panel, end, half_of(s, half, w, kind), tiles};
+}
+
+/* Sees to it that `panel`, as packed, is unpacked. */
+GW_INLINE void make_ready(struct scratch *s, const struct gw_packed *w, const uint8_t *panel, enum gw_pack pack,
+                          enum kind kind)
+{
+    if (s->ready == panel) return;
+    s->half = 0;
+    struct following all = begin_unpacking(s, w, panel, 0, 0, kind);
+    unpack_until(&all, all.end, w, pack, kind);
+}
+
 /* The panel that was unpacked last is at hand now: `after` (NULL: none), as packed, takes the other half. */
-GW_INLINE struct following follow(struct scratch *s, const struct gw_packed *w, const uint8_t *after, enum kind kind)
+GW_INLINE struct following follow(struct scratch *s, const struct gw_packed *w, const uint8_t *after, int tiles,
+                                  enum kind kind)
 {
     s->ready = after;
     s->half = !s->half;
-    const size_t blocks = (size_t)w->k / GW_BLOCK;
-    return (struct following){after, after ? after + blocks * w->block_bytes : NULL,
-                              half_of(s, s->half, (int)blocks, kind)};
+    return begin_unpacking(s, w, after, s->half, tiles, kind);
+}
+
+GW_INLINE void unpack_due(struct following *next, const struct gw_packed *w, int tiles, enum gw_pack pack,
+                          enum kind kind)
+{
+    if (--next->wait > 0) return;
+    next->wait = tiles;
+    if (next->from != next->end) unpack_one(next, w, pack, kind);
 }
 
 GW_INLINE void step(__m512 *acc, struct scratch *s, struct position *p, enum kind kind, bool odd)
@@ -258,28 +283,32 @@ GW_INLINE void step(__m512 *acc, struct scratch *s, struct position *p, enum kin
     p->block_ahead += block_size(kind);
 }
 
-/* Where an atom's sums go: those of a finished node to y, unless it has to be copied there (copy_node), all others on the stack. */
-struct target {
-    float *out, *y; /* y: to be copied to, or NULL */
-    size_t stride;  /* of rows of `out`, in floats */
-    bool stream;
-};
-
-GW_INLINE struct target target_of(const struct gw_gemm *g, const struct place *at, int rows, float *slot)
+/* As many steps, while the panel that follows is unpacked: one of its blocks each `tiles` steps, which is in time. `turn`: the first one is odd. */
+GW_INLINE void take_steps(__m512 *acc, struct scratch *s, struct position *p, int count, bool *turn,
+                          struct following *next, const struct gw_packed *w, int tiles, enum gw_pack pack,
+                          enum kind kind)
 {
-    const struct gw_atom *atom = &g->atoms[at->atom];
-    struct target to = {slot, NULL, GW_PANEL, false};
-    if (atom->node < 0) return to;
-    float *y = node_rows(g, at->panel, at->row, atom->node);
-    bool whole = rows == GEMM_TILE && (at->panel + 1) * GW_PANEL <= g->w->n;
-    to.stream = g->stream && ((uintptr_t)y | g->y_row_stride * sizeof *y) % 64 == 0;
-    if (!whole) return to.y = y, to.stream = false, to;
-    to.out = y;
-    to.stride = g->y_row_stride;
-    return to;
+    if (count > 0 && *turn) {
+        step(acc, s, p, kind, true);
+        *turn = false;
+        count--;
+    }
+    for (; count >= 2; count -= 2) {
+        /* Compilers would keep pairs of addresses in vector registers, where they wait behind multiplications. */
+        __asm__("" : "+r"(p->acts), "+r"(p->acts_ahead), "+r"(p->block), "+r"(p->block_ahead));
+        step(acc, s, p, kind, false);
+        unpack_due(next, w, tiles, pack, kind);
+        step(acc, s, p, kind, true);
+        unpack_due(next, w, tiles, pack, kind);
+    }
+    if (count > 0) {
+        step(acc, s, p, kind, false);
+        *turn = true;
+    }
 }
 
-/* An atom's end: its sums become those of the tree node that they complete. */
+/* An atom's end: its sums become those of the tree node that they complete. They go to y, or to the stack: those that another atom is added to, and
+ * those that have to be copied, since the last panel may be narrower and the last tile have fewer rows. */
 GW_INLINE void finish_atom(const struct gw_gemm *g, struct place *at, int row_end, __m512 *acc,
                            float (*stack)[GEMM_TILE * GW_PANEL])
 {
@@ -290,19 +319,22 @@ GW_INLINE void finish_atom(const struct gw_gemm *g, struct place *at, int row_en
         for (int r = 0; r < GEMM_TILE; r++) acc[r] = _mm512_add_ps(_mm512_load_ps(left + r * GW_PANEL), acc[r]);
     }
     const int rows = row_end - at->row < GEMM_TILE ? row_end - at->row : GEMM_TILE;
-    const struct target to = target_of(g, at, rows, stack[at->depth]);
-    if (to.stream) {
+    const bool whole = rows == GEMM_TILE && (at->panel + 1) * GW_PANEL <= g->w->n;
+    float *y = atom->node >= 0 ? node_rows(g, at->panel, at->row, atom->node) : NULL;
+    float *out = y && whole ? y : stack[at->depth];
+    const size_t stride = y && whole ? g->y_row_stride : GW_PANEL;
+    if (g->stream && out == y && ((uintptr_t)y | stride * sizeof *y) % 64 == 0) {
         GW_UNROLL
-        for (int r = 0; r < GEMM_TILE; r++) _mm512_stream_ps(to.out + (size_t)r * to.stride, acc[r]);
+        for (int r = 0; r < GEMM_TILE; r++) _mm512_stream_ps(out + (size_t)r * stride, acc[r]);
     } else {
         GW_UNROLL
-        for (int r = 0; r < GEMM_TILE; r++) _mm512_storeu_ps(to.out + (size_t)r * to.stride, acc[r]);
+        for (int r = 0; r < GEMM_TILE; r++) _mm512_storeu_ps(out + (size_t)r * stride, acc[r]);
     }
-    if (to.y) copy_node(g, at->panel, rows, to.y, to.out);
-    at->depth += atom->node < 0;
-    at->atom++;
+    if (y && !whole) copy_node(g, at->panel, rows, y, out);
     GW_UNROLL
     for (int r = 0; r < GEMM_TILE; r++) acc[r] = _mm512_setzero_ps();
+    at->depth += !y;
+    at->atom++;
 }
 
 /* All panels by rows [row_begin, row_end). */
@@ -315,59 +347,33 @@ GW_INLINE void multiply_rows(const struct gw_gemm *g, int row_begin, int row_end
     const int blocks = w->k / GW_BLOCK, tiles = (row_end - row_begin + GEMM_TILE - 1) / GEMM_TILE;
     const struct gw_act_block *first = gw_act_at(g->act, row_begin, 0);
     struct place at = {.panel = panel_begin, .row = row_begin};
-    const uint8_t *packed = w->data + (size_t)panel_begin * w->panel_bytes;
     __m512 acc[GEMM_TILE];
     GW_UNROLL
     for (int r = 0; r < GEMM_TILE; r++) acc[r] = _mm512_setzero_ps();
-    if (s->ready != packed) {
-        s->half = 0;
-        struct following all = {packed, packed + (size_t)blocks * w->block_bytes, s->blocks};
-        unpack_until(&all, all.end, w, pack, kind);
-    }
-    const uint8_t *panel = half_of(s, s->half, blocks, kind), *panel_ahead = panel;
-    struct following next = follow(s, w, panel_after(g, panel_begin, panel_begin, panel_end, row_end), kind);
+    make_ready(s, w, w->data + (size_t)panel_begin * w->panel_bytes, pack, kind);
+    const uint8_t *panel = half_of(s, s->half, w, kind), *panel_ahead = panel;
+    struct following next = follow(s, w, panel_after(g, panel_begin, panel_begin, panel_end, row_end), tiles, kind);
     if (tiles == 1) unpack_first(&next, w, pack, kind);
     struct position p = {first, first + 2, panel, panel + 2 * block_size(kind)};
     multiply(first, panel, kind, false);
     multiply(first + 1, panel + block_size(kind), kind, true);
     store(s, kind, false);
-    int left = g->atoms[0].block_end, left_ahead = blocks - 2, tiles_ahead = tiles, wait = tiles;
+    int left = g->atoms[0].block_end, left_ahead = blocks - 2, tiles_ahead = tiles;
     for (bool turn = false;;) {
-        int count = left < left_ahead ? left : left_ahead;
+        const int count = left < left_ahead ? left : left_ahead;
+        take_steps(acc, s, &p, count, &turn, &next, w, tiles, pack, kind);
         left -= count;
         left_ahead -= count;
-        if (turn && count > 0) {
-            step(acc, s, &p, kind, true);
-            count--;
-            turn = false;
-        }
-        for (; count >= 2; count -= 2) {
-            __asm__("" : "+r"(p.acts), "+r"(p.acts_ahead), "+r"(p.block), "+r"(p.block_ahead));
-            step(acc, s, &p, kind, false);
-            if (--wait == 0) {
-                wait = tiles;
-                if (next.from != next.end) unpack_one(&next, w, pack, kind);
-            }
-            step(acc, s, &p, kind, true);
-            if (--wait == 0) {
-                wait = tiles;
-                if (next.from != next.end) unpack_one(&next, w, pack, kind);
-            }
-        }
-        if (count > 0) {
-            step(acc, s, &p, kind, false);
-            turn = true;
-        }
         if (left_ahead == 0) {
             left_ahead = blocks;
             if (--tiles_ahead == 0) {
                 tiles_ahead = tiles;
                 p.acts_ahead = first;
-                panel_ahead = half_of(s, s->half, blocks, kind);
+                panel_ahead = half_of(s, s->half, w, kind); /* past the last panel: multiplied in vain */
             }
             p.block_ahead = panel_ahead;
         }
-        while (left == 0) {
+        while (left == 0) { /* an atom may be empty */
             finish_atom(g, &at, row_end, acc, stack);
             if (at.atom == g->atom_count) {
                 at.atom = 0;
@@ -377,8 +383,8 @@ GW_INLINE void multiply_rows(const struct gw_gemm *g, int row_begin, int row_end
                     if (++at.panel == panel_end) return;
                     at.row = row_begin;
                     p.acts = first;
-                    panel = half_of(s, s->half, blocks, kind);
-                    next = follow(s, w, panel_after(g, at.panel, panel_begin, panel_end, row_end), kind);
+                    panel = half_of(s, s->half, w, kind);
+                    next = follow(s, w, panel_after(g, at.panel, panel_begin, panel_end, row_end), tiles, kind);
                 }
                 if (at.row + GEMM_TILE >= row_end) unpack_first(&next, w, pack, kind);
                 p.block = panel;

@@ -3,7 +3,6 @@
  * lanes, and tiles of rows or queries, go side by side. Here is also the GEMM of float weights.
  */
 #define GEMM_TILE V16_TILE
-#define GEMM_WHOLE_TILES false
 #define GEMM_ACT_BYTES (256 << 10)
 
 #include "kernels/elementary.h"

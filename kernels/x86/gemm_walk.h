@@ -1,6 +1,6 @@
-/* The walk over panels, row tiles and atoms that all GEMMs of x86 share. An instruction set brings its 16 lanes (v16_*.h), says how many rows a tile
- * has (GEMM_TILE, which divides GW_ACT_ROWS, and GEMM_WHOLE_TILES, whether its tile functions always write all of them), how much of the second-level
- * cache activations may fill (GEMM_ACT_BYTES), and the functions that compute a tile.
+/* The walk over panels, row tiles and atoms that the GEMMs of x86 share; AMX has one of its own and takes parts of this. An instruction set brings its
+ * 16 lanes (v16_*.h), says how many rows a tile has (GEMM_TILE, which divides GW_ACT_ROWS) and how much of the second-level cache activations may fill
+ * (GEMM_ACT_BYTES), and the functions that compute a tile.
  */
 #ifndef GW_KERNELS_X86_GEMM_WALK_H
 #define GW_KERNELS_X86_GEMM_WALK_H
@@ -12,9 +12,7 @@
 struct gemm_tile {
     const struct gw_packed *w;
     const struct gw_act *act;
-    const uint8_t *panel;                 /* as packed */
-    void *scratch;                        /* the caller's (struct gw_gemm) */
-    const struct gw_act_block *next_acts; /* what the row tile begins with that follows, or NULL */
+    const uint8_t *panel; /* as packed */
     int row;
     int rows;
     int begin;
@@ -102,15 +100,13 @@ static const uint8_t *take_warm(struct gw_warm *warm, size_t bytes)
 }
 
 /* All atoms of one row tile by one panel, which take the panel `next`, or what `warm` asks for, along. */
-static void gemm_row_tile(const struct gw_gemm *g, int panel, int row, int rows, const struct gw_act_block *next_acts,
-                          const uint8_t *next, struct gw_warm *warm, gemm_tile_fn fn)
+static void gemm_row_tile(const struct gw_gemm *g, int panel, int row, int rows, const uint8_t *next,
+                          struct gw_warm *warm, gemm_tile_fn fn)
 {
     _Alignas(64) float stack[GW_MAX_TREE_DEPTH][GEMM_TILE * GW_PANEL];
     struct gemm_tile tile = {.w = g->w, .act = g->act, .row = row, .rows = rows};
     tile.panel = g->w->data + (size_t)panel * g->w->panel_bytes;
-    tile.scratch = g->scratch;
-    tile.next_acts = next_acts;
-    bool copy = g->stream || (panel + 1) * GW_PANEL > g->w->n || (GEMM_WHOLE_TILES && rows < GEMM_TILE);
+    bool copy = g->stream || (panel + 1) * GW_PANEL > g->w->n;
     int depth = 0;
     for (int i = 0; i < g->atom_count; i++, tile.begin = tile.end) {
         const struct gw_atom *atom = &g->atoms[i];
@@ -151,7 +147,7 @@ static inline void gemm_panels(const struct gw_gemm *g, int panel_begin, int pan
             const uint8_t *next = panel + 1 < panel_end ? g->w->data + (size_t)(panel + 1) * g->w->panel_bytes : after;
             if (end - begin <= GEMM_TILE) next = NULL; /* one tile has enough to do with its own panel */
             for (int row = begin; row < end; row += GEMM_TILE, next = NULL)
-                gemm_row_tile(g, panel, row, end - row < GEMM_TILE ? end - row : GEMM_TILE, NULL, next,
+                gemm_row_tile(g, panel, row, end - row < GEMM_TILE ? end - row : GEMM_TILE, next,
                               row == begin ? NULL : g->warm, fn);
         }
     }

@@ -158,6 +158,16 @@ static void test_alloc(void)
     CU_ASSERT_PTR_NULL(large);
     CU_ASSERT_PTR_NOT_NULL(strstr(gw_error_detail(), "the impossible"));
     gw_free_large(NULL, 0);
+    const size_t huge = 2 << 20;
+    CU_ASSERT_EQUAL(gw_large_bytes(huge - 100), huge);
+    CU_ASSERT_EQUAL(gw_large_bytes(huge + 100), huge + 100); /* not worth another one */
+    CU_ASSERT_EQUAL(gw_large_bytes(9 * huge + 100), 10 * huge);
+    for (size_t large_bytes = huge - 100; large_bytes < 3 * huge; large_bytes += huge / 2 + 12345) {
+        CU_ASSERT_EQUAL_FATAL(gw_alloc_large(large_bytes, "a test", &large), GW_OK);
+        if (large_bytes >= huge) CU_ASSERT_EQUAL((uintptr_t)large % huge, 0);
+        memset(large, 1, large_bytes);
+        gw_free_large(large, large_bytes);
+    }
 }
 
 static void test_buffers(void)
