@@ -4,7 +4,7 @@
  * The rest is what the contract asks for, block by block, in vector registers: the tile is stored, and each row of dots is scaled and added to
  * the row's 16 sums. The parts of a block lie in different units of the CPU and overlap: while the dots of one are scaled, those of the next are
  * stored, and those of the one behind are multiplied. One loop (multiply_rows) takes all blocks of all row tiles and panels in turn, so that nothing
- * of this stops where a tile or a panel ends: called tile by tile it took a third longer with 18 blocks a tile. A panel is unpacked once for all
+ * of this stops where a tile or a panel ends: called tile by tile it took a tenth longer with 18 blocks a tile. A panel is unpacked once for all
  * rows, in between the blocks of the panel before it: alone it would wait for memory, and what has just been stored is not there for a tile load.
  *
  * What limits it (measured on the CPU of docs/results.md, With AMX): for some 300 cycles after each tile instruction, multiplications, fused ones
@@ -307,30 +307,18 @@ GW_INLINE void take_steps(__m512 *acc, struct scratch *s, struct position *p, in
     }
 }
 
-/* An atom's end: its sums become those of the tree node that they complete. They go to y, or to the stack: those that another atom is added to, and
- * those that have to be copied, since the last panel may be narrower and the last tile have fewer rows. */
+/* An atom's end: its sums go to y, or to the stack, where another atom is added to them or from where they are copied (gemm_row_tile). */
 GW_INLINE void finish_atom(const struct gw_gemm *g, struct place *at, int row_end, __m512 *acc,
                            float (*stack)[GEMM_TILE * GW_PANEL])
 {
     const struct gw_atom *atom = &g->atoms[at->atom];
-    for (int merge = 0; merge < atom->merges; merge++) {
-        const float *left = stack[--at->depth];
-        GW_UNROLL
-        for (int r = 0; r < GEMM_TILE; r++) acc[r] = _mm512_add_ps(_mm512_load_ps(left + r * GW_PANEL), acc[r]);
-    }
     const int rows = row_end - at->row < GEMM_TILE ? row_end - at->row : GEMM_TILE;
-    const bool whole = rows == GEMM_TILE && (at->panel + 1) * GW_PANEL <= g->w->n;
+    const bool copy = g->stream || (at->panel + 1) * GW_PANEL > g->w->n || rows < GEMM_TILE;
     float *y = atom->node >= 0 ? node_rows(g, at->panel, at->row, atom->node) : NULL;
-    float *out = y && whole ? y : stack[at->depth];
-    const size_t stride = y && whole ? g->y_row_stride : GW_PANEL;
-    if (g->stream && out == y && ((uintptr_t)y | stride * sizeof *y) % 64 == 0) {
-        GW_UNROLL
-        for (int r = 0; r < GEMM_TILE; r++) _mm512_stream_ps(out + (size_t)r * stride, acc[r]);
-    } else {
-        GW_UNROLL
-        for (int r = 0; r < GEMM_TILE; r++) _mm512_storeu_ps(out + (size_t)r * stride, acc[r]);
-    }
-    if (y && !whole) copy_node(g, at->panel, rows, y, out);
+    struct gemm_tile tile;
+    aim_tile(&tile, g, atom->merges, y && !copy ? y : NULL, stack, &at->depth);
+    finish_tile(&tile, GEMM_TILE, acc);
+    if (y && copy) copy_node(g, at->panel, rows, y, stack[at->depth]);
     GW_UNROLL
     for (int r = 0; r < GEMM_TILE; r++) acc[r] = _mm512_setzero_ps();
     at->depth += !y;

@@ -86,6 +86,17 @@ static void copy_node(const struct gw_gemm *g, int panel, int rows, float *y, co
     }
 }
 
+/* Where a tile's sums at the end of an atom come from and go: to `y`, or, NULL, to the top of the stack. */
+GW_INLINE void aim_tile(struct gemm_tile *tile, const struct gw_gemm *g, int merges, float *y,
+                        float (*stack)[GEMM_TILE * GW_PANEL], int *depth)
+{
+    tile->merges = merges;
+    tile->left = (const float(*)[GEMM_TILE * GW_PANEL]) & stack[*depth ? *depth - 1 : 0];
+    *depth -= merges;
+    tile->out = y ? y : stack[*depth];
+    tile->out_stride = y ? g->y_row_stride : GW_PANEL;
+}
+
 /* The next `bytes` to take along; NULL when all has been. */
 static const uint8_t *take_warm(struct gw_warm *warm, size_t bytes)
 {
@@ -112,11 +123,7 @@ static void gemm_row_tile(const struct gw_gemm *g, int panel, int row, int rows,
         const struct gw_atom *atom = &g->atoms[i];
         float *y = atom->node >= 0 ? node_rows(g, panel, row, atom->node) : NULL;
         tile.end = atom->block_end;
-        tile.merges = atom->merges;
-        tile.left = (const float(*)[GEMM_TILE * GW_PANEL]) & stack[depth ? depth - 1 : 0];
-        depth -= atom->merges;
-        tile.out = y && !copy ? y : stack[depth];
-        tile.out_stride = y && !copy ? g->y_row_stride : GW_PANEL;
+        aim_tile(&tile, g, atom->merges, y && !copy ? y : NULL, stack, &depth);
         tile.warm = next ? next + (size_t)tile.begin * g->w->block_bytes
                          : take_warm(warm, (size_t)(tile.end - tile.begin) * g->w->block_bytes);
         fn(&tile);
