@@ -32,8 +32,8 @@ void *gw_alloc_lines(size_t count, size_t size)
     if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - line) out_of_memory(SIZE_MAX);
     bytes = (bytes / line + 1) * line;
     const bool huge = bytes >= HUGE_PAGE;
-    void *memory = aligned_alloc(huge ? HUGE_PAGE : line, bytes);
-    if (!memory) out_of_memory(bytes);
+    void *memory = NULL;
+    if (posix_memalign(&memory, huge ? HUGE_PAGE : line, bytes)) out_of_memory(bytes);
     if (huge) madvise(memory, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
     return memory;
 }

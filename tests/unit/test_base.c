@@ -159,6 +159,10 @@ static void test_alloc(void)
     CU_ASSERT_PTR_NOT_NULL(strstr(gw_error_detail(), "the impossible"));
     gw_free_large(NULL, 0);
     const size_t huge = 2 << 20;
+    unsigned char *lines = gw_alloc_lines(huge / 64 + 4, 64); /* not a multiple of what it is aligned to */
+    CU_ASSERT_EQUAL((uintptr_t)lines % 64, 0);
+    memset(lines, 1, huge + 4 * 64);
+    free(lines);
     CU_ASSERT_EQUAL(gw_large_bytes(huge - 100), huge);
     CU_ASSERT_EQUAL(gw_large_bytes(huge + 100), huge + 100); /* not worth another one */
     CU_ASSERT_EQUAL(gw_large_bytes(9 * huge + 100), 10 * huge);
