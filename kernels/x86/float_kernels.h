@@ -697,12 +697,14 @@ static void store_queries(const struct queries *t, const struct gw_attention *a,
 /* One tile, over its pages from number `first` on, which are at pages[0].., as they are; `next` as in struct gw_attention. */
 static void walk_pages(struct queries *t, const uint16_t *const *pages, int first, const uint16_t *next)
 {
+    enum { DURING_SOFTMAX = 8 }; /* lines that come meanwhile; of more the rest would have to wait */
     int count = t->pages - first;
     for (int d = 0; count > 1 && d < t->head_dim; d++) prefetch_line(pages[1] + d * LINE);
     score_page(t, pages[0], first, false);
     for (int p = 0, b = first; p < count; p++, b++) {
         const struct seen seen = keys_seen(t, b);
         const uint16_t *ahead = p + 2 < count ? pages[p + 2] : next ? next : pages[p];
+        for (int d = 0; d < DURING_SOFTMAX; d++) prefetch_line(ahead + d * LINE);
         /* A softmax is one long chain; the scores of the next page keep the CPU busy meanwhile. */
         softmax_page(t, t->e[b % 2], &seen);
         if (p + 1 < count) score_page(t, pages[p + 1], b + 1, false);

@@ -152,8 +152,6 @@ void gw_cpu_rows_init(struct cpu *cpu);
 void gw_cpu_rows_close(struct cpu *cpu);
 void gw_cpu_share_rows(struct cpu *cpu, const struct gw_step *step);
 struct share gw_cpu_share(const struct cpu *cpu, int thread, int threads);
-/* Of `rows` rows that are alike, such as those of logits; `group` is NULL. */
-struct share gw_cpu_share_of(const struct cpu *cpu, int rows, int thread, int threads);
 
 /* These of struct gw_backend_ops. */
 gw_err gw_cpu_kv_export(struct gw_backend *backend, int layer, int page, int kv_begin, int kv_end, uint16_t *canonical);

@@ -239,15 +239,3 @@ struct share gw_cpu_share(const struct cpu *cpu, int thread, int threads)
     return cpu->by_rows ? (struct share){group, group->row_begin, group->row_end, 0, 1}
                         : (struct share){group, group->row_begin, group->row_end, thread, threads};
 }
-
-struct share gw_cpu_share_of(const struct cpu *cpu, int rows, int thread, int threads)
-{
-    struct share share = {NULL, 0, rows, thread, threads};
-    if (!enough_rows(cpu, rows, threads)) return share;
-    gw_split((rows + GW_ACT_ROWS - 1) / GW_ACT_ROWS, threads, thread, &share.row_begin, &share.row_end);
-    share.row_begin *= GW_ACT_ROWS;
-    share.row_end = share.row_end * GW_ACT_ROWS < rows ? share.row_end * GW_ACT_ROWS : rows;
-    share.member = 0;
-    share.members = 1;
-    return share;
-}
