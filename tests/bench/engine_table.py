@@ -89,7 +89,7 @@ def roofline(runs):
     data = runs["roofline", "godwit"][-1]["table"]
     peaks = data["peaks"]
     lines = [f"Kernels {data['kernels']}, {data['threads']} threads. Peaks of the same run: int8 dots {peaks['int8_gops']:.0f} GOP/s, float32 multiply-add "
-             f"{peaks['fp32_gflops']:.0f} GFLOP/s, memory read {peaks['read_gb_per_s']:.1f} GB/s.", "",
+             f"{peaks['fp32_gflops']:.0f} GFLOP/s, memory read {peaks['read_gb_per_s']:.1f} GB/s of 96 MiB, {peaks['read_far_gb_per_s']:.1f} of 512 MiB.", "",
              "| kernel | rows | one pass | arithmetic | of peak | memory | of peak |", "|---|---|---|---|---|---|---|"]
     for k in data["cases"]:
         ops = f"{k['gops']:.1f} G/s ({k['peak']}) | {100 * k['ops_share']:.0f} %" if k.get("gops") else " | "
