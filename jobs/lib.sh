@@ -92,6 +92,7 @@ libcurl (notices from clouds)|has_lib libcurl|libcurl4-openssl-dev|curl|cURL
 '
 # Only the tests use these; without them a test is skipped, so they are never a reason to stop.
 needs_tests='
+ip|command -v ip|iproute2|iproute2|-
 valgrind|command -v valgrind|valgrind|valgrind|Valgrind
 Slurm|command -v slurmctld && command -v slurmd && command -v munged && command -v sbatch|slurmctld slurmd slurm-client munge|slurm|Slurm
 '

@@ -19,7 +19,7 @@ undisturbed --layout 1x1x1 "${common[@]}"
 saved_bytes() { sed -n 's/.*"event":"checkpoint".*"bytes":\([0-9]*\).*/\1/p' "$1/events.jsonl" 2>/dev/null | awk '{ n += $1 } END { print n + 0 }'; }
 for layouts in 1x1x1:1x2x1 1x2x1:2x1x1 2x1x1:1x1x2; do
     out=$GW_TMP/${layouts%:*}
-    begin_job "$out.log" "$GODWIT" run -m "$MODEL" -i "$BATCH" -o "$out" -q "${common[@]}" --layout "${layouts%:*}" --checkpoint 1 \
+    begin_job "$out.log" "$GODWIT" run -m "$MODEL" -i "$BATCH" -o "$out" -q "${common[@]}" --layout "${layouts%:*}" --checkpoint 1 --no-rebalance \
         --chaos "slow:all,x50@step=8"
     for _ in {1..2000}; do
         job_runs || break

@@ -93,7 +93,7 @@ kill -INT \$pid
 wait \$pid
 echo "exit \$?"
 EOF
-    timeout 60 script -qefc "bash -m watch.sh" typescript >/dev/null 2>&1 </dev/null || fail "status --watch on a terminal"
+    TERM=xterm timeout 60 script -qefc "bash -m watch.sh" typescript >/dev/null 2>&1 </dev/null || fail "status --watch on a terminal"
     tr -d '\r' <typescript >plain
     grep -q 'exit 0' plain || { cat -v plain; fail "Ctrl-C does not end status --watch"; }
     grep -qF $'\e[?1049h' plain && grep -qF $'\e[?1049l' plain && grep -qF $'\e[?25h' plain || { cat -v plain; fail "the terminal is not left as it was"; }
