@@ -478,7 +478,7 @@ struct seen {
 #endif
 
 /* Pages are read ahead line by line all the time, since only so many lines can be under way: a page's values while its scores are computed, the
- * keys of the page after the next one while values are added up. To the second-level cache: loads would wait behind lines on their way to the
+ * keys of the page after the next one while values are added up, the first of them during the softmax before. To the second-level cache: loads would wait behind lines on their way to the
  * first. */
 enum { LINE = 32 }; /* halves in a cache line; keys and values of a page are head_dim lines each */
 

@@ -148,12 +148,10 @@ static gw_err measure_peaks(const struct gw_kernels *kernels, struct gw_pool *po
     TRY(measure_reading(kernels, pool, FAR_BYTES, &peaks->far_bytes_per_s));
     peaks->dots_per_s = (double)kernels->int8_dots(10000) * gw_pool_threads(pool) / pass_s(&dots, pool);
     peaks->fmas_per_s = (double)kernels->float_fmas(10000) * gw_pool_threads(pool) / pass_s(&fmas, pool);
-    printf(peaks->json ? " \"peaks\":{\"int8_gops\":%.1f,\"fp32_gflops\":%.1f,\"read_gb_per_s\":%.2f,\"read_far_gb_per_"
-                         "s\":%.2f},\n "
-                         "\"cases\":["
-                       : "peak            int8 dots %8.1f GOP/s    float32 %8.1f GFLOP/s    memory read %6.1f GB/s "
-                         "(%.1f GB/s of 512 "
-                         "MiB)\n\n",
+    printf(peaks->json ? " \"peaks\":{\"int8_gops\":%.1f,\"fp32_gflops\":%.1f,\"read_gb_per_s\":%.2f,"
+                         "\"read_far_gb_per_s\":%.2f},\n \"cases\":["
+                       : "peak            int8 dots %8.1f GOP/s    float32 %8.1f GFLOP/s    memory read %6.1f GB/s"
+                         " (%.1f GB/s of 512 MiB)\n\n",
            peaks->dots_per_s / 1e9, peaks->fmas_per_s / 1e9, peaks->bytes_per_s / 1e9, peaks->far_bytes_per_s / 1e9);
 out:
     return rc;

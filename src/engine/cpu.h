@@ -58,7 +58,7 @@ struct row_group {
 
 /* What a thread has to do: rows [row_begin, row_end), as number `member` of the `members` that divide their outputs among themselves. */
 struct share {
-    const struct row_group *group;
+    const struct row_group *group; /* NULL: rows of logits */
     int row_begin, row_end;
     int member, members;
 };

@@ -20,12 +20,6 @@ enum {
 /* How many multiply-adds of the integer products take as long as one of attention, which is in floats. */
 static const double attention_cost = 3.6;
 
-/* Are so many rows worth being shared out by rows? */
-static bool enough_rows(const struct cpu *cpu, int rows, int threads)
-{
-    return threads > 1 && rows >= threads * cpu->kernels->group_rows * (threads > MANY_THREADS ? 2 : 1);
-}
-
 void gw_cpu_rows_init(struct cpu *cpu)
 {
     size_t threads = (size_t)gw_pool_threads(cpu->pool);
@@ -57,11 +51,13 @@ static void one_group(struct cpu *cpu, int rows)
     cpu->groups[0] = (struct row_group){.row_end = rows};
 }
 
-/* Cuts the rows where their costs, looked at as a sum, come nearest to equal parts. False when the largest part would keep the others waiting. */
+/* Cuts the rows where their costs, looked at as a sum, come nearest to equal parts. False with too few rows, or when the
+ * largest part would keep the others waiting. */
 static bool cut_by_rows(struct cpu *cpu, const struct gw_step *step)
 {
     int threads = gw_pool_threads(cpu->pool), tiles = (step->rows + GW_ACT_ROWS - 1) / GW_ACT_ROWS;
-    if (!enough_rows(cpu, step->rows, threads)) return false;
+    int fewest = threads * cpu->kernels->group_rows * (threads > MANY_THREADS ? 2 : 1);
+    if (threads == 1 || step->rows < fewest) return false;
     int heads = cpu->kv_heads * cpu->group;
     double products = (double)cpu->d * (2 * heads + 2 * cpu->kv_heads) * cpu->head_dim + 3.0 * cpu->d * cpu->ffn;
     double position = attention_cost * 2 * heads * cpu->head_dim, total = 0, sum = 0, largest = 0, part = 0;

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A checkpoint holds far more than the staging memory of a rank takes at once: it is written in rounds, none of which saves a page for the second time. A job on the
-# real model, slow once its prompts are computed, is killed as a whole when 48 MiB of KV are saved. In other layouts it then computes again only what was not.
+# real model, slow once its prompts are computed, is killed as a whole when 48 MiB of KV are saved. In other layouts it then computes again only what was not. Nobody
+# rebalances meanwhile: after that all pages would be saved once more.
 # timeout: 300
 # shellcheck disable=SC2034,SC2154 # lib.sh sets some and reads some
 . "$(dirname "$0")/../lib/common.sh"
