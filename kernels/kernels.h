@@ -121,6 +121,8 @@ static inline struct gw_act_block *gw_act_at(const struct gw_act *act, int row, 
     return act->blocks + (size_t)(row / GW_ACT_ROWS) * (size_t)(act->k / GW_BLOCK) + block;
 }
 
+/* Bytes of the int8 form of rows x k (k a multiple of GW_BLOCK), which begin on a boundary of 64. */
+size_t gw_act_bytes(int rows, int k);
 /* Memory for the int8 form of rows x k (k a multiple of GW_BLOCK); x stays NULL. gw_act_free() also takes a zeroed struct. */
 void gw_act_init(struct gw_act *act, int rows, int k);
 void gw_act_free(struct gw_act *act);

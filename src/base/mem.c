@@ -2,6 +2,7 @@
 #include "base/mem.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,8 +17,6 @@ static _Noreturn void out_of_memory(size_t bytes)
     _exit(gw_err_exit_code(GW_ERR_MEMORY));
 }
 
-enum { HUGE_PAGE = 2 << 20 }; /* of x86 and most others; where it is another size, only alignment is wasted */
-
 void *gw_alloc(size_t count, size_t size)
 {
     void *memory = calloc(count ? count : 1, size ? size : 1);
@@ -31,10 +30,10 @@ void *gw_alloc_lines(size_t count, size_t size)
     size_t bytes;
     if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - line) out_of_memory(SIZE_MAX);
     bytes = (bytes / line + 1) * line;
-    const bool huge = bytes >= HUGE_PAGE;
+    const bool huge = bytes >= GW_HUGE_PAGE;
     void *memory = NULL;
-    if (posix_memalign(&memory, huge ? HUGE_PAGE : line, bytes)) out_of_memory(bytes);
-    if (huge) madvise(memory, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+    if (posix_memalign(&memory, huge ? GW_HUGE_PAGE : line, bytes)) out_of_memory(bytes);
+    if (huge) madvise(memory, bytes / GW_HUGE_PAGE * GW_HUGE_PAGE, MADV_HUGEPAGE);
     return memory;
 }
 
@@ -75,27 +74,45 @@ char *gw_asprintf(const char *fmt, ...)
 
 /* ---- large memory ------------------------------------------------------------------------------------------------ */
 
+/* As in Linux 6.1 and 5.14; what is older refuses them, and headers may not have them yet. */
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
 size_t gw_large_bytes(size_t bytes)
 {
-    size_t whole = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    size_t whole = (bytes + GW_HUGE_PAGE - 1) / GW_HUGE_PAGE * GW_HUGE_PAGE;
     return whole >= bytes && whole - bytes <= bytes / 4 ? whole : bytes ? bytes : 1;
 }
 
-void *gw_map_large(size_t bytes, int fd)
+bool gw_goes_to_slab(size_t bytes)
+{
+    return bytes < GW_SLAB_BYTES && gw_large_bytes(bytes) % GW_HUGE_PAGE;
+}
+
+static size_t whole_pages(size_t bytes)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    return (bytes + page - 1) / page * page;
+}
+
+void *gw_map_large(size_t bytes, int fd, size_t offset)
 {
     /* Room for an aligned mapping is taken first: not all kernels align by themselves. */
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     if (bytes > SIZE_MAX / 2) {
         errno = ENOMEM;
         return MAP_FAILED;
     }
-    bytes = (gw_large_bytes(bytes) + page - 1) / page * page;
-    const size_t spare = bytes >= HUGE_PAGE ? HUGE_PAGE : 0;
+    bytes = whole_pages(bytes);
+    const size_t spare = bytes >= GW_HUGE_PAGE ? GW_HUGE_PAGE : 0;
     uint8_t *room = mmap(NULL, bytes + spare, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (room == MAP_FAILED) return room;
-    size_t before = spare ? (HUGE_PAGE - (uintptr_t)room % HUGE_PAGE) % HUGE_PAGE : 0;
+    size_t before = spare ? (GW_HUGE_PAGE - (uintptr_t)room % GW_HUGE_PAGE) % GW_HUGE_PAGE : 0;
     void *mapped = mmap(room + before, bytes, PROT_READ | PROT_WRITE,
-                        MAP_FIXED | (fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS), fd, 0);
+                        MAP_FIXED | (fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS), fd, (off_t)offset);
     if (mapped == MAP_FAILED) {
         int why = errno;
         munmap(room, bytes + spare);
@@ -108,10 +125,21 @@ void *gw_map_large(size_t bytes, int fd)
     return mapped;
 }
 
+void gw_back_large(void *memory, size_t bytes)
+{
+    const size_t small = (size_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = ((uintptr_t)memory + GW_HUGE_PAGE - 1) / GW_HUGE_PAGE * GW_HUGE_PAGE;
+    uintptr_t end = ((uintptr_t)memory + bytes) / GW_HUGE_PAGE * GW_HUGE_PAGE;
+    /* One small page must be there for a huge one to take its place. */
+    for (; begin < end; begin += GW_HUGE_PAGE)
+        if (madvise((void *)begin, small, MADV_POPULATE_WRITE) || madvise((void *)begin, GW_HUGE_PAGE, MADV_COLLAPSE))
+            return;
+}
+
 gw_err gw_alloc_large(size_t bytes, const char *what, void **memory)
 {
     *memory = NULL;
-    void *mapped = gw_map_large(bytes, -1);
+    void *mapped = gw_map_large(gw_large_bytes(bytes), -1, 0);
     if (mapped == MAP_FAILED)
         return gw_fail(GW_ERR_MEMORY, "no memory for %s (%zu MiB): %s", what, bytes >> 20, strerror(errno));
     *memory = mapped;
@@ -120,21 +148,72 @@ gw_err gw_alloc_large(size_t bytes, const char *what, void **memory)
 
 void gw_free_large(void *memory, size_t bytes)
 {
-    if (memory) munmap(memory, gw_large_bytes(bytes));
+    if (memory) munmap(memory, whole_pages(gw_large_bytes(bytes)));
+}
+
+/* ---- with several holders ---------------------------------------------------------------------------------------- */
+
+/* Private memory of GW_SLAB_BYTES, in which parts lie side by side. It goes with the last of them. */
+struct slab {
+    uint8_t *data;
+    size_t used;
+    int parts;
+};
+
+static struct slab *filling; /* the latest: it may have room */
+static pthread_mutex_t slab_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void leave_slab(struct gw_shared *part)
+{
+    struct slab *slab = part->owner;
+    pthread_mutex_lock(&slab_lock);
+    madvise(part->data, whole_pages(part->bytes), MADV_DONTNEED); /* the others may stay for long */
+    if (--slab->parts == 0) {
+        if (slab == filling) filling = NULL;
+        gw_free_large(slab->data, GW_SLAB_BYTES);
+        free(slab);
+    }
+    pthread_mutex_unlock(&slab_lock);
+}
+
+static gw_err enter_slab(struct gw_shared *part, const char *what)
+{
+    gw_err rc = GW_OK;
+    void *data = NULL;
+    const size_t bytes = whole_pages(part->bytes);
+    pthread_mutex_lock(&slab_lock);
+    if (!filling || filling->used + bytes > GW_SLAB_BYTES) {
+        TRY(gw_alloc_large(GW_SLAB_BYTES, what, &data));
+        filling = gw_alloc(1, sizeof *filling);
+        filling->data = data;
+    }
+    part->data = filling->data + filling->used;
+    part->owner = filling;
+    part->released = leave_slab;
+    filling->used += bytes;
+    filling->parts++;
+out:
+    pthread_mutex_unlock(&slab_lock);
+    return rc;
 }
 
 gw_err gw_shared_create(size_t bytes, const char *what, struct gw_shared **out)
 {
+    gw_err rc = GW_OK;
     struct gw_shared *shared = gw_alloc(1, sizeof *shared);
-    gw_err rc = gw_alloc_large(bytes, what, &shared->data);
-    if (rc != GW_OK) {
-        free(shared);
-        return rc;
+    *shared = (struct gw_shared){.bytes = bytes, .holders = 1};
+    if (gw_goes_to_slab(bytes)) {
+        TRY(enter_slab(shared, what));
+    } else {
+        TRY(gw_alloc_large(bytes, what, &shared->data));
+        shared->mapping = shared->data;
+        shared->mapping_bytes = gw_large_bytes(bytes);
     }
-    shared->bytes = bytes;
-    shared->holders = 1;
     *out = shared;
-    return GW_OK;
+    shared = NULL;
+out:
+    free(shared);
+    return rc;
 }
 
 struct gw_shared *gw_shared_hold(struct gw_shared *shared)
@@ -147,7 +226,7 @@ void gw_shared_release(struct gw_shared *shared)
 {
     if (!shared || --shared->holders) return;
     if (shared->released) shared->released(shared);
-    gw_free_large(shared->data, shared->bytes);
+    if (shared->mapping) munmap(shared->mapping, whole_pages(shared->mapping_bytes));
     free(shared);
 }
 

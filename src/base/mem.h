@@ -23,11 +23,24 @@ char *gw_asprintf(const char *fmt, ...) GW_PRINTF(1, 2);
 /* As gw_alloc, on a boundary of 64 bytes, so that vectors do not straddle cache lines, and not cleared. Release with free(). */
 void *gw_alloc_lines(size_t count, size_t size);
 
+/* Weights in pages of 4 KiB cost a tenth of decoding, and KV in them as much again. Large memory comes in huge pages, where the system has them; what is too
+ * small to fill any lies side by side with others of its kind, in a slab. */
+enum {
+    GW_HUGE_PAGE = 2 << 20, /* of x86 and most others; where it is another size, only alignment is wasted */
+    GW_SLAB_BYTES = 16 << 20,
+};
+
 /* What `bytes` of large memory take: whole huge pages, where that wastes at most a quarter. */
 size_t gw_large_bytes(size_t bytes);
-/* Maps gw_large_bytes() of `fd`, or, -1, of private memory, for reading and writing, in huge pages where the system has them: weights in pages of 4 KiB
- * cost a tenth of a product. MAP_FAILED, and errno. */
-void *gw_map_large(size_t bytes, int fd);
+/* Do they fill no huge pages of their own? They are fewer than GW_SLAB_BYTES then. */
+bool gw_goes_to_slab(size_t bytes);
+/* Maps `bytes` of `fd` from `offset`, a multiple of GW_HUGE_PAGE, on, or, fd -1, of private memory, for reading and writing; huge pages of the file can
+ * be huge in the mapping. MAP_FAILED, and errno. */
+void *gw_map_large(size_t bytes, int fd, size_t offset);
+/* Takes huge pages for those whole ones within [memory, memory + bytes) of a mapping, where nothing or little has been written yet: cheaper than the 512
+ * small ones that the system would take as they are written, and the only way for shared memory, which it has in small pages as a rule.
+ * Only a hint: what it cannot do stays as it is. Contents stay. */
+void gw_back_large(void *memory, size_t bytes);
 
 /* Page-aligned, zeroed, lazily backed memory for large tensors; release with gw_free_large(memory, bytes).
  * GW_ERR_MEMORY with a detail line that names `what`. */
@@ -36,8 +49,10 @@ void gw_free_large(void *memory, size_t bytes);
 
 /* Large memory with several holders in this process, e.g. weights that an old and a new arrangement both use. Not thread-safe. */
 struct gw_shared {
-    void *data; /* a mapping of `bytes` */
+    void *data;
     size_t bytes;
+    void *mapping; /* that ends with the last holder, or NULL: the data lie in it */
+    size_t mapping_bytes;
     int holders;
     void (*released)(
         struct gw_shared *shared); /* NULL, or called when the last holder lets go; `owner` and `number` are for it */

@@ -23,9 +23,17 @@ enum {
 /* How long a dispatch of the pool may take: between dispatches the caller looks after its peers. */
 static const double dispatch_s = 0.02;
 
-static void act_init(struct act *act, int rows, int k)
+/* Room for `count` of `size` bytes in the step's scratch; NULL while the scratch is being measured. */
+static void *take(struct cpu *cpu, size_t count, size_t size)
 {
-    gw_act_init(&act->view, rows, k);
+    uint8_t *room = cpu->scratch ? cpu->scratch + cpu->scratch_bytes : NULL;
+    cpu->scratch_bytes += (count * size + 63) / 64 * 64;
+    return room;
+}
+
+static void act_init(struct cpu *cpu, struct act *act, int rows, int k)
+{
+    act->view = (struct gw_act){.k = k, .blocks = take(cpu, gw_act_bytes(rows, k), 1)};
     act->rows = rows;
 }
 
@@ -33,12 +41,6 @@ static void act_init(struct act *act, int rows, int k)
 static void act_keep_floats(struct act *act)
 {
     if (!act->x) act->view.x = act->x = gw_alloc_lines((size_t)act->rows * (size_t)act->view.k, sizeof(float));
-}
-
-static void act_close(struct act *act)
-{
-    free(act->x);
-    gw_act_free(&act->view);
 }
 
 static void partial_init(struct partial *partial, int atoms, int begin, int end, const int *block_ends)
@@ -65,34 +67,37 @@ static void init_partials(struct cpu *cpu)
     partial_init(&cpu->ffn_sum, dims->ffn_atoms, s->ffn_begin, s->ffn_end, ends);
 }
 
-static float *alloc_partials(const struct cpu *cpu)
+static void place_scratch(struct cpu *cpu)
 {
+    const size_t rows = (size_t)cpu->config.max_rows, d = (size_t)cpu->d, threads = (size_t)gw_pool_threads(cpu->pool);
+    const size_t heads_width = (size_t)(cpu->kv_heads * cpu->group * cpu->head_dim);
+    const size_t kv_width = (size_t)(cpu->kv_heads * cpu->head_dim);
     int nodes = cpu->attn_sum.node_count > cpu->ffn_sum.node_count ? cpu->attn_sum.node_count : cpu->ffn_sum.node_count;
-    return gw_alloc_lines((size_t)nodes * (size_t)cpu->config.max_rows * (size_t)cpu->d, sizeof(float));
+    cpu->scratch_bytes = 0;
+    cpu->row_seq = take(cpu, rows, sizeof(int32_t));
+    cpu->hidden = take(cpu, rows * d, sizeof(float));
+    cpu->query = take(cpu, rows * heads_width, sizeof(float));
+    cpu->key = take(cpu, rows * kv_width, sizeof(float));
+    cpu->value = take(cpu, rows * kv_width, sizeof(float));
+    cpu->norm_tiles = take(cpu, threads * NORM_ROWS * d, sizeof(float));
+    cpu->tiles = take(cpu, threads * 2 * TILE_ROWS * GW_BLOCK, sizeof(float));
+    cpu->partials = cpu->own_partials = take(cpu, (size_t)nodes * rows * d, sizeof(float));
+    act_init(cpu, &cpu->normed, (int)rows, cpu->d);
+    act_init(cpu, &cpu->attended, (int)rows, (int)heads_width);
+    cpu->attended.view.x = cpu->query; /* attention overwrites its queries */
+    act_init(cpu, &cpu->activated, (int)rows, cpu->ffn);
+    cpu->warm = take(cpu, threads, sizeof *cpu->warm);
+    cpu->page_scratch = take(cpu, threads * ATTENTION_ROWS * (size_t)cpu->max_pages, sizeof(*cpu->page_scratch));
 }
 
+/* In one piece, so that it lies in huge pages: each array for itself would be too small. */
 static void init_scratch(struct cpu *cpu)
 {
-    size_t rows = (size_t)cpu->config.max_rows, d = (size_t)cpu->d;
-    size_t heads_width = (size_t)(cpu->kv_heads * cpu->group * cpu->head_dim);
-    size_t kv_width = (size_t)(cpu->kv_heads * cpu->head_dim);
-    cpu->row_seq = gw_alloc(rows, sizeof(int32_t));
-    cpu->hidden = gw_alloc_lines(rows * d, sizeof(float));
-    cpu->query = gw_alloc_lines(rows * heads_width, sizeof(float));
-    cpu->key = gw_alloc_lines(rows * kv_width, sizeof(float));
-    cpu->value = gw_alloc_lines(rows * kv_width, sizeof(float));
-    cpu->norm_tiles = gw_alloc_lines((size_t)gw_pool_threads(cpu->pool) * NORM_ROWS * d, sizeof(float));
-    cpu->tiles = gw_alloc_lines((size_t)gw_pool_threads(cpu->pool) * 2 * TILE_ROWS * GW_BLOCK, sizeof(float));
-    cpu->partials = cpu->own_partials = alloc_partials(cpu);
-    act_init(&cpu->normed, (int)rows, cpu->d);
-    act_init(&cpu->attended, (int)rows, (int)heads_width);
-    cpu->attended.view.x = cpu->query; /* attention overwrites its queries */
-    act_init(&cpu->activated, (int)rows, cpu->ffn);
     cpu->max_pages = (cpu->config.max_context + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS + 1;
     cpu->max_pages = (cpu->max_pages + 7) / 8 * 8; /* cache lines of one thread each */
-    cpu->warm = gw_alloc_lines((size_t)gw_pool_threads(cpu->pool), sizeof *cpu->warm);
-    cpu->page_scratch = gw_alloc_lines((size_t)gw_pool_threads(cpu->pool) * ATTENTION_ROWS * (size_t)cpu->max_pages,
-                                       sizeof(*cpu->page_scratch));
+    place_scratch(cpu);
+    cpu->scratch = gw_alloc_lines(cpu->scratch_bytes, 1);
+    place_scratch(cpu);
     size_t halves = 2 * (size_t)(cpu->config.shard.layer_end - cpu->config.shard.layer_begin);
     cpu->queue = gw_alloc(halves, sizeof *cpu->queue);
     cpu->next_item = gw_alloc(halves, sizeof *cpu->next_item);
@@ -120,20 +125,15 @@ static void cpu_destroy(struct gw_backend *backend)
     free(cpu->inv_freq);
     free(cpu->cosine);
     free(cpu->sine);
-    free(cpu->row_seq);
     free(cpu->embedding_row);
     free(cpu->queue);
     free(cpu->next_item);
     gw_cpu_rows_close(cpu);
-    free(cpu->warm);
     free(cpu->gemm_scratch);
-    free(cpu->page_scratch);
-    float *scratch[] = {cpu->hidden,     cpu->query, cpu->key,          cpu->value,
-                        cpu->norm_tiles, cpu->tiles, cpu->own_partials, cpu->own_logits};
-    for (size_t i = 0; i < sizeof scratch / sizeof *scratch; i++) free(scratch[i]);
-    act_close(&cpu->normed);
-    act_close(&cpu->attended);
-    act_close(&cpu->activated);
+    free(cpu->own_logits);
+    free(cpu->normed.x);
+    free(cpu->activated.x);
+    free(cpu->scratch);
     free(cpu);
 }
 
@@ -167,7 +167,7 @@ static gw_err cpu_step_begin(struct gw_backend *backend, const struct gw_step *s
     cpu->own_sum_pending = false;
     cpu->queued = 0;
     for (int t = 0; t < gw_pool_threads(cpu->pool); t++) cpu->warm[t] = (struct gw_warm){0};
-    int positions = 0, rows = 0;
+    int positions = 0, rows = 0, pages = 0;
     for (int i = 0; i < step->seq_count; i++) {
         const struct gw_step_seq *seq = &step->seqs[i];
         int end = seq->pos0 + seq->rows;
@@ -176,10 +176,12 @@ static gw_err cpu_step_begin(struct gw_backend *backend, const struct gw_step *s
         for (int p = 0; p < (end + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS; p++) {
             int page = step->pages[seq->page0 + p];
             GW_ASSERT(page >= 0 && page < cpu->config.kv_pages);
+            if (page >= pages) pages = page + 1;
         }
         for (int row = 0; row < seq->rows; row++) cpu->row_seq[seq->row0 + row] = i;
         if (end > positions) positions = end;
     }
+    gw_cpu_back_kv(cpu, pages);
     gw_cpu_share_rows(cpu, step);
     grow_rope(cpu, positions);
     return GW_OK;
@@ -609,11 +611,9 @@ static gw_err cpu_residual_add_own(struct gw_backend *backend)
 static void cpu_exchange_memory(struct gw_backend *backend, float *nodes, float *logits)
 {
     struct cpu *cpu = of(backend);
-    free(cpu->own_partials);
     free(cpu->own_logits);
-    cpu->own_partials = cpu->own_logits = NULL;
-    if (!nodes) nodes = cpu->own_partials = alloc_partials(cpu);
-    cpu->partials = nodes;
+    cpu->own_logits = NULL;
+    cpu->partials = nodes ? nodes : cpu->own_partials;
     cpu->logits = logits;
     cpu->logits_count = logits ? (size_t)cpu->config.max_rows * (size_t)cpu->vocab : 0;
 }

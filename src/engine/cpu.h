@@ -82,8 +82,11 @@ struct cpu {
     float *output_norm;
     struct gw_packed output;
     struct gw_shared *output_memory;
-    int rows_awaited;      /* of the output matrix */
-    uint64_t packed_bytes; /* weights that were packed here, not found */
+    int rows_awaited;             /* of the output matrix */
+    size_t kv_backed;             /* so much of each layer's KV lies in huge pages, if the system gives any, */
+    int kv_backed_layers;         /* and of so many layers one huge page more */
+    double kv_backing_s, begin_s; /* the time that took; when this backend began */
+    uint64_t packed_bytes;        /* weights that were packed here, not found */
     const struct gw_gguf_tensor *embedding;
     uint8_t *embedding_row; /* one row of it as in the file */
 
@@ -94,6 +97,9 @@ struct cpu {
 
     struct partial attn_sum, ffn_sum;
     const struct partial *last_sum;
+
+    uint8_t *scratch; /* holds the arrays below, but for those of cpu_rows.c and what grows on demand */
+    size_t scratch_bytes;
 
     const struct gw_step *step;
     int32_t *row_seq; /* [rows]: index of the row's sequence in the step */
@@ -119,7 +125,7 @@ struct cpu {
     float *partials;            /* [node][rows][d] */
     float *logits;              /* [rows][vocab], grown on demand */
     size_t logits_count;
-    float *own_partials, *own_logits; /* NULL where the caller's memory is used (exchange_memory) */
+    float *own_partials, *own_logits; /* not used where the caller's memory is (exchange_memory) */
     struct act normed, attended, activated;
     bool own_sum_pending;     /* partials are yet to be added to hidden: done where rows are read next */
     struct half_layer *queue; /* [2 * layers] */
@@ -142,6 +148,10 @@ static inline uint16_t *kv_page(const struct cpu *cpu, int layer, int page, int 
 /* Norms, biases and weights of the shard, from the model's map, the store or the donor; room for KV pages. */
 GW_CHECK gw_err gw_cpu_load(struct cpu *cpu);
 void gw_cpu_unload(struct cpu *cpu);
+
+/* Moves the first `pages` KV pages of all layers into huge pages, a few at each call: a virtual machine may have to ask its host for each, which takes
+ * as long as a sixth of a step. */
+void gw_cpu_back_kv(struct cpu *cpu, int pages);
 
 /* Packs the part of a tensor that begins at output n_begin and input k_begin into packed->data, on all threads. */
 void gw_cpu_pack(struct cpu *cpu, const struct gw_packed *packed, const struct gw_gguf_tensor *tensor, int n_begin,

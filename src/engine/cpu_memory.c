@@ -111,6 +111,7 @@ static gw_err load_part(struct cpu *cpu, struct part *part, bool own)
     part->pending = found == GW_STORE_BUSY && !*part->awaited;
     if (part->pending) return GW_OK;
     if (!segment) TRY(gw_shared_create(part->bytes, "weights", &segment));
+    if (found == GW_STORE_NEW) gw_back_large(segment->mapping, segment->mapping_bytes);
     use_segment(part, segment);
     if (found == GW_STORE_FOUND) *part->awaited = 0;
     if (found == GW_STORE_FOUND || *part->awaited) goto out;
@@ -246,6 +247,25 @@ out:
     return rc;
 }
 
+void gw_cpu_back_kv(struct cpu *cpu, int pages)
+{
+    static const double share = 0.02; /* of the time, at most, but for one huge page more */
+    const size_t bytes = (size_t)pages * (size_t)cpu->kv_heads * gw_page_halves(cpu->head_dim) * sizeof(uint16_t);
+    const int layers = cpu->config.shard.layer_end - cpu->config.shard.layer_begin;
+    double begin_s = gw_clock_now_s(), now_s = begin_s;
+    while (cpu->kv_backed < bytes && cpu->kv_backing_s + now_s - begin_s < share * (now_s - cpu->begin_s)) {
+        const struct gw_shared *kv = cpu->layers[cpu->kv_backed_layers].kv;
+        if (kv && kv->mapping_bytes >= cpu->kv_backed + GW_HUGE_PAGE)
+            gw_back_large((uint8_t *)kv->mapping + cpu->kv_backed, GW_HUGE_PAGE);
+        if (++cpu->kv_backed_layers == layers) {
+            cpu->kv_backed_layers = 0;
+            cpu->kv_backed += GW_HUGE_PAGE;
+        }
+        now_s = gw_clock_now_s();
+    }
+    cpu->kv_backing_s += now_s - begin_s;
+}
+
 static void free_layer(struct layer *layer)
 {
     free(layer->attn_norm);
@@ -290,6 +310,7 @@ gw_err gw_cpu_load(struct cpu *cpu)
     int layers = s->layer_end - s->layer_begin, count = 0;
     struct part *parts = gw_alloc((size_t)(2 * layers + 1), sizeof *parts);
     cpu->layers = gw_alloc((size_t)layers, sizeof *cpu->layers);
+    cpu->begin_s = gw_clock_now_s();
     for (int layer = s->layer_begin; layer < s->layer_end; layer++) {
         const struct gw_shard *ds = donor ? &donor->config.shard : s;
         bool had = donor && layer >= ds->layer_begin && layer < ds->layer_end;

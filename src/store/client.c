@@ -123,18 +123,29 @@ static void forget(struct gw_shared *segment)
         if (store->mapped[i] == segment) store->mapped[i] = store->mapped[--store->mapped_count];
 }
 
-static gw_err add_mapping(struct gw_store *store, int fd, uint32_t id, size_t bytes, struct gw_shared **segment)
+/* Maps whole huge pages of the file, where it has them: with less of one than all, the mapping would be of small pages. */
+static gw_err add_mapping(struct gw_store *store, int fd, const struct gw_store_reply *reply,
+                          struct gw_shared **segment)
 {
-    void *data = gw_map_large(bytes, fd);
-    if (data == MAP_FAILED)
+    const size_t begin = reply->offset / GW_HUGE_PAGE * GW_HUGE_PAGE, end = reply->offset + reply->bytes;
+    const size_t whole = (end + GW_HUGE_PAGE - 1) / GW_HUGE_PAGE * GW_HUGE_PAGE;
+    const size_t bytes = (whole < reply->file_bytes ? whole : reply->file_bytes) - begin;
+    uint8_t *mapping = gw_map_large(bytes, fd, begin);
+    if (mapping == MAP_FAILED)
         return gw_fail(GW_ERR_MEMORY, "cannot map %zu MiB of the context store: %s", bytes >> 20, strerror(errno));
     if (store->mapped_count == store->mapped_capacity) {
         store->mapped_capacity = store->mapped_capacity ? 2 * store->mapped_capacity : 64;
         store->mapped = gw_realloc(store->mapped, (size_t)store->mapped_capacity, sizeof(struct gw_shared *));
     }
     *segment = gw_alloc(1, sizeof **segment);
-    **segment = (struct gw_shared){
-        .data = data, .bytes = bytes, .holders = 1, .released = forget, .owner = store, .number = id};
+    **segment = (struct gw_shared){.data = mapping + (reply->offset - begin),
+                                   .bytes = reply->bytes,
+                                   .mapping = mapping,
+                                   .mapping_bytes = bytes,
+                                   .holders = 1,
+                                   .released = forget,
+                                   .owner = store,
+                                   .number = reply->id};
     store->mapped[store->mapped_count++] = *segment;
     return GW_OK;
 }
@@ -153,11 +164,12 @@ gw_err gw_store_map(struct gw_store *store, enum gw_store_scope scope, const cha
     TRY(ask(store, &request, NULL, &reply, &fd));
     *found = (enum gw_store_found)reply.found;
     if (*found == GW_STORE_BUSY || *found == GW_STORE_NONE) goto out;
-    if (fd < 0 || reply.bytes < request.bytes) {
+    if (fd < 0 || reply.bytes < request.bytes || reply.file_bytes < reply.bytes ||
+        reply.offset > reply.file_bytes - reply.bytes) {
         rc = give_up(store, "memory is missing");
         goto out;
     }
-    TRY(add_mapping(store, fd, reply.id, reply.bytes, segment));
+    TRY(add_mapping(store, fd, &reply, segment));
 out:
     if (fd >= 0) close(fd);
     return rc;

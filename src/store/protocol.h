@@ -9,7 +9,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-enum { GW_STORE_MAGIC = 0x67775331, GW_STORE_MOST_KEPT = 16384 };
+enum { GW_STORE_MAGIC = 0x67775332, GW_STORE_MOST_KEPT = 16384 };
 
 enum gw_store_op { GW_STORE_TAKE = 1, GW_STORE_MAP, GW_STORE_FILLED, GW_STORE_KEEP, GW_STORE_USAGE };
 
@@ -27,8 +27,9 @@ struct gw_store_reply {
     uint32_t magic;
     int32_t error; /* an errno, or 0 */
     uint32_t id;
-    uint32_t found; /* MAP: enum gw_store_found; TAKE: 0 or 1 */
-    uint64_t bytes; /* MAP: of the segment; USAGE; TAKE: how many processes hold a context under a plan */
+    uint32_t found;              /* MAP: enum gw_store_found; TAKE: 0 or 1 */
+    uint64_t bytes;              /* MAP: of the segment; USAGE; TAKE: how many processes hold a context under a plan */
+    uint64_t offset, file_bytes; /* MAP: where the segment begins in the file, and the file's size */
 };
 
 /* The abstract address that stands for the job in `out_dir` and this user; 0 bytes with errno when the folder cannot be looked at. */

@@ -15,11 +15,20 @@
 
 enum { MOST_CLIENTS = 4096, MOST_BYTES = sizeof(struct gw_store_request) + GW_STORE_MOST_KEPT * sizeof(uint32_t) };
 
+/* A memory file with one segment, or, a slab, of shared ones that fill no huge pages of their own. It goes with the last of them, not part by part: a client
+ * that has hung up may still map what nobody else wants. */
+struct file {
+    int fd;
+    uint64_t bytes, used;
+    int segments;
+};
+
 struct segment {
     uint32_t id;
     uint32_t context; /* whose own; 0: shared */
     uint32_t filler;  /* the context that is filling it; 0: it is filled, or own */
-    int fd;
+    struct file *file;
+    uint64_t offset; /* in it */
     uint64_t bytes;
     char name[GW_STORE_NAME_BYTES];
 };
@@ -41,6 +50,7 @@ struct gw_store_server {
     uint64_t order;   /* the latest */
     struct segment *segments;
     int segment_count, segment_capacity;
+    struct file *slab; /* the latest: it may have room; or NULL */
     struct context *contexts;
     int context_count, context_capacity;
     uint8_t *request; /* [MOST_BYTES] */
@@ -88,8 +98,12 @@ static void drop_context(struct gw_store_server *server, struct context *context
 
 static void drop_segment(struct gw_store_server *server, int at)
 {
-    close(server->segments[at].fd);
+    struct file *file = server->segments[at].file;
     server->segments[at] = server->segments[--server->segment_count];
+    if (--file->segments) return;
+    if (server->slab == file) server->slab = NULL;
+    close(file->fd);
+    free(file);
 }
 
 /* Contexts that nobody will take over and segments that nobody wants. */
@@ -151,25 +165,55 @@ static int find_segment(const struct gw_store_server *server, uint32_t context, 
     return -1;
 }
 
-static int add_segment(struct gw_store_server *server, const struct gw_store_request *request, uint32_t context,
-                       uint32_t filler)
+/* A file of so many bytes; NULL with errno. */
+static struct file *new_file(uint64_t bytes)
 {
     int fd = memfd_create("godwit-store", MFD_CLOEXEC);
-    if (fd < 0) return -1;
-    if (ftruncate(fd, (off_t)gw_large_bytes(request->bytes))) {
+    if (fd < 0) return NULL;
+    if (ftruncate(fd, (off_t)bytes)) {
         int error = errno;
         close(fd);
         errno = error;
-        return -1;
+        return NULL;
     }
+    struct file *file = gw_alloc(1, sizeof *file);
+    *file = (struct file){.fd = fd, .bytes = bytes};
+    return file;
+}
+
+/* The file for a new segment, at its `used`; NULL with errno. */
+static struct file *file_for(struct gw_store_server *server, uint64_t bytes, bool shared)
+{
+    if (!shared || !gw_goes_to_slab(bytes)) return new_file(gw_large_bytes(bytes));
+    if (!server->slab || server->slab->used + bytes > GW_SLAB_BYTES) {
+        struct file *slab = new_file(GW_SLAB_BYTES);
+        if (!slab) return NULL;
+        server->slab = slab;
+    }
+    return server->slab;
+}
+
+/* The number of the new segment, or -1 with errno. */
+static int add_segment(struct gw_store_server *server, const struct gw_store_request *request, uint32_t context,
+                       uint32_t filler)
+{
+    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    struct file *file = file_for(server, request->bytes, context == 0);
+    if (!file) return -1;
     if (server->segment_count == server->segment_capacity) {
         server->segment_capacity = server->segment_capacity ? 2 * server->segment_capacity : 256;
         server->segments = gw_realloc(server->segments, (size_t)server->segment_capacity, sizeof *server->segments);
     }
     struct segment *segment = &server->segments[server->segment_count];
-    *segment = (struct segment){
-        .id = ++server->last_id, .context = context, .filler = filler, .fd = fd, .bytes = request->bytes};
+    *segment = (struct segment){.id = ++server->last_id,
+                                .context = context,
+                                .filler = filler,
+                                .file = file,
+                                .offset = file->used,
+                                .bytes = request->bytes};
     memcpy(segment->name, request->name, sizeof segment->name);
+    file->used += (request->bytes + page - 1) / page * page;
+    file->segments++;
     return server->segment_count++;
 }
 
@@ -198,10 +242,13 @@ static int map(struct gw_store_server *server, struct context *context, struct g
             return -1;
         }
     }
-    want(context, server->segments[at].id);
-    reply->id = server->segments[at].id;
-    reply->bytes = server->segments[at].bytes;
-    return server->segments[at].fd;
+    const struct segment *segment = &server->segments[at];
+    want(context, segment->id);
+    reply->id = segment->id;
+    reply->bytes = segment->bytes;
+    reply->offset = segment->offset;
+    reply->file_bytes = segment->file->bytes;
+    return segment->file->fd;
 }
 
 static void keep(struct gw_store_server *server, struct context *context, const struct gw_store_request *request)
@@ -223,8 +270,12 @@ static uint64_t usage(const struct gw_store_server *server)
 {
     uint64_t bytes = 0;
     struct stat memory;
-    for (int s = 0; s < server->segment_count; s++)
-        if (fstat(server->segments[s].fd, &memory) == 0) bytes += (uint64_t)memory.st_blocks * 512;
+    for (int s = 0; s < server->segment_count; s++) {
+        const struct file *file = server->segments[s].file;
+        bool counted = false;
+        for (int before = 0; before < s && !counted; before++) counted = server->segments[before].file == file;
+        if (!counted && fstat(file->fd, &memory) == 0) bytes += (uint64_t)memory.st_blocks * 512;
+    }
     return bytes;
 }
 

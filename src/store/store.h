@@ -5,6 +5,8 @@
  * dies or leaves, its context stays with the server, and the next rank that asks takes it over: it maps what lies there instead of
  * computing it again. Nothing has a name in a file system, so nothing is left behind when the server and its clients are gone.
  *
+ * Shared segments that fill no huge pages (gw_goes_to_slab()) lie side by side in slabs, and the memory of one goes when its slab's last one does.
+ *
  * The server listens on an abstract UNIX socket whose name follows from the job's folder; both sides accept their own user only.
  *
  * What a rank computes into its context counts only as far as its snapshot says (job/snapshot.h): the store knows nothing of contents.

@@ -174,6 +174,37 @@ static void test_alloc(void)
     }
 }
 
+/* Small parts of large memory lie side by side, and stay apart; large ones have mappings of their own. */
+static void test_shared(void)
+{
+    enum { PARTS = 21 };
+    const size_t huge = GW_HUGE_PAGE, sizes[] = {1, 5000, huge / 3, huge - 5, huge + huge / 2, 3 * huge, 4 * huge + 1};
+    struct gw_shared *parts[PARTS];
+    CU_ASSERT(!gw_goes_to_slab(huge) && !gw_goes_to_slab(huge - huge / 5 + 8) && !gw_goes_to_slab(SIZE_MAX));
+    CU_ASSERT(gw_goes_to_slab(1) && gw_goes_to_slab(huge + 1) && gw_goes_to_slab(huge / 2));
+    for (int round = 0; round < 3; round++) {
+        for (int i = round ? 1 : 0; i < PARTS; i += round ? 2 : 1) { /* later rounds: every second one anew */
+            size_t bytes = sizes[(size_t)(i + round) % (sizeof sizes / sizeof *sizes)];
+            CU_ASSERT_EQUAL_FATAL(gw_shared_create(bytes, "a part", &parts[i]), GW_OK);
+            CU_ASSERT_EQUAL(parts[i]->bytes, bytes);
+            CU_ASSERT_EQUAL((uintptr_t)parts[i]->data % 4096, 0);
+            const unsigned char *data = parts[i]->data;
+            CU_ASSERT(data[0] == 0 && data[bytes / 2] == 0 && data[bytes - 1] == 0);
+            memset(parts[i]->data, i + 1, bytes);
+            if (parts[i]->mapping) gw_back_large(parts[i]->mapping, parts[i]->mapping_bytes);
+        }
+        for (int i = 0; i < PARTS; i++) {
+            const unsigned char *data = parts[i]->data;
+            for (size_t at = 0; at < parts[i]->bytes; at++)
+                if (data[at] != i + 1) CU_FAIL_FATAL("a part has what is another's");
+            if (round == 2 || i % 2) gw_shared_release(parts[i]);
+        }
+    }
+    struct gw_shared *none = NULL;
+    CU_ASSERT_EQUAL(gw_shared_create(SIZE_MAX / 2, "the impossible", &none), GW_ERR_MEMORY);
+    CU_ASSERT_PTR_NULL(none);
+}
+
 static void test_buffers(void)
 {
     struct gw_buf buf = {0};
@@ -402,6 +433,7 @@ int main(void)
         {"table of errors", test_error_table},
         {"bugs and lack of memory end the process", test_death},
         {"allocation", test_alloc},
+        {"small parts of large memory", test_shared},
         {"buffers and readers", test_buffers},
         {"files", test_files},
         {"a large file", test_large_file},

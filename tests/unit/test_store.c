@@ -65,6 +65,41 @@ static void test_shared(void)
     gw_store_close(b);
 }
 
+/* Segments too small for huge pages share files of the server; huge pages that come late change nothing. */
+static void test_side_by_side(void)
+{
+    enum { COUNT = 24 };
+    const size_t sizes[] = {5000, GW_HUGE_PAGE / 4, GW_HUGE_PAGE / 8 * 7, GW_HUGE_PAGE + GW_HUGE_PAGE / 2};
+    struct gw_store *a = connect_store(), *b = connect_store();
+    struct gw_shared *of_a[COUNT], *of_b[COUNT];
+    char name[16];
+    for (int i = 0; i < COUNT; i++) {
+        snprintf(name, sizeof name, "part %d", i);
+        of_a[i] = map(a, GW_STORE_SHARED, name, sizes[i % 4], GW_STORE_NEW);
+        if (i % 3 == 0) gw_back_large(of_a[i]->mapping, of_a[i]->mapping_bytes);
+        CU_ASSERT_EQUAL(((uint8_t *)of_a[i]->data)[sizes[i % 4] - 1], 0);
+        memset(of_a[i]->data, i + 1, sizes[i % 4]);
+        if (i % 3 == 1) gw_back_large(of_a[i]->mapping, of_a[i]->mapping_bytes);
+        CU_ASSERT_EQUAL(gw_store_filled(a, of_a[i]), GW_OK);
+        of_b[i] = map(b, GW_STORE_SHARED, name, sizes[i % 4], GW_STORE_FOUND);
+    }
+    for (int i = 0; i < COUNT; i++) gw_shared_release(of_a[i]);
+    CU_ASSERT_EQUAL(gw_store_keep(a, 1), GW_OK);
+    for (int i = 0; i < COUNT; i += 2) gw_shared_release(of_b[i]);
+    CU_ASSERT_EQUAL(gw_store_keep(b, 1), GW_OK);
+    for (int i = 1; i < COUNT; i += 2) {
+        const uint8_t *data = of_b[i]->data;
+        for (size_t at = 0; at < sizes[i % 4]; at++)
+            if (data[at] != i + 1) CU_FAIL_FATAL("a segment has what is another's");
+        gw_shared_release(of_b[i]);
+    }
+    CU_ASSERT(usage(b) > 0);
+    CU_ASSERT_EQUAL(gw_store_keep(b, 1), GW_OK);
+    CU_ASSERT_EQUAL(usage(b), 0);
+    gw_store_close(a);
+    gw_store_close(b);
+}
+
 /* A process that ends without a word while it fills a shared segment, and owns another: mapped, written, kept under `order`. */
 static void leave_behind(const char *text, uint64_t order, bool fill)
 {
@@ -210,6 +245,7 @@ int main(void)
     CU_initialize_registry();
     CU_pSuite suite = CU_add_suite("store", begin, end);
     CU_add_test(suite, "shared segments are filled once", test_shared);
+    CU_add_test(suite, "small segments side by side", test_side_by_side);
     CU_add_test(suite, "a context is taken over", test_take);
     CU_add_test(suite, "what was half filled is made anew", test_unfilled);
     CU_add_test(suite, "several takers", test_takers);
