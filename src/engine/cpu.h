@@ -71,6 +71,15 @@ struct half_layer {
     bool add;   /* the sum that waits goes to the hidden rows first */
 };
 
+/* How much of weights and KV has been moved to huge pages (cpu_memory.c). */
+struct backing {
+    int part; /* of weights: two a layer, then the output matrix */
+    size_t part_at;
+    size_t kv_at; /* of each layer's KV, and of so many layers one huge page more */
+    int layer;
+    double begin_s, spent_s; /* since when, and the time it took */
+};
+
 struct cpu {
     struct gw_backend base;
     struct gw_backend_config config;
@@ -82,11 +91,9 @@ struct cpu {
     float *output_norm;
     struct gw_packed output;
     struct gw_shared *output_memory;
-    int rows_awaited;             /* of the output matrix */
-    size_t kv_backed;             /* so much of each layer's KV lies in huge pages, if the system gives any, */
-    int kv_backed_layers;         /* and of so many layers one huge page more */
-    double kv_backing_s, begin_s; /* the time that took; when this backend began */
-    uint64_t packed_bytes;        /* weights that were packed here, not found */
+    int rows_awaited; /* of the output matrix */
+    struct backing backing;
+    uint64_t packed_bytes; /* weights that were packed here, not found */
     const struct gw_gguf_tensor *embedding;
     uint8_t *embedding_row; /* one row of it as in the file */
 
@@ -149,9 +156,9 @@ static inline uint16_t *kv_page(const struct cpu *cpu, int layer, int page, int 
 GW_CHECK gw_err gw_cpu_load(struct cpu *cpu);
 void gw_cpu_unload(struct cpu *cpu);
 
-/* Moves the first `pages` KV pages of all layers into huge pages, a few at each call: a virtual machine may have to ask its host for each, which takes
- * as long as a sixth of a step. */
-void gw_cpu_back_kv(struct cpu *cpu, int pages);
+/* Moves weights and the first `pages` KV pages of all layers to huge pages, a few at each call. Where they are already, or the system has none, nothing comes
+ * of it. */
+void gw_cpu_back_memory(struct cpu *cpu, int pages);
 
 /* Packs the part of a tensor that begins at output n_begin and input k_begin into packed->data, on all threads. */
 void gw_cpu_pack(struct cpu *cpu, const struct gw_packed *packed, const struct gw_gguf_tensor *tensor, int n_begin,

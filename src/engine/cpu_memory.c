@@ -65,6 +65,59 @@ static void use_segment(const struct part *part, struct gw_shared *segment)
     gw_shared_release(segment);
 }
 
+/* ---- huge pages ------------------------------------------------------------------------------------------------- */
+
+/* Shared memory gets huge pages only if asked for each. That is quick, and quicker than small ones if nothing has been written yet; but a virtual machine
+ * may have to ask its host for each, which takes as long as a sixth of a step: at the beginning so much is spent on it, and later such a share of the time. */
+static const double back_first_s = 0.05, back_share = 0.02;
+
+static void back_page(struct cpu *cpu, const struct gw_shared *memory, size_t at)
+{
+    if (!memory || memory->mapping_bytes < at + GW_HUGE_PAGE) return;
+    double begin_s = gw_clock_now_s();
+    gw_back_large((uint8_t *)memory->mapping + at, GW_HUGE_PAGE);
+    cpu->backing.spent_s += gw_clock_now_s() - begin_s;
+}
+
+/* Memory that is new, before it is written. */
+static void back_new(struct cpu *cpu, const struct gw_shared *memory)
+{
+    for (size_t at = 0; at < memory->mapping_bytes && cpu->backing.spent_s < back_first_s; at += GW_HUGE_PAGE)
+        back_page(cpu, memory, at);
+}
+
+/* The next huge page of weights, or, then, of the first kv_bytes of all layers' KV; false: that was all. */
+static bool back_next(struct cpu *cpu, size_t kv_bytes)
+{
+    struct backing *backing = &cpu->backing;
+    const int layers = cpu->config.shard.layer_end - cpu->config.shard.layer_begin, part = backing->part;
+    if (part <= 2 * layers) {
+        const struct gw_shared *memory = part == 2 * layers ? cpu->output_memory
+                                                            : cpu->layers[part / 2].memory[part % 2 ? GATE : Q];
+        back_page(cpu, memory, backing->part_at);
+        backing->part_at += GW_HUGE_PAGE;
+        if (memory && backing->part_at < memory->mapping_bytes) return true;
+        backing->part++;
+        backing->part_at = 0;
+        return true;
+    }
+    if (backing->kv_at >= kv_bytes) return false;
+    back_page(cpu, cpu->layers[backing->layer].kv, backing->kv_at);
+    if (++backing->layer < layers) return true;
+    backing->layer = 0;
+    backing->kv_at += GW_HUGE_PAGE;
+    return true;
+}
+
+void gw_cpu_back_memory(struct cpu *cpu, int pages)
+{
+    const size_t bytes = (size_t)pages * (size_t)cpu->kv_heads * gw_page_halves(cpu->head_dim) * sizeof(uint16_t);
+    double most_s = back_first_s + back_share * (gw_clock_now_s() - cpu->backing.begin_s);
+    while (cpu->backing.spent_s < most_s && back_next(cpu, bytes)) continue;
+}
+
+/* ---- weights, packed -------------------------------------------------------------------------------------------- */
+
 struct pack_job {
     const struct gw_packed *packed;
     const uint8_t *src;
@@ -111,7 +164,7 @@ static gw_err load_part(struct cpu *cpu, struct part *part, bool own)
     part->pending = found == GW_STORE_BUSY && !*part->awaited;
     if (part->pending) return GW_OK;
     if (!segment) TRY(gw_shared_create(part->bytes, "weights", &segment));
-    if (found == GW_STORE_NEW) gw_back_large(segment->mapping, segment->mapping_bytes);
+    if (found == GW_STORE_NEW) back_new(cpu, segment);
     use_segment(part, segment);
     if (found == GW_STORE_FOUND) *part->awaited = 0;
     if (found == GW_STORE_FOUND || *part->awaited) goto out;
@@ -247,25 +300,6 @@ out:
     return rc;
 }
 
-void gw_cpu_back_kv(struct cpu *cpu, int pages)
-{
-    static const double share = 0.02; /* of the time, at most, but for one huge page more */
-    const size_t bytes = (size_t)pages * (size_t)cpu->kv_heads * gw_page_halves(cpu->head_dim) * sizeof(uint16_t);
-    const int layers = cpu->config.shard.layer_end - cpu->config.shard.layer_begin;
-    double begin_s = gw_clock_now_s(), now_s = begin_s;
-    while (cpu->kv_backed < bytes && cpu->kv_backing_s + now_s - begin_s < share * (now_s - cpu->begin_s)) {
-        const struct gw_shared *kv = cpu->layers[cpu->kv_backed_layers].kv;
-        if (kv && kv->mapping_bytes >= cpu->kv_backed + GW_HUGE_PAGE)
-            gw_back_large((uint8_t *)kv->mapping + cpu->kv_backed, GW_HUGE_PAGE);
-        if (++cpu->kv_backed_layers == layers) {
-            cpu->kv_backed_layers = 0;
-            cpu->kv_backed += GW_HUGE_PAGE;
-        }
-        now_s = gw_clock_now_s();
-    }
-    cpu->kv_backing_s += now_s - begin_s;
-}
-
 static void free_layer(struct layer *layer)
 {
     free(layer->attn_norm);
@@ -310,7 +344,7 @@ gw_err gw_cpu_load(struct cpu *cpu)
     int layers = s->layer_end - s->layer_begin, count = 0;
     struct part *parts = gw_alloc((size_t)(2 * layers + 1), sizeof *parts);
     cpu->layers = gw_alloc((size_t)layers, sizeof *cpu->layers);
-    cpu->begin_s = gw_clock_now_s();
+    cpu->backing.begin_s = gw_clock_now_s();
     for (int layer = s->layer_begin; layer < s->layer_end; layer++) {
         const struct gw_shard *ds = donor ? &donor->config.shard : s;
         bool had = donor && layer >= ds->layer_begin && layer < ds->layer_end;
