@@ -67,13 +67,14 @@ static void use_segment(const struct part *part, struct gw_shared *segment)
 
 /* ---- huge pages ------------------------------------------------------------------------------------------------- */
 
-/* Shared memory gets huge pages only if asked for each. That is quick, and quicker than small ones if nothing has been written yet; but a virtual machine
- * may have to ask its host for each, which takes as long as a sixth of a step: at the beginning so much is spent on it, and later such a share of the time. */
+/* Memory of the store gets huge pages only if asked for each; private memory has them as it is first written. Asking is quick, and quicker than small
+ * pages if nothing has been written yet; but a virtual machine may have to ask its host for each, which takes as long as a sixth of a step: at the
+ * beginning so much is spent on it, and later such a share of the time. */
 static const double back_first_s = 0.05, back_share = 0.02;
 
 static void back_page(struct cpu *cpu, const struct gw_shared *memory, size_t at)
 {
-    if (!memory || memory->mapping_bytes < at + GW_HUGE_PAGE) return;
+    if (!memory || !memory->owner || memory->mapping_bytes < at + GW_HUGE_PAGE) return;
     double begin_s = gw_clock_now_s();
     gw_back_large((uint8_t *)memory->mapping + at, GW_HUGE_PAGE);
     cpu->backing.spent_s += gw_clock_now_s() - begin_s;
@@ -101,7 +102,7 @@ static bool back_next(struct cpu *cpu, size_t kv_bytes)
         backing->part_at = 0;
         return true;
     }
-    if (backing->kv_at >= kv_bytes) return false;
+    if (layers == 0 || backing->kv_at >= kv_bytes) return false;
     back_page(cpu, cpu->layers[backing->layer].kv, backing->kv_at);
     if (++backing->layer < layers) return true;
     backing->layer = 0;
