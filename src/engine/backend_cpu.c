@@ -67,6 +67,18 @@ static void init_partials(struct cpu *cpu)
     partial_init(&cpu->ffn_sum, dims->ffn_atoms, s->ffn_begin, s->ffn_end, ends);
 }
 
+/* Of a thread, for products with any of the weights; 0 with kernels that need none. */
+static size_t most_gemm_scratch(const struct cpu *cpu)
+{
+    size_t most = gw_gemm_scratch_bytes(cpu->kernels, &cpu->output);
+    for (int l = 0; l < cpu->config.shard.layer_end - cpu->config.shard.layer_begin; l++)
+        for (int i = 0; i < MATRICES; i++) {
+            size_t bytes = gw_gemm_scratch_bytes(cpu->kernels, &cpu->layers[l].w[i]);
+            most = bytes > most ? bytes : most;
+        }
+    return (most + 63) / 64 * 64;
+}
+
 static void place_scratch(struct cpu *cpu)
 {
     const size_t rows = (size_t)cpu->config.max_rows, d = (size_t)cpu->d, threads = (size_t)gw_pool_threads(cpu->pool);
@@ -88,11 +100,13 @@ static void place_scratch(struct cpu *cpu)
     act_init(cpu, &cpu->activated, (int)rows, cpu->ffn);
     cpu->warm = take(cpu, threads, sizeof *cpu->warm);
     cpu->page_scratch = take(cpu, threads * ATTENTION_ROWS * (size_t)cpu->max_pages, sizeof(*cpu->page_scratch));
+    cpu->gemm_scratch = take(cpu, threads, cpu->gemm_scratch_bytes);
 }
 
-/* In one piece, so that it lies in huge pages: each array for itself would be too small. */
+/* In one piece, so that it lies in huge pages: each array for itself would be too small. The weights are known by now. */
 static void init_scratch(struct cpu *cpu)
 {
+    cpu->gemm_scratch_bytes = most_gemm_scratch(cpu);
     cpu->max_pages = (cpu->config.max_context + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS + 1;
     cpu->max_pages = (cpu->max_pages + 7) / 8 * 8; /* cache lines of one thread each */
     place_scratch(cpu);
@@ -102,19 +116,6 @@ static void init_scratch(struct cpu *cpu)
     cpu->queue = gw_alloc(halves, sizeof *cpu->queue);
     cpu->next_item = gw_alloc(halves, sizeof *cpu->next_item);
     gw_cpu_rows_init(cpu);
-}
-
-static void init_gemm_scratch(struct cpu *cpu)
-{
-    size_t most = gw_gemm_scratch_bytes(cpu->kernels, &cpu->output);
-    for (int l = 0; l < cpu->config.shard.layer_end - cpu->config.shard.layer_begin; l++)
-        for (int i = 0; i < MATRICES; i++) {
-            size_t bytes = gw_gemm_scratch_bytes(cpu->kernels, &cpu->layers[l].w[i]);
-            most = bytes > most ? bytes : most;
-        }
-    if (most == 0) return;
-    cpu->gemm_scratch_bytes = (most + 63) / 64 * 64;
-    cpu->gemm_scratch = gw_alloc_lines((size_t)gw_pool_threads(cpu->pool), cpu->gemm_scratch_bytes);
 }
 
 static void cpu_destroy(struct gw_backend *backend)
@@ -129,7 +130,6 @@ static void cpu_destroy(struct gw_backend *backend)
     free(cpu->queue);
     free(cpu->next_item);
     gw_cpu_rows_close(cpu);
-    free(cpu->gemm_scratch);
     free(cpu->own_logits);
     free(cpu->normed.x);
     free(cpu->activated.x);
@@ -259,7 +259,7 @@ struct product {
 
 static void *gemm_scratch(const struct cpu *cpu, int thread)
 {
-    return cpu->gemm_scratch ? cpu->gemm_scratch + (size_t)thread * cpu->gemm_scratch_bytes : NULL;
+    return cpu->gemm_scratch_bytes ? cpu->gemm_scratch + (size_t)thread * cpu->gemm_scratch_bytes : NULL;
 }
 
 static const struct gw_atom *whole(const struct gw_packed *w, struct gw_atom *atom)
@@ -726,9 +726,8 @@ gw_err gw_backend_cpu_create(const struct gw_backend_config *config, const struc
     cpu->norm_eps = gw_model_info(config->model)->norm_eps;
     init_rope(cpu);
     init_partials(cpu);
-    init_scratch(cpu);
     TRY(gw_cpu_load(cpu));
-    init_gemm_scratch(cpu);
+    init_scratch(cpu);
     cpu->config.donor = NULL; /* it may be gone by the time of the next call */
     cpu->config.awaited = NULL;
     cpu->config.store = NULL; /* its segments are held one by one */
