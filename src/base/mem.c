@@ -84,7 +84,7 @@ char *gw_asprintf(const char *fmt, ...)
 
 size_t gw_large_bytes(size_t bytes)
 {
-    size_t whole = (bytes + GW_HUGE_PAGE - 1) / GW_HUGE_PAGE * GW_HUGE_PAGE;
+    size_t whole = gw_round_up(bytes, GW_HUGE_PAGE);
     return whole >= bytes && whole - bytes <= bytes / 4 ? whole : bytes ? bytes : 1;
 }
 
@@ -95,8 +95,7 @@ bool gw_goes_to_slab(size_t bytes)
 
 static size_t whole_pages(size_t bytes)
 {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    return (bytes + page - 1) / page * page;
+    return gw_round_up(bytes, (size_t)sysconf(_SC_PAGESIZE));
 }
 
 void *gw_map_large(size_t bytes, int fd, size_t offset)
@@ -128,7 +127,7 @@ void *gw_map_large(size_t bytes, int fd, size_t offset)
 void gw_back_large(void *memory, size_t bytes)
 {
     const size_t small = (size_t)sysconf(_SC_PAGESIZE);
-    uintptr_t begin = ((uintptr_t)memory + GW_HUGE_PAGE - 1) / GW_HUGE_PAGE * GW_HUGE_PAGE;
+    uintptr_t begin = gw_round_up((uintptr_t)memory, GW_HUGE_PAGE);
     uintptr_t end = ((uintptr_t)memory + bytes) / GW_HUGE_PAGE * GW_HUGE_PAGE;
     /* One small page must be there for a huge one to take its place. */
     for (; begin < end; begin += GW_HUGE_PAGE)
@@ -148,7 +147,7 @@ gw_err gw_alloc_large(size_t bytes, const char *what, void **memory)
 
 void gw_free_large(void *memory, size_t bytes)
 {
-    if (memory) munmap(memory, whole_pages(gw_large_bytes(bytes)));
+    if (memory) munmap(memory, gw_large_bytes(bytes));
 }
 
 /* ---- with several holders ---------------------------------------------------------------------------------------- */
@@ -167,7 +166,7 @@ static void leave_slab(struct gw_shared *part)
 {
     struct slab *slab = part->owner;
     pthread_mutex_lock(&slab_lock);
-    madvise(part->data, whole_pages(part->bytes), MADV_DONTNEED); /* the others may stay for long */
+    madvise(part->data, part->bytes, MADV_DONTNEED); /* the others may stay for long */
     if (--slab->parts == 0) {
         if (slab == filling) filling = NULL;
         gw_free_large(slab->data, GW_SLAB_BYTES);
@@ -226,7 +225,7 @@ void gw_shared_release(struct gw_shared *shared)
 {
     if (!shared || --shared->holders) return;
     if (shared->released) shared->released(shared);
-    if (shared->mapping) munmap(shared->mapping, whole_pages(shared->mapping_bytes));
+    if (shared->mapping) munmap(shared->mapping, shared->mapping_bytes);
     free(shared);
 }
 

@@ -23,6 +23,12 @@ char *gw_asprintf(const char *fmt, ...) GW_PRINTF(1, 2);
 /* As gw_alloc, on a boundary of 64 bytes, so that vectors do not straddle cache lines, and not cleared. Release with free(). */
 void *gw_alloc_lines(size_t count, size_t size);
 
+/* The multiple of `unit` that is not less. */
+static inline size_t gw_round_up(size_t bytes, size_t unit)
+{
+    return (bytes + unit - 1) / unit * unit;
+}
+
 /* Weights in pages of 4 KiB cost a tenth of decoding, and KV in them as much again. Large memory comes in huge pages, where the system has them; what is too
  * small to fill any lies side by side with others of its kind, in a slab. */
 enum {

@@ -34,7 +34,7 @@ struct gw_window {
 
 static size_t whole_lines(size_t bytes)
 {
-    return (bytes + LINE - 1) / LINE * LINE;
+    return gw_round_up(bytes, LINE);
 }
 
 /* Lays the parts out from `base` on (NULL: only to learn the size). That is whole huge pages: no slab of the store's, which would keep what comes and goes
@@ -55,7 +55,7 @@ static size_t lay_out(struct gw_window *window, uint8_t *base)
         window->logits[s] = (float *)(void *)(base + at);
         at += whole_lines(rows * (size_t)(c->vocab_begin[s + 1] - c->vocab_begin[s]) * sizeof(float));
     }
-    return (at + GW_HUGE_PAGE - 1) / GW_HUGE_PAGE * GW_HUGE_PAGE;
+    return gw_round_up(at, GW_HUGE_PAGE);
 }
 
 /* The first shard makes the memory; an empty name says that it could not. */

@@ -27,7 +27,7 @@ static const double dispatch_s = 0.02;
 static void *take(struct cpu *cpu, size_t count, size_t size)
 {
     uint8_t *room = cpu->scratch ? cpu->scratch + cpu->scratch_bytes : NULL;
-    cpu->scratch_bytes += (count * size + 63) / 64 * 64;
+    cpu->scratch_bytes += gw_round_up(count * size, 64);
     return room;
 }
 
@@ -76,7 +76,7 @@ static size_t most_gemm_scratch(const struct cpu *cpu)
             size_t bytes = gw_gemm_scratch_bytes(cpu->kernels, &cpu->layers[l].w[i]);
             most = bytes > most ? bytes : most;
         }
-    return (most + 63) / 64 * 64;
+    return gw_round_up(most, 64);
 }
 
 static void place_scratch(struct cpu *cpu)

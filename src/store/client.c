@@ -128,7 +128,7 @@ static gw_err add_mapping(struct gw_store *store, int fd, const struct gw_store_
                           struct gw_shared **segment)
 {
     const size_t begin = reply->offset / GW_HUGE_PAGE * GW_HUGE_PAGE, end = reply->offset + reply->bytes;
-    const size_t whole = (end + GW_HUGE_PAGE - 1) / GW_HUGE_PAGE * GW_HUGE_PAGE;
+    const size_t whole = gw_round_up(end, GW_HUGE_PAGE);
     const size_t bytes = (whole < reply->file_bytes ? whole : reply->file_bytes) - begin;
     uint8_t *mapping = gw_map_large(bytes, fd, begin);
     if (mapping == MAP_FAILED)

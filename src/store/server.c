@@ -21,6 +21,7 @@ struct file {
     int fd;
     uint64_t bytes, used;
     int segments;
+    bool counted; /* by usage() */
 };
 
 struct segment {
@@ -197,7 +198,6 @@ static struct file *file_for(struct gw_store_server *server, uint64_t bytes, boo
 static int add_segment(struct gw_store_server *server, const struct gw_store_request *request, uint32_t context,
                        uint32_t filler)
 {
-    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
     struct file *file = file_for(server, request->bytes, context == 0);
     if (!file) return -1;
     if (server->segment_count == server->segment_capacity) {
@@ -212,7 +212,7 @@ static int add_segment(struct gw_store_server *server, const struct gw_store_req
                                 .offset = file->used,
                                 .bytes = request->bytes};
     memcpy(segment->name, request->name, sizeof segment->name);
-    file->used += (request->bytes + page - 1) / page * page;
+    file->used += gw_round_up(request->bytes, (size_t)sysconf(_SC_PAGESIZE));
     file->segments++;
     return server->segment_count++;
 }
@@ -270,11 +270,11 @@ static uint64_t usage(const struct gw_store_server *server)
 {
     uint64_t bytes = 0;
     struct stat memory;
+    for (int s = 0; s < server->segment_count; s++) server->segments[s].file->counted = false;
     for (int s = 0; s < server->segment_count; s++) {
-        const struct file *file = server->segments[s].file;
-        bool counted = false;
-        for (int before = 0; before < s && !counted; before++) counted = server->segments[before].file == file;
-        if (!counted && fstat(file->fd, &memory) == 0) bytes += (uint64_t)memory.st_blocks * 512;
+        struct file *file = server->segments[s].file;
+        if (!file->counted && fstat(file->fd, &memory) == 0) bytes += (uint64_t)memory.st_blocks * 512;
+        file->counted = true;
     }
     return bytes;
 }
