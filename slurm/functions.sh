@@ -138,11 +138,12 @@ gw_hold() {
     wait "$gw_pid" 2>/dev/null
     local again=$?
     [ $again = 127 ] || gw_rc=$again
-    # of several agents the worst exit code is returned: of those that were killed with their nodes, too
+    # of several agents the worst exit code is returned: of those that were killed with their nodes, too, or that had trouble of their own while the
+    # others ended the batch. A command that is wrong may meet a batch that was done before it: that got nowhere.
     case $gw_rc in
-        [2-8] | 70) ;; # this command is not the one whose batch is done
-        *) ! grep -qs '"state": *"done"' "$OUTPUT/status.json" || gw_rc=0 ;;
+        [2-8] | 70) [ "$(gw_committed)" -gt "$gw_size" ] || return 0 ;;
     esac
+    ! grep -qs '"state": *"done"' "$OUTPUT/status.json" || gw_rc=0
 }
 
 # gw_end: what became of it, and what follows

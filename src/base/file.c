@@ -123,6 +123,7 @@ gw_err gw_file_read(const char *path, size_t max_bytes, char **text, size_t *byt
 {
     gw_err rc = GW_OK;
     struct gw_buf buf = {0};
+    int again = 3;
     *text = NULL;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return open_failed(path);
@@ -130,6 +131,16 @@ gw_err gw_file_read(const char *path, size_t max_bytes, char **text, size_t *byt
         gw_buf_reserve(&buf, 65536);
         ssize_t got = read(fd, buf.data + buf.bytes, 65535);
         if (got < 0 && errno == EINTR) continue;
+        if (got < 0 && errno == ESTALE &&
+            again-- > 0) { /* on NFS another machine has replaced it since it was opened */
+            close(fd);
+            if ((fd = open(path, O_RDONLY | O_CLOEXEC)) < 0) {
+                rc = open_failed(path);
+                goto out;
+            }
+            buf.bytes = 0;
+            continue;
+        }
         if (got < 0) FAIL(GW_ERR_IO, "cannot read %s: %s", path, strerror(errno));
         if (got == 0) break;
         buf.bytes += (size_t)got;
@@ -140,7 +151,7 @@ gw_err gw_file_read(const char *path, size_t max_bytes, char **text, size_t *byt
     if (bytes) *bytes = buf.bytes;
     buf = (struct gw_buf){0};
 out:
-    close(fd);
+    if (fd >= 0) close(fd);
     gw_buf_free(&buf);
     return rc;
 }

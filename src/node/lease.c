@@ -18,6 +18,8 @@
 #define SUFFIX ".lease"
 #define TERM_PREFIX "supervisor."
 
+enum { MOST_LOOKS = 100 }; /* at the terms: each needs another term to begin meanwhile */
+
 bool gw_name_valid(const char *name)
 {
     static const char good[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_";
@@ -289,18 +291,33 @@ out:
     return rc;
 }
 
-gw_err gw_term_read(const char *folder, struct gw_term *term)
+static gw_err highest_term(const char *folder, int64_t *highest)
 {
     DIR *dir = opendir(folder);
-    int64_t highest = 0;
-    *term = (struct gw_term){0};
+    *highest = 0;
     if (!dir) return gw_fail(GW_ERR_IO, "cannot open %s: %s", folder, strerror(errno));
     for (struct dirent *entry; (entry = readdir(dir));) {
         int64_t number = term_number(entry->d_name);
-        if (number > highest) highest = number;
+        if (number > *highest) *highest = number;
     }
     closedir(dir);
-    return highest ? read_term(folder, highest, term) : GW_OK;
+    return GW_OK;
+}
+
+/* While this looks, a new supervisor may begin its term and remove those below: a name that was listed is gone when it is opened, or the old one was
+ * gone and the new one not yet there where the listing passed. Both mean that there is news: it looks again. */
+gw_err gw_term_read(const char *folder, struct gw_term *term)
+{
+    gw_err rc = GW_OK;
+    for (int look = 0; look < MOST_LOOKS; look++) {
+        int64_t highest;
+        *term = (struct gw_term){0};
+        TRY(highest_term(folder, &highest));
+        rc = highest ? read_term(folder, highest, term) : GW_OK;
+        if (rc != GW_ERR_NOT_FOUND && (highest || look > 0)) break;
+    }
+out:
+    return rc;
 }
 
 gw_err gw_term_begin(const char *folder, const struct gw_term *term, bool *taken)

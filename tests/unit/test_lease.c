@@ -16,7 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { CONTENDERS = 8, ROUNDS = 20 };
+enum { CONTENDERS = 8, ROUNDS = 20, LAST_TERM = 300 };
 
 static char folder[] = "/tmp/test_lease_XXXXXX";
 
@@ -242,6 +242,29 @@ static void test_terms(void)
     empty_folder();
 }
 
+/* Terms pass fast, and each new supervisor removes those below its own; who reads meanwhile always finds one, and never an older one than before. */
+static int pass_terms(int number)
+{
+    struct gw_term term = {.number = 1};
+    for (int64_t seen = 1; number && seen < LAST_TERM; seen = term.number)
+        if (gw_term_read(folder, &term) != GW_OK || term.number < seen) return 2;
+    for (bool taken; !number && term.number < LAST_TERM; gw_term_prune(folder, term.number)) {
+        term.number++;
+        if (gw_term_begin(folder, &term, &taken) != GW_OK || taken) return 2;
+    }
+    return 1;
+}
+
+static void test_passing_terms(void)
+{
+    struct gw_term first = {.number = 1};
+    bool taken = true;
+    CU_ASSERT_EQUAL(gw_term_begin(folder, &first, &taken), GW_OK);
+    CU_ASSERT_EQUAL(contend(pass_terms), CONTENDERS);
+    CU_ASSERT_EQUAL(files_in_folder(), 1);
+    empty_folder();
+}
+
 static void test_watch(void)
 {
     struct gw_watch watch = {0};
@@ -350,6 +373,7 @@ int main(void)
     CU_add_test(suite, "several at once", test_contenders);
     CU_add_test(suite, "several take a lease over", test_take_over);
     CU_add_test(suite, "terms", test_terms);
+    CU_add_test(suite, "terms pass while others read", test_passing_terms);
     CU_add_test(suite, "observers", test_watch);
     CU_add_test(suite, "names", test_names);
     CU_add_test(suite, "the secret", test_secret);
