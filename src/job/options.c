@@ -10,6 +10,9 @@
 #include <string.h>
 #include <time.h>
 
+/* Of 64 sequences two threads have 32 each, which is where their products are near their best; a prompt token for each drawn one and more fit into a step. */
+enum { LEAST_SEQS = 64, MOST_SEQS = 512, SEQS_A_THREAD = 32, LEAST_ROWS = 512, ROWS_A_SEQUENCE = 4 };
+
 enum option_id {
     OPT_MODEL = 'm',
     OPT_INPUT = 'i',
@@ -69,8 +72,8 @@ static const struct {
     {OPT_MEMORY, "memory", "SIZE", "memory for weights and KV of a rank (default: its share of the node's)"},
     {OPT_KV, "kv-memory", "SIZE", "memory for the KV cache of a rank, such as 2G (default: from free memory)"},
     {OPT_CONTEXT, "context", "N", "most tokens of prompt and answer (default: the model's)"},
-    {OPT_SEQS, "max-seqs", "N", "sequences a replica decodes at once (default 64)"},
-    {OPT_ROWS, "step-rows", "N", "most tokens a replica computes in one step (default 512; at least --max-seqs)"},
+    {OPT_SEQS, "max-seqs", "N", "sequences a replica decodes at once (default: 32 a thread, 64 to 512)"},
+    {OPT_ROWS, "step-rows", "N", "most tokens a replica computes in one step (default: 4 a sequence, at least 512)"},
     {OPT_NAME, "model-name", "NAME", "model name in the output (default: the file's name)"},
     {OPT_CHAT, "chat-template", "NAME", "chatml, llama3 or plain (default: recognised from the model)"},
     {OPT_CREATED, "created", "SECONDS", "the `created` field of output lines (default 0)"},
@@ -270,8 +273,8 @@ static gw_err set_option(struct gw_job_options *o, int id, const char *text, con
     case OPT_OBJECTIVE: return set_objective(text, o);
     case OPT_KV: return gw_parse_bytes(text, name, &o->kv_bytes);
     case OPT_CONTEXT: return int_to_int(text, name, 2, 1 << 24, &o->context);
-    case OPT_SEQS: return int_to_int(text, name, 1, 65536, &o->max_seqs);
-    case OPT_ROWS: return int_to_int(text, name, 1, 65536, &o->step_rows);
+    case OPT_SEQS: o->max_seqs_set = true; return int_to_int(text, name, 1, 65536, &o->max_seqs);
+    case OPT_ROWS: o->step_rows_set = true; return int_to_int(text, name, 1, 65536, &o->step_rows);
     case OPT_CREATED: return gw_parse_int(text, name, 0, INT64_MAX, &o->created);
     case OPT_TIMEOUT: return gw_parse_real(text, name, &o->peer_timeout_s);
     case OPT_CHECKPOINT: return set_checkpoint(text, name, &o->checkpoint_s);
@@ -292,6 +295,14 @@ static gw_err set_option(struct gw_job_options *o, int id, const char *text, con
     }
 }
 
+int gw_job_suitable_seqs(const struct gw_job_options *o, int threads)
+{
+    if (o->max_seqs_set) return o->max_seqs;
+    int seqs = threads > MOST_SEQS / SEQS_A_THREAD ? MOST_SEQS : threads * SEQS_A_THREAD;
+    if (o->step_rows_set && seqs > o->step_rows) seqs = o->step_rows; /* which they would raise */
+    return seqs > LEAST_SEQS ? seqs : LEAST_SEQS;
+}
+
 /* What does not follow from one option alone. */
 static gw_err complete(struct gw_job_options *o)
 {
@@ -304,6 +315,8 @@ static gw_err complete(struct gw_job_options *o)
         return gw_fail(GW_ERR_USAGE, "--layout %dx%dx%d needs %d ranks but -n says %d", o->layout.data,
                        o->layout.tensor, o->layout.pipeline, gw_layout_ranks(o->layout), o->ranks);
     if (o->spares < 0) o->spares = o->ranks > 1 && o->replace;
+    if (!o->step_rows_set)
+        o->step_rows = o->max_seqs * ROWS_A_SEQUENCE > LEAST_ROWS ? o->max_seqs * ROWS_A_SEQUENCE : LEAST_ROWS;
     if (o->step_rows < o->max_seqs) o->step_rows = o->max_seqs; /* a decode step has a row per sequence */
     if (!o->model_name) {
         static char name[256];
@@ -323,8 +336,7 @@ gw_err gw_job_options_parse(int argc, char **argv, struct gw_job_options *o, boo
     struct option longs[OPTIONS + 1] = {0};
     char shorts[2 * OPTIONS + 2] = ":";
     *help = false;
-    *o = (struct gw_job_options){.max_seqs = 64,
-                                 .step_rows = 512,
+    *o = (struct gw_job_options){.max_seqs = LEAST_SEQS,
                                  .peer_timeout_s = 60,
                                  .checkpoint_s = -1,
                                  .replace = true,

@@ -18,9 +18,10 @@ struct gw_job_options {
     enum gw_objective objective; /* of layouts that nobody asked for */
     double deadline_wall_s;      /* of GW_OBJECTIVE_DEADLINE */
     int context;                 /* most tokens of a sequence; 0: the model's */
-    int max_seqs;                /* running sequences of a replica */
-    int step_rows;               /* most rows of a step */
-    int64_t created;             /* the `created` of output lines */
+    bool max_seqs_set, step_rows_set;
+    int max_seqs; /* running sequences of a replica; where it is not set, what suits a launch is gw_job_suitable_seqs() */
+    int step_rows;   /* most rows of a step */
+    int64_t created; /* the `created` of output lines */
     double peer_timeout_s;
     enum gw_weights {
         GW_WEIGHTS_AUTO,
@@ -47,6 +48,10 @@ struct gw_job_options {
 /* Defaults first; then argv[1..]. `--help` prints and sets *help. GW_ERR_USAGE names what is wrong.
  * Strings point into argv; a default model_name stays valid until the next parse. */
 GW_CHECK gw_err gw_job_options_parse(int argc, char **argv, struct gw_job_options *options, bool *help);
+
+/* Sequences for replicas of ranks with so many threads, unless --max-seqs says how many. All ranks of a launch must work with the same numbers, whatever
+ * their nodes are like, so whoever starts it hands this on to them. */
+int gw_job_suitable_seqs(const struct gw_job_options *options, int threads);
 
 /* "512M", "2G", "65536" -> bytes. GW_ERR_USAGE. */
 GW_CHECK gw_err gw_parse_bytes(const char *text, const char *option, uint64_t *bytes);

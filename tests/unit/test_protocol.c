@@ -163,6 +163,35 @@ static void test_defaults(void)
     CU_ASSERT(d->max_tokens == 0 && !d->ignore_eos && d->logprobs == -1);
 }
 
+static void test_batch_size(void)
+{
+    static const struct {
+        const char *text;
+        int threads, seqs, rows; /* rows: of a step of ranks that are told of so many sequences */
+    } cases[] = {
+        {"", 0, 64, 512},
+        {"", 1, 64, 512},
+        {"", 2, 64, 512},
+        {"", 5, 160, 640},
+        {"", 16, 512, 2048},
+        {"", 1024, 512, 2048},
+        {"--max-seqs 7", 64, 7, 512},
+        {"--max-seqs 1000", 1, 1000, 4000},
+        {"--step-rows 300", 64, 300, 300},
+        {"--step-rows 16", 64, 64, 64},
+        {"--max-seqs 7 --step-rows 16", 64, 7, 16},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct gw_job_options o;
+        char told[256];
+        CU_ASSERT_EQUAL(parse(cases[i].text, false, &o), GW_OK);
+        CU_ASSERT_EQUAL(gw_job_suitable_seqs(&o, cases[i].threads), cases[i].seqs);
+        snprintf(told, sizeof told, "%s --max-seqs %d", cases[i].text, gw_job_suitable_seqs(&o, cases[i].threads));
+        CU_ASSERT_EQUAL(parse(told, false, &o), GW_OK);
+        CU_ASSERT(o.max_seqs == cases[i].seqs && o.step_rows == cases[i].rows);
+    }
+}
+
 static void test_all_options(void)
 {
     struct gw_job_options o;
@@ -353,6 +382,7 @@ int main(void)
     CU_add_test(suite, "assignments that lie", test_assign_lies);
     CU_add_test(suite, "results", test_result);
     CU_add_test(suite, "defaults", test_defaults);
+    CU_add_test(suite, "batch size", test_batch_size);
     CU_add_test(suite, "all options", test_all_options);
     CU_add_test(suite, "wrong options", test_wrong_options);
     CU_add_test(suite, "objectives", test_objective);
