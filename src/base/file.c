@@ -131,9 +131,8 @@ gw_err gw_file_read(const char *path, size_t max_bytes, char **text, size_t *byt
         gw_buf_reserve(&buf, 65536);
         ssize_t got = read(fd, buf.data + buf.bytes, 65535);
         if (got < 0 && errno == EINTR) continue;
-        if (got < 0 && errno == ESTALE &&
-            again-- > 0) { /* on NFS another machine has replaced it since it was opened */
-            close(fd);
+        if (got < 0 && errno == ESTALE && again-- > 0) {
+            close(fd); /* on NFS: another machine has replaced the file since it was opened */
             if ((fd = open(path, O_RDONLY | O_CLOEXEC)) < 0) {
                 rc = open_failed(path);
                 goto out;
