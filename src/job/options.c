@@ -295,8 +295,9 @@ static gw_err set_option(struct gw_job_options *o, int id, const char *text, con
     }
 }
 
-int gw_job_suitable_seqs(const struct gw_job_options *o, int threads)
+int gw_job_suitable_seqs(const struct gw_job_options *o, int cpus)
 {
+    const int threads = o->threads ? o->threads : cpus / o->ranks;
     if (o->max_seqs_set) return o->max_seqs;
     int seqs = threads > MOST_SEQS / SEQS_A_THREAD ? MOST_SEQS : threads * SEQS_A_THREAD;
     if (o->step_rows_set && seqs > o->step_rows) seqs = o->step_rows; /* which they would raise */

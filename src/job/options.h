@@ -49,9 +49,9 @@ struct gw_job_options {
  * Strings point into argv; a default model_name stays valid until the next parse. */
 GW_CHECK gw_err gw_job_options_parse(int argc, char **argv, struct gw_job_options *options, bool *help);
 
-/* Sequences for replicas of ranks with so many threads, unless --max-seqs says how many. All ranks of a launch must work with the same numbers, whatever
- * their nodes are like, so whoever starts it hands this on to them. */
-int gw_job_suitable_seqs(const struct gw_job_options *options, int threads);
+/* Sequences that a replica of a launch works on, unless --max-seqs says how many: by the threads of a rank on a node with so many CPUs, which
+ * options->ranks ranks share. All ranks must work with the same number, whatever their nodes are like, so whoever starts the launch hands it on to them. */
+int gw_job_suitable_seqs(const struct gw_job_options *options, int cpus);
 
 /* "512M", "2G", "65536" -> bytes. GW_ERR_USAGE. */
 GW_CHECK gw_err gw_parse_bytes(const char *text, const char *option, uint64_t *bytes);

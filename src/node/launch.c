@@ -155,13 +155,6 @@ static void add_launcher(struct words *words, const struct gw_launch_config *con
     add_setting(words, "--mca", "btl_tcp_if_include", config->net);
 }
 
-/* By the node that starts the launch: other nodes' ranks get the same. */
-static int suitable_seqs(const struct gw_job_options *options)
-{
-    int threads = options->threads ? options->threads : gw_process_cpus() / options->ranks;
-    return gw_job_suitable_seqs(options, threads);
-}
-
 static struct words launch_command(const struct gw_launch_config *config, const char *self)
 {
     struct words words = {.word = gw_alloc((size_t)config->argc + MOST_WORDS, sizeof(char *))};
@@ -170,7 +163,7 @@ static struct words launch_command(const struct gw_launch_config *config, const 
     add(&words, "rank");
     for (int i = 1; i < config->argc; i++) add(&words, config->argv[i]);
     add_number(&words, "-n", "%.0f", config->ranks);
-    add_number(&words, "--max-seqs", "%.0f", suitable_seqs(config->options));
+    add_number(&words, "--max-seqs", "%.0f", gw_job_suitable_seqs(config->options, gw_process_cpus()));
     add_number(&words, "--spares", "%.0f", spares(config));
     add_number(&words, "--launch", "%.0f", config->number);
     add_number(&words, "--launched", "%.3f", gw_clock_wall_s());

@@ -167,7 +167,7 @@ static void test_batch_size(void)
 {
     static const struct {
         const char *text;
-        int threads, seqs, rows; /* rows: of a step of ranks that are told of so many sequences */
+        int cpus, seqs, rows; /* rows: of a step of ranks that are told of so many sequences */
     } cases[] = {
         {"", 0, 64, 512},
         {"", 1, 64, 512},
@@ -175,6 +175,9 @@ static void test_batch_size(void)
         {"", 5, 160, 640},
         {"", 16, 512, 2048},
         {"", 1024, 512, 2048},
+        {"-n 4", 16, 128, 512},
+        {"-n 4", 2, 64, 512},
+        {"--threads 3", 64, 96, 512},
         {"--max-seqs 7", 64, 7, 512},
         {"--max-seqs 1000", 1, 1000, 4000},
         {"--step-rows 300", 64, 300, 300},
@@ -185,8 +188,8 @@ static void test_batch_size(void)
         struct gw_job_options o;
         char told[256];
         CU_ASSERT_EQUAL(parse(cases[i].text, false, &o), GW_OK);
-        CU_ASSERT_EQUAL(gw_job_suitable_seqs(&o, cases[i].threads), cases[i].seqs);
-        snprintf(told, sizeof told, "%s --max-seqs %d", cases[i].text, gw_job_suitable_seqs(&o, cases[i].threads));
+        CU_ASSERT_EQUAL(gw_job_suitable_seqs(&o, cases[i].cpus), cases[i].seqs);
+        snprintf(told, sizeof told, "%s --max-seqs %d", cases[i].text, gw_job_suitable_seqs(&o, cases[i].cpus));
         CU_ASSERT_EQUAL(parse(told, false, &o), GW_OK);
         CU_ASSERT(o.max_seqs == cases[i].seqs && o.step_rows == cases[i].rows);
     }
