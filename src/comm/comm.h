@@ -152,11 +152,20 @@ struct gw_exchange {
     const int *node_counts;           /* [shards] */
 };
 
-/* sum[rows][width] = the tree sum of all shards' nodes; own_nodes is [node][rows][width]. Collective over the shards.
- * Few rows: everyone sends its nodes to everyone. Many: each shard reduces a share of the rows and sends the result round.
- * Both give the same bits. */
-GW_CHECK gw_err gw_shards_sum(const struct gw_shards *shards, const struct gw_exchange *exchange, uint64_t step,
-                              const float *own_nodes, int rows, int width, float *sum);
+/* Rows [begin, end) of a sum. */
+struct gw_sum_rows {
+    const float *own_nodes; /* [node][rows][width], read until the sum has ended */
+    int rows, width;
+    int begin, end;
+};
+
+/* sum[rows][width], of which [begin, end) is written, = the tree sum of all shards' nodes. Collective over the shards, in two: begin sends what is at hand and waits for
+ * nobody, end adds up. `step` numbers sums, alike on all shards; several may be under way. Few rows: everyone sends its nodes to everyone.
+ * Many: each shard reduces a share of the rows and sends the result round. Both give the same bits. */
+GW_CHECK gw_err gw_shards_sum_begin(const struct gw_shards *shards, const struct gw_exchange *exchange, uint64_t step,
+                                    const struct gw_sum_rows *rows);
+GW_CHECK gw_err gw_shards_sum_end(const struct gw_shards *shards, const struct gw_exchange *exchange, uint64_t step,
+                                  const struct gw_sum_rows *rows, float *sum);
 
 /* Gathers rows whose columns are spread over the shards: shard s holds columns [column_begin[s], column_begin[s + 1]) of all
  * rows, own[rows][its columns]. Row i goes to shard i % count: full[own rows][all columns], in order. Collective. */

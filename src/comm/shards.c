@@ -8,18 +8,34 @@
 
 enum { FEW_ROWS_PER_SHARD = 4 }; /* below this, halving the bytes is not worth a second round trip */
 
+/* Is each shard to reduce a share of the rows, rather than all of them? */
+static bool in_shares(const struct gw_shards *shards, const struct gw_sum_rows *r)
+{
+    return shards->count > 2 && r->end - r->begin >= FEW_ROWS_PER_SHARD * shards->count;
+}
+
+/* The rows that shard `s` reduces. */
+static void reduced_rows(const struct gw_shards *shards, const struct gw_sum_rows *r, int s, int *begin, int *end)
+{
+    *begin = 0;
+    *end = r->end - r->begin;
+    if (in_shares(shards, r)) gw_split(r->end - r->begin, shards->count, s, begin, end);
+    *begin += r->begin;
+    *end += r->begin;
+}
+
 /* Sends rows [begin, end) of every own node to a peer, as [node][end - begin][width]. */
 static gw_err send_nodes(const struct gw_shards *shards, const struct gw_exchange *exchange, uint64_t step, int to,
-                         const float *own_nodes, int rows, int width, int begin, int end)
+                         const struct gw_sum_rows *r, int begin, int end)
 {
     int nodes = exchange->node_counts[shards->own];
-    size_t strip = (size_t)(end - begin) * (size_t)width;
-    if (begin == 0 && end == rows)
-        return gw_comm_send(shards->comm, shards->ranks[to], GW_MSG_NODES, step, own_nodes,
+    size_t width = (size_t)r->width, strip = (size_t)(end - begin) * width;
+    if (begin == 0 && end == r->rows)
+        return gw_comm_send(shards->comm, shards->ranks[to], GW_MSG_NODES, step, r->own_nodes,
                             (size_t)nodes * strip * sizeof(float));
     float *packed = gw_alloc((size_t)nodes * strip, sizeof(float));
     for (int n = 0; n < nodes; n++)
-        memcpy(packed + (size_t)n * strip, own_nodes + ((size_t)n * (size_t)rows + (size_t)begin) * (size_t)width,
+        memcpy(packed + (size_t)n * strip, r->own_nodes + ((size_t)n * (size_t)r->rows + (size_t)begin) * width,
                strip * sizeof(float));
     gw_err rc = gw_comm_send(shards->comm, shards->ranks[to], GW_MSG_NODES, step, packed,
                              (size_t)nodes * strip * sizeof(float));
@@ -27,19 +43,32 @@ static gw_err send_nodes(const struct gw_shards *shards, const struct gw_exchang
     return rc;
 }
 
+gw_err gw_shards_sum_begin(const struct gw_shards *shards, const struct gw_exchange *exchange, uint64_t step,
+                           const struct gw_sum_rows *r)
+{
+    gw_err rc = GW_OK;
+    for (int s = 0; s < shards->count && exchange->node_counts[shards->own] > 0; s++) {
+        int begin, end;
+        reduced_rows(shards, r, s, &begin, &end);
+        if (s != shards->own) TRY(send_nodes(shards, exchange, step, s, r, begin, end));
+    }
+out:
+    return rc;
+}
+
 /* Receives every peer's nodes for rows [begin, end) and adds the tree into sum[begin ..]. */
 static gw_err reduce_rows(const struct gw_shards *shards, const struct gw_exchange *exchange, uint64_t step,
-                          const float *own_nodes, int rows, int width, int begin, int end, float *sum)
+                          const struct gw_sum_rows *r, int begin, int end, float *sum)
 {
     gw_err rc = GW_OK;
     struct gw_msg *inbox = gw_alloc((size_t)shards->count, sizeof *inbox);
     const float *values[GW_TREE_MAX_ATOMS];
-    size_t strip = (size_t)(end - begin) * (size_t)width;
-    int total = 0;
+    size_t width = (size_t)r->width, strip = (size_t)(end - begin) * width;
+    struct gw_tree_sum tree = {.atoms = exchange->atoms, .nodes = exchange->nodes, .values = values};
     for (int s = 0; s < shards->count; s++) {
         int nodes = exchange->node_counts[s];
-        const float *from = own_nodes + (size_t)begin * (size_t)width;
-        size_t stride = (size_t)rows * (size_t)width;
+        const float *from = r->own_nodes + (size_t)begin * width;
+        size_t stride = (size_t)r->rows * width;
         if (s != shards->own && nodes > 0) {
             TRY(gw_comm_wait(shards->comm, shards->ranks[s], GW_MSG_NODES, (int64_t)step, &inbox[s]));
             if (inbox[s].bytes != (size_t)nodes * strip * sizeof(float))
@@ -48,33 +77,34 @@ static gw_err reduce_rows(const struct gw_shards *shards, const struct gw_exchan
             from = (const float *)(const void *)inbox[s].data;
             stride = strip;
         }
-        for (int n = 0; n < nodes; n++) values[total++] = from + (size_t)n * stride;
+        for (int n = 0; n < nodes; n++) values[tree.node_count++] = from + (size_t)n * stride;
     }
-    gw_tree_reduce(exchange->atoms, exchange->nodes, values, total, strip, sum + (size_t)begin * (size_t)width);
+    gw_tree_reduce(&tree, 0, strip, sum + (size_t)begin * width);
 out:
     for (int s = 0; s < shards->count; s++) gw_msg_free(&inbox[s]);
     free(inbox);
     return rc;
 }
 
-static gw_err share_sums(const struct gw_shards *shards, uint64_t step, int rows, int width, float *sum)
+static gw_err share_sums(const struct gw_shards *shards, uint64_t step, const struct gw_sum_rows *r, float *sum)
 {
     gw_err rc = GW_OK;
     struct gw_msg msg = {0};
+    size_t width = (size_t)r->width;
     int begin, end;
-    gw_split(rows, shards->count, shards->own, &begin, &end);
+    reduced_rows(shards, r, shards->own, &begin, &end);
     for (int s = 0; s < shards->count; s++)
         if (s != shards->own)
-            TRY(gw_comm_send(shards->comm, shards->ranks[s], GW_MSG_SUM, step, sum + (size_t)begin * (size_t)width,
-                             (size_t)(end - begin) * (size_t)width * sizeof(float)));
+            TRY(gw_comm_send(shards->comm, shards->ranks[s], GW_MSG_SUM, step, sum + (size_t)begin * width,
+                             (size_t)(end - begin) * width * sizeof(float)));
     for (int s = 0; s < shards->count; s++) {
         if (s == shards->own) continue;
-        gw_split(rows, shards->count, s, &begin, &end);
-        size_t bytes = (size_t)(end - begin) * (size_t)width * sizeof(float);
+        reduced_rows(shards, r, s, &begin, &end);
+        size_t bytes = (size_t)(end - begin) * width * sizeof(float);
         TRY(gw_comm_wait(shards->comm, shards->ranks[s], GW_MSG_SUM, (int64_t)step, &msg));
         if (msg.bytes != bytes)
             FAIL(GW_ERR_PEER, "rank %d sent %zu bytes of sums where %zu were due", shards->ranks[s], msg.bytes, bytes);
-        memcpy(sum + (size_t)begin * (size_t)width, msg.data, bytes);
+        memcpy(sum + (size_t)begin * width, msg.data, bytes);
         gw_msg_free(&msg);
     }
 out:
@@ -82,21 +112,14 @@ out:
     return rc;
 }
 
-gw_err gw_shards_sum(const struct gw_shards *shards, const struct gw_exchange *exchange, uint64_t step,
-                     const float *own_nodes, int rows, int width, float *sum)
+gw_err gw_shards_sum_end(const struct gw_shards *shards, const struct gw_exchange *exchange, uint64_t step,
+                         const struct gw_sum_rows *r, float *sum)
 {
     gw_err rc = GW_OK;
-    bool all_to_all = rows < FEW_ROWS_PER_SHARD * shards->count || shards->count == 2;
-    bool sends = exchange->node_counts[shards->own] > 0;
-    for (int s = 0; s < shards->count; s++) {
-        int begin = 0, end = rows;
-        if (!all_to_all) gw_split(rows, shards->count, s, &begin, &end);
-        if (s != shards->own && sends) TRY(send_nodes(shards, exchange, step, s, own_nodes, rows, width, begin, end));
-    }
-    int begin = 0, end = rows;
-    if (!all_to_all) gw_split(rows, shards->count, shards->own, &begin, &end);
-    TRY(reduce_rows(shards, exchange, step, own_nodes, rows, width, begin, end, sum));
-    if (!all_to_all) TRY(share_sums(shards, step, rows, width, sum));
+    int begin, end;
+    reduced_rows(shards, r, shards->own, &begin, &end);
+    TRY(reduce_rows(shards, exchange, step, r, begin, end, sum));
+    if (in_shares(shards, r)) TRY(share_sums(shards, step, r, sum));
 out:
     return rc;
 }

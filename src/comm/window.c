@@ -1,4 +1,4 @@
-/* See window.h. The memory: a line of counters for each shard, then sums, then for each shard its nodes and its logits. */
+/* See window.h. The memory: a counter for each shard, on a line of its own, then for each shard its nodes, then logits. */
 #include "comm/window.h"
 
 #include "base/clock.h"
@@ -14,20 +14,18 @@
 
 enum { LINE = 64, LOOK_ROUNDS = 256, PHASE_NAME = 0, PHASE_MAPPED, PHASE_AGREED };
 
-/* Of one shard: how often it has written its nodes or logits, and how often its rows of the sum. Both only grow. */
-struct counters {
+/* Of one shard: how often it has written nodes or logits. */
+struct counter {
     _Alignas(LINE) _Atomic uint64_t written;
-    _Atomic uint64_t summed;
 };
 
 struct gw_window {
     struct gw_window_config config;
     struct gw_shared *memory;
-    struct counters *counters; /* [shards] */
-    float *sums;               /* [max_rows][width] */
-    float **nodes;             /* [shards] */
-    float **logits;            /* [shards], or NULL */
-    uint64_t writes, sums_done;
+    struct counter *counters; /* [shards] */
+    float *(*nodes)[2];       /* [shards][half] */
+    float *logits;            /* [max_rows][stride], or NULL */
+    uint64_t writes;
 };
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
@@ -44,16 +42,17 @@ static size_t lay_out(struct gw_window *window, uint8_t *base)
     const struct gw_window_config *c = &window->config;
     size_t rows = (size_t)c->max_rows, at = 0;
     int count = c->shards->count;
-    window->counters = (struct counters *)(void *)(base + at);
-    at += (size_t)count * sizeof(struct counters);
-    window->sums = (float *)(void *)(base + at);
-    at += whole_lines(rows * (size_t)c->width * sizeof(float));
+    window->counters = (struct counter *)(void *)(base + at);
+    at += (size_t)count * sizeof(struct counter);
     for (int s = 0; s < count; s++) {
-        window->nodes[s] = (float *)(void *)(base + at);
-        at += whole_lines((size_t)c->max_nodes * rows * (size_t)c->width * sizeof(float));
-        if (!c->vocab_begin) continue;
-        window->logits[s] = (float *)(void *)(base + at);
-        at += whole_lines(rows * (size_t)(c->vocab_begin[s + 1] - c->vocab_begin[s]) * sizeof(float));
+        for (int half = 0; half < 2; half++) {
+            window->nodes[s][half] = (float *)(void *)(base + at);
+            at += whole_lines((size_t)c->max_nodes * rows * (size_t)c->width * sizeof(float));
+        }
+    }
+    if (c->vocab_begin) {
+        window->logits = (float *)(void *)(base + at);
+        at += whole_lines(rows * gw_window_logits_stride(window) * sizeof(float));
     }
     return gw_round_up(at, GW_HUGE_PAGE);
 }
@@ -122,7 +121,6 @@ gw_err gw_window_open(const struct gw_window_config *config, struct gw_window **
     struct gw_window *window = gw_alloc(1, sizeof *window);
     window->config = *config;
     window->nodes = gw_alloc(count, sizeof *window->nodes);
-    if (config->vocab_begin) window->logits = gw_alloc(count, sizeof *window->logits);
     size_t bytes = lay_out(window, NULL);
     *out = NULL;
     if (config->shards->own == 0) {
@@ -145,26 +143,36 @@ void gw_window_close(struct gw_window *window)
     if (!window) return;
     gw_shared_release(window->memory);
     free(window->nodes);
-    free(window->logits);
     free(window);
 }
 
-float *gw_window_nodes(const struct gw_window *window)
+float *gw_window_nodes(const struct gw_window *window, int shard, int half)
 {
-    return window->nodes[window->config.shards->own];
+    return window->nodes[shard][half];
 }
 
 float *gw_window_logits(const struct gw_window *window)
 {
-    return window->logits ? window->logits[window->config.shards->own] : NULL;
+    return window->logits ? window->logits + window->config.vocab_begin[window->config.shards->own] : NULL;
+}
+
+/* Whole lines, and one more: else rows of most vocabularies were a multiple of 4 KiB apart, all in the same sets of a cache. */
+size_t gw_window_logits_stride(const struct gw_window *window)
+{
+    const int *vocab_begin = window->config.vocab_begin;
+    return vocab_begin
+               ? whole_lines((size_t)vocab_begin[window->config.shards->count] * sizeof(float)) / sizeof(float) +
+                     LINE / sizeof(float)
+               : 0;
 }
 
 /* ---- exchanging -------------------------------------------------------------------------------------------------- */
 
 /* Until shard `s` has counted to `value`. */
-static gw_err wait_for(struct gw_window *window, int s, const _Atomic uint64_t *counter, uint64_t value)
+static gw_err wait_for(struct gw_window *window, int s, uint64_t value)
 {
     gw_err rc = GW_OK;
+    const _Atomic uint64_t *counter = &window->counters[s].written;
     struct gw_comm *comm = window->config.shards->comm;
     double deadline_s = 0;
     for (int round = 1; atomic_load_explicit(counter, memory_order_acquire) < value; round++) {
@@ -182,48 +190,22 @@ out:
     return rc;
 }
 
-/* This shard's part is written; waits until the others' are. */
-static gw_err all_written(struct gw_window *window)
+uint64_t gw_window_written(struct gw_window *window)
+{
+    struct counter *own = &window->counters[window->config.shards->own];
+    atomic_store_explicit(&own->written, ++window->writes, memory_order_release);
+    return window->writes;
+}
+
+gw_err gw_window_wait(struct gw_window *window, uint64_t number)
 {
     gw_err rc = GW_OK;
-    const struct gw_shards *shards = window->config.shards;
-    atomic_store_explicit(&window->counters[shards->own].written, ++window->writes, memory_order_release);
-    for (int s = 0; s < shards->count; s++) TRY(wait_for(window, s, &window->counters[s].written, window->writes));
+    for (int s = 0; s < window->config.shards->count; s++) TRY(wait_for(window, s, number));
 out:
     return rc;
 }
 
-gw_err gw_window_sum(struct gw_window *window, const struct gw_exchange *exchange, int rows, const float **sum)
+float *gw_window_row(const struct gw_window *window, int row)
 {
-    gw_err rc = GW_OK;
-    const struct gw_shards *shards = window->config.shards;
-    const float *values[GW_TREE_MAX_ATOMS];
-    size_t width = (size_t)window->config.width;
-    int begin, end, total = 0;
-    gw_split(rows, shards->count, shards->own, &begin, &end);
-    for (int s = 0; s < shards->count; s++)
-        for (int n = 0; n < exchange->node_counts[s]; n++)
-            values[total++] = window->nodes[s] + ((size_t)n * (size_t)rows + (size_t)begin) * width;
-    TRY(all_written(window));
-    gw_tree_reduce(exchange->atoms, exchange->nodes, values, total, (size_t)(end - begin) * width,
-                   window->sums + (size_t)begin * width);
-    atomic_store_explicit(&window->counters[shards->own].summed, ++window->sums_done, memory_order_release);
-    for (int s = 0; s < shards->count; s++) TRY(wait_for(window, s, &window->counters[s].summed, window->sums_done));
-    *sum = window->sums;
-out:
-    return rc;
-}
-
-gw_err gw_window_logits_written(struct gw_window *window)
-{
-    return all_written(window);
-}
-
-void gw_window_row(const struct gw_window *window, int row, float *full)
-{
-    const int *vocab_begin = window->config.vocab_begin;
-    for (int s = 0; s < window->config.shards->count; s++) {
-        size_t columns = (size_t)(vocab_begin[s + 1] - vocab_begin[s]);
-        memcpy(full + vocab_begin[s], window->logits[s] + (size_t)row * columns, columns * sizeof(float));
-    }
+    return window->logits + (size_t)row * gw_window_logits_stride(window);
 }

@@ -28,17 +28,19 @@ GW_CHECK gw_err gw_window_open(const struct gw_window_config *config, struct gw_
 /* Local. NULL is fine. */
 void gw_window_close(struct gw_window *window);
 
-/* Where this shard puts its nodes, float32 [node][rows][width], and its logits, [rows][its vocabulary] (NULL without). */
-float *gw_window_nodes(const struct gw_window *window);
+/* Where a shard puts its nodes of one half of a layer or the other (0, 1: sums take turns in using them), float32 [node][rows][width], and this shard its
+ * columns of logits (NULL without), in rows so many floats apart. */
+float *gw_window_nodes(const struct gw_window *window, int shard, int half);
 float *gw_window_logits(const struct gw_window *window);
+size_t gw_window_logits_stride(const struct gw_window *window);
 
-/* *sum = the tree sum of all shards' nodes, float32 [rows][width], valid until the next call. Collective; the nodes may be written again after it. */
-GW_CHECK gw_err gw_window_sum(struct gw_window *window, const struct gw_exchange *exchange, int rows,
-                              const float **sum);
+/* Something of this shard's is written, nodes or logits; returns its number, which counts from 1, alike on all shards when all write in the same order. Local. */
+uint64_t gw_window_written(struct gw_window *window);
+/* Until all shards have written their number `number`; then it may be read. Nodes may be written again once the other half's of the same rows, which their
+ * shards wrote after reading these, have been waited for; logits after any later nodes. */
+GW_CHECK gw_err gw_window_wait(struct gw_window *window, uint64_t number);
 
-/* This shard's logits are written; waits until the others' are. Collective; they may be written again after the next gw_window_sum(). */
-GW_CHECK gw_err gw_window_logits_written(struct gw_window *window);
-/* Local, for any thread. A row of logits, all columns of it: where it is read next is a cache, which a copy of many rows would not stay in. */
-void gw_window_row(const struct gw_window *window, int row, float *full);
+/* Local. All columns of a row of logits, after waiting for them. For the shard that draws from it to change. */
+float *gw_window_row(const struct gw_window *window, int row);
 
 #endif

@@ -4,12 +4,12 @@
  * the functions that hand host memory over (marked "waits") wait for it. Nothing outside a backend knows a tensor's address or
  * the layout of a KV page; pages leave and enter in one canonical form. The executor (job/executor.c) drives it like this:
  *
- *    step_begin -> embed | hidden_import -> per layer { attention -> [sum over shards] -> ffn -> [sum over shards] }
+ *    step_begin -> embed | hidden_import -> per layer { attention -> [sum over shards] -> ffn -> [sum over shards] }, each for part after part
  *               -> hidden_export | logits
  *
  * `attention` and `ffn` end with partial sums over this shard's atoms, as nodes of the fixed tree (engine/tree.h). With one
  * shard the single node is the whole sum and residual_add_own() adds it in place; with several the nodes are mapped to the host,
- * exchanged, and the root comes back through residual_add(). All functions are local to the rank.
+ * exchanged, and come back through residual_add(), all of them or what they add up to. All functions are local to the rank.
  */
 #ifndef GW_ENGINE_BACKEND_H
 #define GW_ENGINE_BACKEND_H
@@ -68,22 +68,25 @@ struct gw_backend_ops {
     gw_err (*hidden_import)(struct gw_backend *backend, const float *rows);
     gw_err (*hidden_export)(struct gw_backend *backend, float *rows);
 
-    /* Attention and FFN of `layer` (the model's number) up to the partial sums; K and V of the step's rows are stored. */
-    gw_err (*attention)(struct gw_backend *backend, int layer);
-    gw_err (*ffn)(struct gw_backend *backend, int layer);
-    /* hidden += the partial sum (only when this shard owns all atoms). */
-    gw_err (*residual_add_own)(struct gw_backend *backend);
-    /* Waits. This shard's nodes of the last attention or ffn: float32 [node][rows][d_model], valid until the next call. */
+    /* Attention and FFN of `layer` (the model's number) for one part of the step (step.h), up to the partial sums; K and V of its rows are stored. Parts take
+     * turns: each half layer is computed for the first part, then for the second. */
+    gw_err (*attention)(struct gw_backend *backend, int layer, int part);
+    gw_err (*ffn)(struct gw_backend *backend, int layer, int part);
+    /* hidden += the partial sum of the part's rows (only when this shard owns all atoms). */
+    gw_err (*residual_add_own)(struct gw_backend *backend, int part);
+    /* Waits. This shard's nodes of the last attention or ffn: float32 [node][step rows][d_model], a part's rows valid until its next half layer. */
     gw_err (*partial_map)(struct gw_backend *backend, const float **nodes);
-    /* hidden[row_begin ..][d_model] += rows of the reduced sum in host memory. */
-    gw_err (*residual_add)(struct gw_backend *backend, const float *sum, int row_begin, int rows);
+    /* hidden[row][d_model] += `sum`, elements [step rows][d_model] in host memory, for the part's rows. `sum` and what it names is read until the part's next
+     * half layer (which adds it on the way), export or logits. */
+    gw_err (*residual_add)(struct gw_backend *backend, int part, const struct gw_tree_sum *sum);
 
-    /* From the next step on partial sums and, if not NULL, logits go to memory of the caller's, with room for max_rows rows; NULL, NULL: to the
-     * backend's own again. */
-    void (*exchange_memory)(struct gw_backend *backend, float *nodes, float *logits);
+    /* From the next step on partial sums of attention and of FFN (or both to the same) and, if not NULL, logits go to memory of the caller's, with room for
+     * max_rows rows, of logits `logits_stride` floats apart; all NULL: to the backend's own again. */
+    void (*exchange_memory)(struct gw_backend *backend, float *attn_nodes, float *ffn_nodes, float *logits,
+                            size_t logits_stride);
 
-    /* Waits. Logits of this shard's vocabulary for `count` rows of the step: float32 [count][vocab_end - vocab_begin] in host memory
-     * that the caller may change, valid until the next step_begin (last stage). */
+    /* Waits. Logits of this shard's vocabulary for `count` rows of the step: float32 [count][vocab_end - vocab_begin] (or as exchange_memory() said) in host
+     * memory that the caller may change, valid until the next step_begin (last stage). */
     gw_err (*logits)(struct gw_backend *backend, const int32_t *rows, int count, float **logits);
 
     /* Waits. One KV page of one layer and kv heads [kv_begin, kv_end) (the model's numbers, within the shard) in the canonical form: half

@@ -91,14 +91,14 @@ static void place_scratch(struct cpu *cpu)
     cpu->query = take(cpu, rows * heads_width, sizeof(float));
     cpu->key = take(cpu, rows * kv_width, sizeof(float));
     cpu->value = take(cpu, rows * kv_width, sizeof(float));
-    cpu->norm_tiles = take(cpu, threads * NORM_ROWS * d, sizeof(float));
+    cpu->norm_tiles = take(cpu, threads * 2 * NORM_ROWS * d, sizeof(float));
     cpu->tiles = take(cpu, threads * 2 * TILE_ROWS * GW_BLOCK, sizeof(float));
-    cpu->partials = cpu->own_partials = take(cpu, (size_t)nodes * rows * d, sizeof(float));
+    cpu->partials[0] = cpu->partials[1] = cpu->own_partials = take(cpu, (size_t)nodes * rows * d, sizeof(float));
     act_init(cpu, &cpu->normed, (int)rows, cpu->d);
     act_init(cpu, &cpu->attended, (int)rows, (int)heads_width);
     cpu->attended.view.x = cpu->query; /* attention overwrites its queries */
     act_init(cpu, &cpu->activated, (int)rows, cpu->ffn);
-    cpu->warm = take(cpu, threads, sizeof *cpu->warm);
+    for (int p = 0; p < GW_STEP_PARTS; p++) cpu->parts[p].warm = take(cpu, threads, sizeof *cpu->parts[p].warm);
     cpu->page_scratch = take(cpu, threads * ATTENTION_ROWS * (size_t)cpu->max_pages, sizeof(*cpu->page_scratch));
     cpu->gemm_scratch = take(cpu, threads, cpu->gemm_scratch_bytes);
 }
@@ -164,9 +164,14 @@ static gw_err cpu_step_begin(struct gw_backend *backend, const struct gw_step *s
     struct cpu *cpu = of(backend);
     GW_ASSERT(step->rows > 0 && step->rows <= cpu->config.max_rows);
     cpu->step = step;
-    cpu->own_sum_pending = false;
     cpu->queued = 0;
-    for (int t = 0; t < gw_pool_threads(cpu->pool); t++) cpu->warm[t] = (struct gw_warm){0};
+    for (int p = 0; p < gw_step_parts(step); p++) {
+        struct row_part *part = &cpu->parts[p];
+        part->row_begin = p == 0 ? 0 : step->cut;
+        part->row_end = p + 1 < gw_step_parts(step) ? step->cut : step->rows;
+        part->pending = NULL;
+        for (int t = 0; t < gw_pool_threads(cpu->pool); t++) part->warm[t] = (struct gw_warm){0};
+    }
     int positions = 0, rows = 0, pages = 0;
     for (int i = 0; i < step->seq_count; i++) {
         const struct gw_step_seq *seq = &step->seqs[i];
@@ -211,17 +216,35 @@ static gw_err cpu_hidden_import(struct gw_backend *backend, const float *rows)
     return GW_OK;
 }
 
-/* hidden += what residual_add_own() left for the next reader. */
-static void add_pending(struct cpu *cpu)
+/* Rows [row, end) of a sum; `tile` has room for them. */
+static const float *sum_rows(const struct cpu *cpu, const struct gw_tree_sum *sum, int row, int end, float *tile)
 {
-    if (cpu->own_sum_pending) cpu->kernels->add(cpu->hidden, cpu->partials, cpu->step->rows * cpu->d);
-    cpu->own_sum_pending = false;
+    size_t at = (size_t)row * (size_t)cpu->d;
+    if (sum->node_count == 1) return sum->values[0] + at;
+    gw_tree_reduce(sum, at, (size_t)(end - row) * (size_t)cpu->d, tile);
+    return tile;
+}
+
+/* hidden += what was left for the part's next reader. */
+static void add_pending(struct cpu *cpu, struct row_part *part)
+{
+    for (int row = part->row_begin, next; part->pending && row < part->row_end; row = next) {
+        next = row + NORM_ROWS < part->row_end ? row + NORM_ROWS : part->row_end;
+        cpu->kernels->add(cpu->hidden + (size_t)row * (size_t)cpu->d,
+                          sum_rows(cpu, part->pending, row, next, cpu->norm_tiles), (next - row) * cpu->d);
+    }
+    part->pending = NULL;
+}
+
+static void add_all_pending(struct cpu *cpu)
+{
+    for (int p = 0; p < gw_step_parts(cpu->step); p++) add_pending(cpu, &cpu->parts[p]);
 }
 
 static gw_err cpu_hidden_export(struct gw_backend *backend, float *rows)
 {
     struct cpu *cpu = of(backend);
-    add_pending(cpu);
+    add_all_pending(cpu);
     memcpy(rows, cpu->hidden, (size_t)cpu->step->rows * (size_t)cpu->d * sizeof(float));
     return GW_OK;
 }
@@ -231,29 +254,33 @@ static bool is_quantized(const struct gw_packed *packed)
     return packed->pack >= GW_PACK_U4;
 }
 
-/* Rows [begin, end) of cpu->normed: rows of `hidden` (those that are `picked`), normalised. With `add` the sum that waits is added to
- * them first. */
+/* Rows [begin, end) of cpu->normed: rows of `hidden` (those that are `picked`), normalised. `add` (or NULL) is added to them first, when none
+ * are picked. */
 static void norm_rows(struct cpu *cpu, const float *weight, const int32_t *picked, int begin, int end, bool quantize,
-                      bool add, int thread)
+                      const struct gw_tree_sum *add, int thread)
 {
     const struct gw_kernels *kernels = cpu->kernels;
     size_t d = (size_t)cpu->d;
-    float *own_tile = cpu->norm_tiles + (size_t)thread * NORM_ROWS * d;
-    for (int row = begin, first = begin; row < end; row++) {
+    float *own_tile = cpu->norm_tiles + (size_t)thread * 2 * NORM_ROWS * d;
+    for (int first = begin, next; first < end; first = next) {
+        next = (first / NORM_ROWS + 1) * NORM_ROWS;
+        if (next > end) next = end;
         float *tile = cpu->normed.x ? cpu->normed.x + (size_t)first * d : own_tile;
-        size_t at = (size_t)(picked ? picked[row] : row) * d;
-        if (add) kernels->add(cpu->hidden + at, cpu->partials + at, cpu->d);
-        kernels->rmsnorm(cpu->hidden + at, weight, cpu->d, cpu->norm_eps, tile + (size_t)(row - first) * d);
-        if ((row + 1) % NORM_ROWS && row + 1 < end) continue;
-        if (quantize) kernels->quantize(&cpu->normed.view, tile, d, first, row + 1, 0, cpu->d / GW_BLOCK);
-        first = row + 1;
+        const float *sums = add ? sum_rows(cpu, add, first, next, own_tile + NORM_ROWS * d) : NULL;
+        for (int row = first; row < next; row++) {
+            size_t at = (size_t)(picked ? picked[row] : row) * d, in_tile = (size_t)(row - first) * d;
+            if (sums) kernels->add(cpu->hidden + at, sums + in_tile, cpu->d);
+            kernels->rmsnorm(cpu->hidden + at, weight, cpu->d, cpu->norm_eps, tile + in_tile);
+        }
+        if (quantize) kernels->quantize(&cpu->normed.view, tile, d, first, next, 0, cpu->d / GW_BLOCK);
     }
 }
 
 /* A product this thread shares in: several matrices over the same activations, their panels counted through. */
 struct product {
     const struct gw_packed *w;
-    float *y;
+    float *y; /* [rows][stride] */
+    size_t stride;
     bool stream; /* as in struct gw_gemm */
 };
 
@@ -269,7 +296,7 @@ static const struct gw_atom *whole(const struct gw_packed *w, struct gw_atom *at
 }
 
 static void multiply_share(struct cpu *cpu, const struct product *products, int count, const struct act *act,
-                           const struct share *share, int thread)
+                           const struct share *share, struct gw_warm *warm, int thread)
 {
     int total = 0, begin, end;
     const struct gw_act view = gw_act_from(&act->view, share->row_begin);
@@ -286,19 +313,19 @@ static void multiply_share(struct cpu *cpu, const struct product *products, int 
                                .rows = share->row_end - share->row_begin,
                                .atoms = whole(w, &atom),
                                .atom_count = 1,
-                               .y = products[i].y + (size_t)share->row_begin * (size_t)w->n,
-                               .y_row_stride = (size_t)w->n,
+                               .y = products[i].y + (size_t)share->row_begin * products[i].stride,
+                               .y_row_stride = products[i].stride,
                                .stream = products[i].stream,
-                               .warm = &cpu->warm[thread],
+                               .warm = warm,
                                .next = i + 1 < count ? products[i + 1].w : NULL,
                                .scratch = gemm_scratch(cpu, thread)};
         cpu->kernels->gemm[w->pack](&gemm, from, to);
     }
 }
 
-/* The partial sums over this shard's atoms: cpu->partials[node][row][d]. */
-static void multiply_partial(struct cpu *cpu, const struct gw_packed *w, const struct partial *partial,
-                             const struct act *act, const struct share *share, int thread)
+/* The partial sums over this shard's atoms: to[node][row][d]. */
+static void multiply_partial(struct cpu *cpu, const struct gw_packed *w, const struct partial *partial, float *to,
+                             const struct act *act, const struct share *share, struct gw_warm *warm, int thread)
 {
     int begin, end;
     const struct gw_act view = gw_act_from(&act->view, share->row_begin);
@@ -309,10 +336,10 @@ static void multiply_partial(struct cpu *cpu, const struct gw_packed *w, const s
                            .rows = share->row_end - share->row_begin,
                            .atoms = partial->program,
                            .atom_count = partial->end - partial->begin,
-                           .y = cpu->partials + (size_t)share->row_begin * (size_t)cpu->d,
+                           .y = to + (size_t)share->row_begin * (size_t)cpu->d,
                            .y_row_stride = (size_t)cpu->d,
                            .y_node_stride = (size_t)cpu->d * (size_t)cpu->step->rows,
-                           .warm = &cpu->warm[thread],
+                           .warm = warm,
                            .scratch = gemm_scratch(cpu, thread)};
     cpu->kernels->gemm[w->pack](&gemm, begin, end);
 }
@@ -401,11 +428,10 @@ static void attend(struct cpu *cpu, const struct half_layer *half, const struct 
 
 /* From here on this thread's products take its share of the KV pages of `layer` along: attention is limited by memory, products are limited by
  * arithmetic, and each would leave the other idle. */
-static void warm_layer(struct cpu *cpu, int layer, const struct share *share, int thread)
+static void warm_layer(struct cpu *cpu, int layer, const struct share *share, struct gw_warm *warm)
 {
     int begin, end;
     const struct row_group *group = share->group;
-    struct gw_warm *warm = &cpu->warm[thread];
     warm->at = warm->count = 0;
     if (layer >= cpu->config.shard.layer_end) return;
     gw_split(group->page_end - group->page_begin, share->members, share->member, &begin, &end);
@@ -454,34 +480,37 @@ static void attention_share(struct cpu *cpu, const struct half_layer *half, cons
                             int thread, int threads)
 {
     const struct layer *layer = half->layer;
+    struct gw_warm *warm = &half->part->warm[thread];
     int begin, end;
     own_rows(share, &begin, &end);
     norm_rows(cpu, layer->attn_norm, NULL, begin, end,
               is_quantized(&layer->w[Q]) || is_quantized(&layer->w[K]) || is_quantized(&layer->w[V]), half->add,
               thread);
     share_sync(cpu, share);
-    const struct product qkv[] = {{&layer->w[Q], cpu->query, false},
-                                  {&layer->w[K], cpu->key, false},
-                                  {&layer->w[V], cpu->value, false}};
-    multiply_share(cpu, qkv, 3, &cpu->normed, share, thread);
+    const size_t kv_width = (size_t)(cpu->kv_heads * cpu->head_dim), q_width = kv_width * (size_t)cpu->group;
+    const struct product qkv[] = {{&layer->w[Q], cpu->query, q_width, false},
+                                  {&layer->w[K], cpu->key, kv_width, false},
+                                  {&layer->w[V], cpu->value, kv_width, false}};
+    multiply_share(cpu, qkv, 3, &cpu->normed, share, warm, thread);
     share_sync(cpu, share);
     for (int row = begin; row < end; row++) store_key(cpu, half, row);
-    if (cpu->by_rows) {
+    if (half->part->by_rows) {
         gw_pool_post(cpu->pool, thread);
         for (int before = share->group->after; before < thread; before++) gw_pool_await(cpu->pool, before, turn);
     }
     share_sync(cpu, share);
     attend_share(cpu, half, share, thread, threads);
     share_sync(cpu, share);
-    warm_layer(cpu, half->number + 1, share, thread);
-    multiply_partial(cpu, &layer->w[OUT], &cpu->attn_sum, &cpu->attended, share, thread);
+    warm_layer(cpu, half->number + 1, share, warm);
+    multiply_partial(cpu, &layer->w[OUT], &cpu->attn_sum, cpu->partials[0], &cpu->attended, share, warm, thread);
 }
 
 /* Blocks [block, end) of 32 of the FFN, for `rows` rows from `row` on: gate and up, activated, in the form the down product reads. `last` is where this
  * thread's blocks end. */
-static void activate_blocks(struct cpu *cpu, const struct layer *layer, int block, int end, int last, int row, int rows,
-                            float *tile, int thread)
+static void activate_blocks(struct cpu *cpu, const struct half_layer *half, int block, int end, int last, int row,
+                            int rows, float *tile, int thread)
 {
+    const struct layer *layer = half->layer;
     enum { PANELS = GW_BLOCK / GW_PANEL };
     const size_t width = (size_t)(end - block) * GW_BLOCK;
     float *gate_up[] = {tile, tile + TILE_ROWS * GW_BLOCK};
@@ -497,7 +526,7 @@ static void activate_blocks(struct cpu *cpu, const struct layer *layer, int bloc
                                .y = gate_up[i],
                                .y_panel = block * PANELS,
                                .y_row_stride = width,
-                               .warm = &cpu->warm[thread],
+                               .warm = &half->part->warm[thread],
                                .next = &layer->w[i == 0       ? UP
                                                  : end < last ? GATE
                                                               : DOWN],
@@ -531,17 +560,19 @@ static void ffn_share(struct cpu *cpu, const struct half_layer *half, const stru
         int at_once = TILE_ROWS / rows; /* the fewer rows, the more of them fill the tile */
         for (int block = begin, next; block < end; block = next) {
             next = end - block < at_once ? end : block + at_once;
-            activate_blocks(cpu, layer, block, next, end, row, rows, tile, thread);
+            activate_blocks(cpu, half, block, next, end, row, rows, tile, thread);
         }
     }
     share_sync(cpu, share);
-    multiply_partial(cpu, &layer->w[DOWN], &cpu->ffn_sum, &cpu->activated, share, thread);
+    multiply_partial(cpu, &layer->w[DOWN], &cpu->ffn_sum, cpu->partials[1], &cpu->activated, share,
+                     &half->part->warm[thread], thread);
 }
 
+/* All that is queued is of one part. */
 static void compute_queue(void *arg, int thread, int threads)
 {
     struct cpu *cpu = arg;
-    const struct share share = gw_cpu_share(cpu, thread, threads);
+    const struct share share = gw_cpu_share(cpu->queue[0].part, thread, threads);
     gw_gemm_forget(gemm_scratch(cpu, thread));
     for (int i = 0, turn = 0; i < cpu->queued; i++) {
         const struct half_layer *half = &cpu->queue[i];
@@ -557,71 +588,84 @@ static void flush(struct cpu *cpu)
     for (int i = 0; i < cpu->queued; i++) atomic_store(&cpu->next_item[i], 0);
     double begin_s = gw_clock_now_s();
     gw_pool_run(cpu->pool, compute_queue, cpu);
-    cpu->half_row_s = (gw_clock_now_s() - begin_s) / cpu->queued / cpu->step->rows;
+    const struct row_part *part = cpu->queue[0].part;
+    cpu->half_row_s = (gw_clock_now_s() - begin_s) / cpu->queued / (part->row_end - part->row_begin);
     cpu->queued = 0;
 }
 
 /* Keys and values are written in every step, whether or not anybody asks for its outputs: nothing is left waiting after the last layer. */
-static gw_err enqueue(struct cpu *cpu, int layer, bool ffn, const struct partial *sum)
+static gw_err enqueue(struct cpu *cpu, int layer, bool ffn, int number, const struct partial *sum)
 {
     struct layer *weights = &cpu->layers[layer - cpu->config.shard.layer_begin];
+    struct row_part *part = &cpu->parts[number];
+    GW_ASSERT(number < gw_step_parts(cpu->step));
     cpu->last_sum = sum;
-    if (!ffn && cpu->kv_heads == 0) return GW_OK; /* this shard holds FFN atoms only */
+    if (!ffn && cpu->kv_heads == 0) { /* this shard holds FFN atoms only */
+        add_pending(cpu, part);
+        return GW_OK;
+    }
     for (int i = ffn ? GATE : Q; i <= (ffn ? UP : V); i++)
         if (!is_quantized(&weights->w[i])) act_keep_floats(&cpu->normed);
     if (ffn && !is_quantized(&weights->w[DOWN])) act_keep_floats(&cpu->activated);
-    cpu->queue[cpu->queued++] = (struct half_layer){weights, layer, ffn, cpu->own_sum_pending};
-    cpu->own_sum_pending = false;
+    cpu->queue[cpu->queued++] = (struct half_layer){weights, layer, ffn, part, part->pending};
+    part->pending = NULL;
     /* else others read it as soon as the call returns: even a shard with all heads is not alone when it exchanges */
-    bool own_sum = sum->begin == 0 && sum->end == sum->atoms && cpu->partials == cpu->own_partials;
+    bool own_sum = sum->begin == 0 && sum->end == sum->atoms && cpu->partials[0] == cpu->own_partials;
     bool last = ffn && layer == cpu->config.shard.layer_end - 1;
     bool enough = cpu->half_row_s <= 0 || cpu->half_row_s * cpu->queued * cpu->step->rows >= dispatch_s;
-    if (!own_sum || last || enough) flush(cpu);
+    if (!own_sum || last || enough || gw_step_parts(cpu->step) > 1) flush(cpu);
     return GW_OK;
 }
 
-static gw_err cpu_attention(struct gw_backend *backend, int layer)
+static gw_err cpu_attention(struct gw_backend *backend, int layer, int part)
 {
     struct cpu *cpu = of(backend);
-    return enqueue(cpu, layer, false, &cpu->attn_sum);
+    return enqueue(cpu, layer, false, part, &cpu->attn_sum);
 }
 
-static gw_err cpu_ffn(struct gw_backend *backend, int layer)
+static gw_err cpu_ffn(struct gw_backend *backend, int layer, int part)
 {
     struct cpu *cpu = of(backend);
-    return enqueue(cpu, layer, true, &cpu->ffn_sum);
-}
-
-static gw_err cpu_residual_add(struct gw_backend *backend, const float *sum, int row_begin, int rows)
-{
-    struct cpu *cpu = of(backend);
-    cpu->kernels->add(cpu->hidden + (size_t)row_begin * (size_t)cpu->d, sum, rows * cpu->d);
-    return GW_OK;
+    return enqueue(cpu, layer, true, part, &cpu->ffn_sum);
 }
 
 /* Left to whoever reads the rows next: the threads of the next half layer have them in their caches then. */
-static gw_err cpu_residual_add_own(struct gw_backend *backend)
+static gw_err cpu_residual_add(struct gw_backend *backend, int part, const struct gw_tree_sum *sum)
 {
     struct cpu *cpu = of(backend);
-    GW_ASSERT(cpu->last_sum->begin == 0 && cpu->last_sum->end == cpu->last_sum->atoms && !cpu->own_sum_pending);
-    cpu->own_sum_pending = true;
+    GW_ASSERT(part < gw_step_parts(cpu->step) && !cpu->parts[part].pending);
+    cpu->parts[part].pending = sum;
     return GW_OK;
 }
 
-static void cpu_exchange_memory(struct gw_backend *backend, float *nodes, float *logits)
+static gw_err cpu_residual_add_own(struct gw_backend *backend, int part)
+{
+    static const struct gw_tree_node all = {0, 1};
+    struct cpu *cpu = of(backend);
+    GW_ASSERT(cpu->last_sum->begin == 0 && cpu->last_sum->end == cpu->last_sum->atoms);
+    cpu->own_value = cpu->own_partials;
+    cpu->own_sum = (struct gw_tree_sum){.atoms = 1, .node_count = 1, .nodes = &all, .values = &cpu->own_value};
+    return cpu_residual_add(backend, part, &cpu->own_sum);
+}
+
+static void cpu_exchange_memory(struct gw_backend *backend, float *attn_nodes, float *ffn_nodes, float *logits,
+                                size_t logits_stride)
 {
     struct cpu *cpu = of(backend);
     free(cpu->own_logits);
     cpu->own_logits = NULL;
-    cpu->partials = nodes ? nodes : cpu->own_partials;
+    cpu->partials[0] = attn_nodes ? attn_nodes : cpu->own_partials;
+    cpu->partials[1] = ffn_nodes ? ffn_nodes : cpu->own_partials;
     cpu->logits = logits;
-    cpu->logits_count = logits ? (size_t)cpu->config.max_rows * (size_t)cpu->vocab : 0;
+    cpu->logits_stride = logits ? logits_stride : (size_t)cpu->vocab;
+    cpu->logits_count = logits ? (size_t)cpu->config.max_rows * logits_stride : 0;
 }
 
 static gw_err cpu_partial_map(struct gw_backend *backend, const float **nodes)
 {
-    flush(of(backend));
-    *nodes = of(backend)->partials;
+    struct cpu *cpu = of(backend);
+    flush(cpu);
+    *nodes = cpu->partials[cpu->last_sum == &cpu->ffn_sum];
     return GW_OK;
 }
 
@@ -639,18 +683,18 @@ static void logits_share(void *arg, int thread, int threads)
     const struct share share = {.row_end = job->count, .member = thread, .members = threads};
     int begin, end;
     own_rows(&share, &begin, &end);
-    norm_rows(cpu, cpu->output_norm, job->rows, begin, end, is_quantized(&cpu->output), false, thread);
+    norm_rows(cpu, cpu->output_norm, job->rows, begin, end, is_quantized(&cpu->output), NULL, thread);
     share_sync(cpu, &share);
     bool stream = (size_t)job->count * (size_t)cpu->vocab * sizeof(float) > STREAM_BYTES;
-    const struct product product = {&cpu->output, cpu->logits, stream};
+    const struct product product = {&cpu->output, cpu->logits, cpu->logits_stride, stream};
     gw_gemm_forget(gemm_scratch(cpu, thread));
-    multiply_share(cpu, &product, 1, &cpu->normed, &share, thread);
+    multiply_share(cpu, &product, 1, &cpu->normed, &share, NULL, thread);
 }
 
 static gw_err cpu_logits(struct gw_backend *backend, const int32_t *rows, int count, float **logits)
 {
     struct cpu *cpu = of(backend);
-    size_t need = (size_t)count * (size_t)cpu->vocab;
+    size_t need = (size_t)count * cpu->logits_stride;
     if (need > cpu->logits_count) {
         free(cpu->own_logits);
         cpu->logits = cpu->own_logits = gw_alloc_lines(need, sizeof(float));
@@ -658,7 +702,7 @@ static gw_err cpu_logits(struct gw_backend *backend, const int32_t *rows, int co
     }
     struct logits_job job = {cpu, rows, count};
     if (!is_quantized(&cpu->output)) act_keep_floats(&cpu->normed);
-    add_pending(cpu);
+    add_all_pending(cpu);
     if (count > 0 && cpu->vocab > 0) gw_pool_run(cpu->pool, logits_share, &job);
     *logits = cpu->logits;
     return GW_OK;
@@ -723,6 +767,7 @@ gw_err gw_backend_cpu_create(const struct gw_backend_config *config, const struc
                 gw_ffn_atom_block(dims->ffn, dims->ffn_atoms, s->ffn_begin)) *
                GW_BLOCK;
     cpu->vocab = s->vocab_end - s->vocab_begin;
+    cpu->logits_stride = (size_t)cpu->vocab;
     cpu->norm_eps = gw_model_info(config->model)->norm_eps;
     init_rope(cpu);
     init_partials(cpu);

@@ -48,12 +48,23 @@ struct attention_item {
     int shared;               /* of several: so many pages; rows are of sequences seq, seq + 1 .. then. 0: of one */
 };
 
-/* Rows of a step that one thread computes by itself, or all threads together (cpu_rows.c). */
+/* Rows of a part that one thread computes by itself, or all threads together (cpu_rows.c). */
 struct row_group {
     int row_begin, row_end;   /* begins with a tile of GW_ACT_ROWS */
     int item_begin, item_end; /* attention items of these rows */
     int page_begin, page_end; /* in step_pages: that they read */
-    int after;                /* groups [after, this one) write keys that this one reads, in every layer */
+    int after;                /* the part's groups [after, this one) write keys that this one reads, in every layer */
+};
+
+/* Rows of a step that are computed in one go (step.h). */
+struct row_part {
+    int row_begin, row_end;
+    bool by_rows;
+    struct row_group *groups; /* [threads], of which group_count are used: one, or by_rows one for each thread */
+    int group_count;
+    struct gw_warm *warm; /* [threads] */
+    const struct gw_tree_sum
+        *pending; /* yet to be added to the hidden rows: done where they are read next; NULL: nothing */
 };
 
 /* What a thread has to do: rows [row_begin, row_end), as number `member` of the `members` that divide their outputs among themselves. */
@@ -68,7 +79,8 @@ struct half_layer {
     const struct layer *layer;
     int number; /* the layer's */
     bool ffn;   /* the second half */
-    bool add;   /* the sum that waits goes to the hidden rows first */
+    struct row_part *part;
+    const struct gw_tree_sum *add; /* to the hidden rows first; or NULL */
 };
 
 /* How much of weights and KV has been moved to huge pages (cpu_memory.c). */
@@ -112,29 +124,27 @@ struct cpu {
     int32_t *row_seq; /* [rows]: index of the row's sequence in the step */
     struct attention_item *items;
     int item_count, item_capacity;
-    bool by_rows;
-    struct row_group *groups; /* [threads], of which the step has group_count: one, or by_rows one for each thread */
-    int group_count;
+    struct row_part parts[GW_STEP_PARTS];
     double *tile_cost;             /* [max_rows / GW_ACT_ROWS + 1], for cutting rows into groups */
     int32_t *page_writer;          /* [kv_pages], likewise */
     const uint16_t **page_scratch; /* [thread][ATTENTION_ROWS * max_pages] */
     int max_pages;
     int32_t *step_pages; /* [step_page_count]: pages that the step's sequences read */
     int step_page_count, step_page_capacity;
-    struct gw_warm *warm;      /* [threads] */
     uint8_t *gemm_scratch;     /* [threads][gemm_scratch_bytes] */
     size_t gemm_scratch_bytes; /* a multiple of a cache line; 0 with kernels that need none */
 
     float *hidden;              /* [rows][d] */
     float *query, *key, *value; /* [rows][heads*dim], [rows][kv*dim] twice */
-    float *norm_tiles;          /* [thread][NORM_ROWS][d] */
+    float *norm_tiles;          /* [thread][normalised|sums][NORM_ROWS][d] */
     float *tiles;               /* [thread][gate|up][TILE_ROWS][GW_BLOCK] */
-    float *partials;            /* [node][rows][d] */
-    float *logits;              /* [rows][vocab], grown on demand */
-    size_t logits_count;
+    float *partials[2];         /* of attention and of FFN: [node][rows][d] */
+    float *logits;              /* [rows][logits_stride], of which vocab are used; grown on demand */
+    size_t logits_count, logits_stride;
     float *own_partials, *own_logits; /* not used where the caller's memory is (exchange_memory) */
     struct act normed, attended, activated;
-    bool own_sum_pending;     /* partials are yet to be added to hidden: done where rows are read next */
+    struct gw_tree_sum own_sum; /* all of it in one node: */
+    const float *own_value;
     struct half_layer *queue; /* [2 * layers] */
     atomic_int *next_item;    /* [2 * layers]: of a half layer's attention items, when all threads share them */
     int queued;
@@ -164,11 +174,11 @@ void gw_cpu_back_memory(struct cpu *cpu, int pages);
 void gw_cpu_pack(struct cpu *cpu, const struct gw_packed *packed, const struct gw_gguf_tensor *tensor, int n_begin,
                  int k_begin);
 
-/* How the step's rows, attention items and pages are shared out. */
+/* How the step's rows, attention items and pages are shared out, part by part. */
 void gw_cpu_rows_init(struct cpu *cpu);
 void gw_cpu_rows_close(struct cpu *cpu);
 void gw_cpu_share_rows(struct cpu *cpu, const struct gw_step *step);
-struct share gw_cpu_share(const struct cpu *cpu, int thread, int threads);
+struct share gw_cpu_share(const struct row_part *part, int thread, int threads);
 
 /* These of struct gw_backend_ops. */
 gw_err gw_cpu_kv_export(struct gw_backend *backend, int layer, int page, int kv_begin, int kv_end, uint16_t *canonical);

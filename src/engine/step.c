@@ -6,7 +6,7 @@
 
 void gw_step_clear(struct gw_step *step)
 {
-    step->rows = step->seq_count = step->page_count = step->history_count = 0;
+    step->rows = step->cut = step->seq_count = step->page_count = step->history_count = 0;
 }
 
 void gw_step_free(struct gw_step *step)
@@ -61,6 +61,7 @@ void gw_step_encode(const struct gw_step *step, struct gw_buf *out)
     gw_buf_add_u64(out, step->id);
     gw_buf_add_u32(out, (uint32_t)step->slot);
     gw_buf_add_u32(out, (uint32_t)step->rows);
+    gw_buf_add_u32(out, (uint32_t)step->cut);
     gw_buf_add_u32(out, (uint32_t)step->seq_count);
     gw_buf_add_u32(out, (uint32_t)step->page_count);
     gw_buf_add_u32(out, (uint32_t)step->history_count);
@@ -85,7 +86,8 @@ gw_err gw_step_decode(const uint8_t *data, size_t bytes, struct gw_step *step)
     gw_step_clear(step);
     step->id = gw_read_u64(&in);
     step->slot = (int32_t)gw_read_u32(&in);
-    uint32_t rows = gw_read_u32(&in), seqs = gw_read_u32(&in), pages = gw_read_u32(&in), history = gw_read_u32(&in);
+    uint32_t rows = gw_read_u32(&in), cut = gw_read_u32(&in), seqs = gw_read_u32(&in), pages = gw_read_u32(&in),
+             history = gw_read_u32(&in);
     const void *seq_data = gw_read(&in, (size_t)seqs * sizeof *step->seqs);
     const void *token_data = gw_read(&in, (size_t)rows * sizeof *step->tokens);
     const void *page_data = gw_read(&in, (size_t)pages * sizeof *step->pages);
@@ -95,6 +97,9 @@ gw_err gw_step_decode(const uint8_t *data, size_t bytes, struct gw_step *step)
     for (uint32_t i = 0; i < seqs; i++)
         memcpy(gw_step_add_seq(step), (const uint8_t *)seq_data + i * sizeof *step->seqs, sizeof *step->seqs);
     gw_step_add_tokens(step, token_data, (int)rows);
+    if (cut % GW_ACT_ROWS || (cut && cut >= rows))
+        return gw_fail(GW_ERR_PEER, "step %llu from the head is cut out of bounds", (unsigned long long)step->id);
+    step->cut = (int32_t)cut;
     gw_step_add_pages(step, page_data, (int)pages);
     gw_step_add_history(step, history_data, (int)history);
     for (uint32_t i = 0; i < seqs; i++)

@@ -26,10 +26,15 @@ struct gw_step_seq {
     struct gw_sample_params params;
 };
 
+/* Most parts of a step. Where tensor shards would wait for each other, its rows are cut in two: while the sum over one part is on its way, the other part is
+ * computed. */
+enum { GW_STEP_PARTS = 2 };
+
 struct gw_step {
     uint64_t id;
     int32_t slot; /* micro-batch of the head's pipeline */
     int32_t rows;
+    int32_t cut; /* first row of the second part, a multiple of GW_ACT_ROWS; 0: one part */
     int32_t seq_count;
     int32_t page_count, history_count;
     struct gw_step_seq *seqs;
@@ -39,6 +44,11 @@ struct gw_step {
     /* allocated sizes of the four arrays */
     int32_t seq_capacity, row_capacity, page_capacity, history_capacity;
 };
+
+static inline int gw_step_parts(const struct gw_step *step)
+{
+    return step->cut ? 2 : 1;
+}
 
 /* Empties a (zero-initialised or used) step; its memory is kept. */
 void gw_step_clear(struct gw_step *step);

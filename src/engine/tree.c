@@ -71,31 +71,32 @@ static void add(float *to, const float *a, const float *b, size_t count)
     for (; i < count; i++) to[i] = a[i] + b[i];
 }
 
-void gw_tree_reduce(int atoms, const struct gw_tree_node *nodes, const float *const *values, int node_count,
-                    size_t count, float *sum)
+void gw_tree_reduce(const struct gw_tree_sum *sum, size_t begin, size_t count, float *to)
 {
+    const struct gw_tree_node *nodes = sum->nodes;
+    const int node_count = sum->node_count;
     enum { STRIP = 512 }; /* elements a time, so that the stack of partial sums stays in the first-level cache */
     float merged[GW_MAX_TREE_DEPTH][STRIP];
     const float *stack[GW_MAX_TREE_DEPTH]; /* values as they came, or merged ones */
     int merges[GW_TREE_MAX_ATOMS];
     GW_ASSERT(node_count > 0 && node_count <= GW_TREE_MAX_ATOMS && nodes[0].begin == 0 &&
-              nodes[node_count - 1].end == atoms);
+              nodes[node_count - 1].end == sum->atoms);
     for (int v = 0; v < node_count; v++) {
         GW_ASSERT(v == 0 || nodes[v].begin == nodes[v - 1].end);
-        merges[v] = merges_after(0, atoms, nodes[v].begin, nodes[v].end);
+        merges[v] = merges_after(0, sum->atoms, nodes[v].begin, nodes[v].end);
     }
     for (size_t at = 0; at < count; at += STRIP) {
         size_t strip = count - at < STRIP ? count - at : STRIP;
         int depth = 0;
         for (int v = 0; v < node_count; v++) {
             GW_ASSERT(depth < GW_MAX_TREE_DEPTH);
-            stack[depth++] = values[v] + at;
+            stack[depth++] = sum->values[v] + begin + at;
             for (int m = 0; m < merges[v]; m++, depth--) {
                 add(merged[depth - 2], stack[depth - 2], stack[depth - 1], strip);
                 stack[depth - 2] = merged[depth - 2];
             }
         }
         GW_ASSERT(depth == 1);
-        memcpy(sum + at, stack[0], strip * sizeof(float));
+        memcpy(to + at, stack[0], strip * sizeof(float));
     }
 }

@@ -24,9 +24,15 @@ int gw_tree_nodes(int atoms, int begin, int end, struct gw_tree_node nodes[GW_TR
  * run's start) of leaf begin + i. Node indices are those of gw_tree_nodes. */
 void gw_tree_program(int atoms, int begin, int end, const int *block_ends, struct gw_atom *program);
 
-/* Adds nodes that together cover all leaves, in order left to right: sum[i] for i < count elements.
- * `values[v]` is node v's array. `nodes` are their leaf ranges. sum may not alias an input. */
-void gw_tree_reduce(int atoms, const struct gw_tree_node *nodes, const float *const *values, int node_count,
-                    size_t count, float *sum);
+/* A sum over all leaves, yet to be added up: nodes that together cover them, left to right. All borrowed. */
+struct gw_tree_sum {
+    int atoms;
+    int node_count;
+    const struct gw_tree_node *nodes; /* [node_count] */
+    const float *const *values;       /* [node_count]: node v's array, all equally long */
+};
+
+/* to[0 .. count) = elements [begin, begin + count) of the sum. `to` may not alias a value. */
+void gw_tree_reduce(const struct gw_tree_sum *sum, size_t begin, size_t count, float *to);
 
 #endif

@@ -9,11 +9,23 @@
 
 #include <stdlib.h>
 
+/* So much of its time for a layer must a shard wait for others, for parts to be worth while: products of half as many rows take a little longer. */
+static const double PARTS_FROM = 0.1;
+
 /* The sum over one kind of atoms, as all shards of the stage contribute to it. */
 struct sum_plan {
     struct gw_exchange exchange;
     struct gw_tree_node nodes[GW_TREE_MAX_ATOMS];
     int *node_counts; /* [shards] */
+};
+
+/* A part's sum on its way. */
+struct pending_sum {
+    const struct sum_plan *plan; /* NULL: none */
+    const float *own;            /* what the backend has mapped */
+    uint64_t number;             /* of the window's writes, or of the step's exchanges */
+    const float *values[GW_TREE_MAX_ATOMS];
+    struct gw_tree_sum sum; /* what the backend adds; it names `values` */
 };
 
 struct gw_executor {
@@ -28,11 +40,13 @@ struct gw_executor {
     struct gw_shards shards;
     int *vocab_begin; /* [shards + 1] */
     struct sum_plan attn_sum, ffn_sum;
+    struct pending_sum pending[GW_STEP_PARTS];
+    bool in_parts;            /* do shards win when they compute a step in parts? */
     struct gw_window *window; /* where all shards are on this node and have the store */
     uint64_t window_epoch;    /* the plan that it was asked for in: another one may have other shards */
     float *sum;               /* [max_rows][d_model], for several shards without a window */
     uint64_t exchanges;       /* numbers the sums of a step, alike on all shards */
-    float *full_logits; /* [rows drawn here][vocab], for several shards without a window; with one [threads][vocab] */
+    float *full_logits;       /* [rows drawn here][vocab], likewise */
     size_t full_logits_count;
     struct gw_cost cost; /* the default one, for the pace */
     struct gw_pace_report pace;
@@ -110,6 +124,7 @@ gw_err gw_executor_create(const struct gw_executor_config *config, struct gw_exe
     ex->cost = gw_cost_default();
     TRY(gw_layout_check(&ex->dims, config->team->layout));
     ex->shard = gw_layout_shard(&ex->dims, config->team->layout, config->team->place.shard, config->team->place.stage);
+    ex->in_parts = gw_layout_wait(&ex->dims, config->team->layout) > PARTS_FROM;
     TRY(gw_kernels_get(&ex->kernels));
     int pinned = gw_pool_cpus(config->local_rank, config->local_size, config->threads, cpus, 1024);
     TRY(gw_pool_create(config->threads, pinned ? cpus : NULL, &ex->pool));
@@ -189,8 +204,11 @@ static gw_err open_window(struct gw_executor *ex)
     struct gw_window *before = ex->window;
     ex->window = NULL;
     rc = gw_window_open(&config, &ex->window);
-    ex->backend->ops->exchange_memory(ex->backend, ex->window ? gw_window_nodes(ex->window) : NULL,
-                                      ex->window ? gw_window_logits(ex->window) : NULL);
+    int own = ex->shards.own;
+    ex->backend->ops->exchange_memory(ex->backend, ex->window ? gw_window_nodes(ex->window, own, 0) : NULL,
+                                      ex->window ? gw_window_nodes(ex->window, own, 1) : NULL,
+                                      ex->window ? gw_window_logits(ex->window) : NULL,
+                                      ex->window ? gw_window_logits_stride(ex->window) : 0);
     gw_window_close(before);
     TRY(rc);
     ex->window_epoch = gw_comm_epoch(ex->config.comm);
@@ -200,20 +218,68 @@ out:
     return rc;
 }
 
-/* Ends a half layer: the partial sums of all shards into the hidden rows. */
-static gw_err add_sum(struct gw_executor *ex, const struct sum_plan *plan, int rows)
+/* ---- sums over the shards -------------------------------------------------------------------------------------- */
+
+static struct gw_sum_rows rows_of(const struct gw_executor *ex, const struct gw_step *step, int part)
+{
+    return (struct gw_sum_rows){.own_nodes = ex->pending[part].own,
+                                .rows = step->rows,
+                                .width = ex->dims.d_model,
+                                .begin = part == 0 ? 0 : step->cut,
+                                .end = part + 1 < gw_step_parts(step) ? step->cut : step->rows};
+}
+
+/* A part's half layer is computed: its partial sums are on their way to the other shards. */
+static gw_err begin_sum(struct gw_executor *ex, const struct sum_plan *plan, const struct gw_step *step, int part)
 {
     gw_err rc = GW_OK;
     const struct gw_backend_ops *ops = ex->backend->ops;
-    const float *nodes = NULL, *sum = NULL;
-    if (ex->shards.count == 1) return ops->residual_add_own(ex->backend);
+    struct pending_sum *pending = &ex->pending[part];
+    if (ex->shards.count == 1) return ops->residual_add_own(ex->backend, part);
+    TRY(ops->partial_map(ex->backend, &pending->own));
     if (ex->window) {
-        TRY(gw_window_sum(ex->window, &plan->exchange, rows, &sum));
-        return ops->residual_add(ex->backend, sum, 0, rows);
+        pending->number = gw_window_written(ex->window);
+    } else {
+        struct gw_sum_rows rows = rows_of(ex, step, part);
+        pending->number = ex->exchanges++;
+        TRY(gw_shards_sum_begin(&ex->shards, &plan->exchange, pending->number, &rows));
     }
-    TRY(ops->partial_map(ex->backend, &nodes));
-    TRY(gw_shards_sum(&ex->shards, &plan->exchange, ex->exchanges++, nodes, rows, ex->dims.d_model, ex->sum));
-    TRY(ops->residual_add(ex->backend, ex->sum, 0, rows));
+    pending->plan = plan;
+out:
+    return rc;
+}
+
+/* The nodes of all shards, where they lie. */
+static void name_nodes(struct gw_executor *ex, struct pending_sum *pending, int rows)
+{
+    const struct sum_plan *plan = pending->plan;
+    size_t each = (size_t)rows * (size_t)ex->dims.d_model;
+    int count = 0;
+    for (int s = 0; s < ex->shards.count; s++)
+        for (int n = 0; n < plan->node_counts[s]; n++)
+            pending->values[count++] = gw_window_nodes(ex->window, s, plan == &ex->ffn_sum) + (size_t)n * each;
+    pending->sum = (struct gw_tree_sum){
+        .atoms = plan->exchange.atoms, .node_count = count, .nodes = plan->nodes, .values = pending->values};
+}
+
+/* Before a part is computed on: the sum that is on its way to it, into its hidden rows. */
+static gw_err end_sum(struct gw_executor *ex, const struct gw_step *step, int part)
+{
+    gw_err rc = GW_OK;
+    static const struct gw_tree_node all = {0, 1};
+    struct pending_sum *pending = &ex->pending[part];
+    if (!pending->plan) return GW_OK;
+    if (ex->window) {
+        TRY(gw_window_wait(ex->window, pending->number));
+        name_nodes(ex, pending, step->rows);
+    } else {
+        struct gw_sum_rows rows = rows_of(ex, step, part);
+        TRY(gw_shards_sum_end(&ex->shards, &pending->plan->exchange, pending->number, &rows, ex->sum));
+        pending->values[0] = ex->sum;
+        pending->sum = (struct gw_tree_sum){.atoms = 1, .node_count = 1, .nodes = &all, .values = pending->values};
+    }
+    TRY(ex->backend->ops->residual_add(ex->backend, part, &pending->sum));
+    pending->plan = NULL;
 out:
     return rc;
 }
@@ -256,6 +322,14 @@ void gw_executor_drag(struct gw_executor *ex, double seconds)
     ex->pace.took_s += seconds;
 }
 
+void gw_executor_cut(const struct gw_executor *ex, struct gw_step *step)
+{
+    int threads = ex->config.threads, fewest = threads == 1 ? GW_ACT_ROWS : threads * ex->kernels->group_rows;
+    int tiles = (step->rows + GW_ACT_ROWS - 1) / GW_ACT_ROWS;
+    bool enough = step->rows >= GW_STEP_PARTS * fewest;
+    step->cut = ex->in_parts && enough ? tiles / GW_STEP_PARTS * GW_ACT_ROWS : 0;
+}
+
 gw_err gw_executor_forward(struct gw_executor *ex, const struct gw_step *step, const float *hidden_in,
                            float *hidden_out)
 {
@@ -263,7 +337,8 @@ gw_err gw_executor_forward(struct gw_executor *ex, const struct gw_step *step, c
     const struct gw_backend_ops *ops = ex->backend->ops;
     if (ex->shards.count > 1 && ex->window_epoch != gw_comm_epoch(ex->config.comm)) TRY(open_window(ex));
     TRY(ops->step_begin(ex->backend, step));
-    ex->exchanges = step->id * 2 * (uint64_t)ex->dims.layers;
+    ex->exchanges = step->id * 2 * GW_STEP_PARTS * (uint64_t)ex->dims.layers;
+    for (int part = 0; part < GW_STEP_PARTS; part++) ex->pending[part].plan = NULL;
     if (ex->shard.first) TRY(ops->embed(ex->backend));
     else TRY(ops->hidden_import(ex->backend, hidden_in));
     for (int layer = ex->shard.layer_begin; layer < ex->shard.layer_end; layer++) {
@@ -272,15 +347,16 @@ gw_err gw_executor_forward(struct gw_executor *ex, const struct gw_step *step, c
             TRY(gw_comm_look(ex->config.comm));
         }
         if (ex->config.between) TRY(ex->config.between(ex->config.between_context));
-        double begun_s = gw_clock_now_s();
-        TRY(ops->attention(ex->backend, layer));
-        took(ex, begun_s);
-        TRY(add_sum(ex, &ex->attn_sum, step->rows));
-        begun_s = gw_clock_now_s();
-        TRY(ops->ffn(ex->backend, layer));
-        took(ex, begun_s);
-        TRY(add_sum(ex, &ex->ffn_sum, step->rows));
+        for (int half = 0; half < 2; half++)
+            for (int part = 0; part < gw_step_parts(step); part++) {
+                TRY(end_sum(ex, step, part));
+                double begun_s = gw_clock_now_s();
+                TRY((half ? ops->ffn : ops->attention)(ex->backend, layer, part));
+                took(ex, begun_s);
+                TRY(begin_sum(ex, half ? &ex->ffn_sum : &ex->attn_sum, step, part));
+            }
     }
+    for (int part = 0; part < gw_step_parts(step); part++) TRY(end_sum(ex, step, part));
     ex->pace.said_s += said_s(ex, step);
     ex->pace.steps++;
     ex->pace.rows += (uint64_t)step->rows;
@@ -300,7 +376,7 @@ struct draw_job {
     const struct gw_step *step;
     const int32_t *seqs; /* [count] indices in the step */
     int count;
-    float *logits; /* [count][vocab]; of a window [threads][vocab], for a row at a time */
+    float *logits; /* [count][vocab], or NULL: in the window */
     struct gw_drawn *drawn;
     gw_err *errors; /* [threads] */
 };
@@ -313,9 +389,9 @@ static void draw_share(void *arg, int thread, int threads)
     gw_split(job->count, threads, thread, &begin, &end);
     for (int i = begin; i < end && job->errors[thread] == GW_OK; i++) {
         const struct gw_step_seq *seq = &job->step->seqs[job->seqs[i]];
-        float *row = job->logits + (size_t)(ex->window ? thread : i) * (size_t)ex->dims.vocab;
+        float *row = job->logits ? job->logits + (size_t)i * (size_t)ex->dims.vocab
+                                 : gw_window_row(ex->window, ex->shards.own + i * ex->shards.count);
         job->drawn[i].seq = seq->seq;
-        if (ex->window) gw_window_row(ex->window, ex->shards.own + i * ex->shards.count, row);
         job->errors[thread] = gw_sample(ex->kernels, &ex->samplers[thread], &seq->params, row, ex->dims.vocab,
                                         job->step->history + seq->history0, seq->history_count, seq->token_index,
                                         seq->logprobs, &job->drawn[i].result);
@@ -334,7 +410,7 @@ static float *room_for_logits(struct gw_executor *ex, int rows)
     return ex->full_logits;
 }
 
-/* Draws for the sequences `seqs` of the step: from complete rows of logits, or with a window from what the shards have of each. */
+/* Draws for the sequences `seqs` of the step, from complete rows of logits. */
 static gw_err draw_rows(struct gw_executor *ex, const struct gw_step *step, const int32_t *seqs, int count,
                         float *logits, struct gw_drawn *drawn)
 {
@@ -368,8 +444,8 @@ gw_err gw_executor_draw(struct gw_executor *ex, const struct gw_step *step, stru
     TRY(ex->backend->ops->logits(ex->backend, rows, sampled, &logits));
     took(ex, begun_s);
     if (ex->window) {
-        TRY(gw_window_logits_written(ex->window));
-        logits = room_for_logits(ex, ex->config.threads);
+        TRY(gw_window_wait(ex->window, gw_window_written(ex->window)));
+        logits = NULL;
     } else if (ex->shards.count > 1) {
         float *full = room_for_logits(ex, own);
         TRY(gw_shards_rows(&ex->shards, step->id, ex->vocab_begin, logits, sampled, full));

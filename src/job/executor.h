@@ -46,6 +46,9 @@ struct gw_dims gw_executor_dims(const struct gw_model *model);
 GW_CHECK gw_err gw_executor_create(const struct gw_executor_config *config, struct gw_executor **executor);
 void gw_executor_destroy(struct gw_executor *executor);
 
+/* Cuts a step in parts (engine/step.h) where that is faster. For who plans it, before it goes to the other ranks. */
+void gw_executor_cut(const struct gw_executor *executor, struct gw_step *step);
+
 /* Runs the stage's layers on a step. `hidden_in`: float32 [rows][d_model] of the stage before (NULL on the first); `hidden_out`
  * receives the rows (NULL on the last). Collective over the tensor shards of the stage. */
 GW_CHECK gw_err gw_executor_forward(struct gw_executor *executor, const struct gw_step *step, const float *hidden_in,

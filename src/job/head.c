@@ -262,6 +262,7 @@ static gw_err launch(struct gw_head *head, struct slot *slot)
     gw_head_take_snapshot(head);
     slot->number = ++head->launched;
     gw_buf_clear(&head->message);
+    gw_executor_cut(ex, &slot->step);
     gw_step_encode(&slot->step, &head->message);
     TRY(gw_head_tell(head, GW_MSG_STEP, slot->step.id, head->message.data, head->message.bytes));
     slot->in_flight = true;

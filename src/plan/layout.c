@@ -1,4 +1,4 @@
-/* See layout.h. Costs are multiply-adds of one decoded token. */
+/* See layout.h. Costs are multiply-adds with weights of one decoded token. */
 #include "plan/layout.h"
 
 #include "kernels/kernels.h"
@@ -42,6 +42,13 @@ struct gw_place gw_layout_place(struct gw_layout layout, int rank)
 int gw_layout_rank(struct gw_layout layout, struct gw_place place)
 {
     return (place.replica * layout.pipeline + place.stage) * layout.tensor + place.shard;
+}
+
+/* What a head takes for keys and values, of a sequence as long as is common. The ratio of plan/cost.h's attention_s and mac_s. */
+static double attention_cost(const struct gw_dims *m)
+{
+    static const double RATIO = 7, CONTEXT = 256;
+    return RATIO * 2 * m->heads / m->kv_heads * m->head_dim * CONTEXT;
 }
 
 static double head_cost(const struct gw_dims *m)
@@ -155,15 +162,16 @@ static int heads_before(const struct gw_dims *m, const struct gw_layout *l, int 
     return (int)((m->kv_heads * part + all - 1) / all);
 }
 
-/* FFN atoms before shard `shard`, of which each gets at least one. They do not even out what kv heads could not: shards wait for each other after
- * each half of a layer, so a shard that had less to do in the first would only keep the others waiting in the second. */
+/* FFN atoms before shard `shard`, of which each gets at least one. They even out what kv heads cannot: where that is much, steps are computed in parts
+ * (gw_layout_wait), and a shard with fewer heads computes the FFN of one part while the others attend to the other part. */
 static int atoms_before(const struct gw_dims *m, const struct gw_layout *l, int shard)
 {
     if (shard == 0) return 0;
     if (shard == l->tensor) return m->ffn_atoms;
     int part = speeds_before(l->shard_speed, l->tensor, shard);
     int all = speeds_before(l->shard_speed, l->tensor, l->tensor);
-    int cut = (int)((double)m->ffn_atoms * part / all + 0.5);
+    double heads = head_cost(m) + attention_cost(m), total = m->kv_heads * heads + m->ffn_atoms * atom_cost(m);
+    int cut = (int)((total * part / all - heads_before(m, l, shard) * heads) / atom_cost(m) + 0.5);
     int least = atoms_before(m, l, shard - 1) + 1;
     if (cut < least) cut = least;
     int most = m->ffn_atoms - (l->tensor - shard);
@@ -193,6 +201,21 @@ struct gw_shard gw_layout_shard(const struct gw_dims *m, struct gw_layout l, int
         .first = stage == 0,
         .last = stage == l.pipeline - 1,
     };
+}
+
+double gw_layout_wait(const struct gw_dims *m, struct gw_layout l)
+{
+    double first = 0, second = 0, both = 0;
+    for (int t = 0; t < l.tensor; t++) {
+        struct gw_shard s = gw_layout_shard(m, l, t, 0);
+        int speed = l.tensor <= GW_SPLIT_MOST && l.shard_speed[t] ? l.shard_speed[t] : GW_SPLIT_FASTEST;
+        double heads = (s.kv_end - s.kv_begin) * (head_cost(m) + attention_cost(m)) / speed;
+        double ffn = (s.ffn_end - s.ffn_begin) * atom_cost(m) / speed;
+        if (heads > first) first = heads;
+        if (ffn > second) second = ffn;
+        if (heads + ffn > both) both = heads + ffn;
+    }
+    return (first + second) / both - 1;
 }
 
 double gw_shard_weight_bytes(const struct gw_dims *m, const struct gw_shard *s)

@@ -78,6 +78,10 @@ GW_CHECK gw_err gw_layout_check(const struct gw_dims *dims, struct gw_layout lay
 /* The slice of shard `shard` of `tensor` at stage `stage` of `pipeline`. */
 struct gw_shard gw_layout_shard(const struct gw_dims *dims, struct gw_layout layout, int shard, int stage);
 
+/* What tensor shards add to their time for a layer when they wait for each other after each half of it, as part of what the busiest one computes: 0 where
+ * heads and FFN are both even. */
+double gw_layout_wait(const struct gw_dims *dims, struct gw_layout layout);
+
 /* Bytes of weights of one shard, and of one KV page (32 tokens, all its layers and kv heads). */
 double gw_shard_weight_bytes(const struct gw_dims *dims, const struct gw_shard *shard);
 uint64_t gw_shard_page_bytes(const struct gw_dims *dims, const struct gw_shard *shard);

@@ -207,10 +207,12 @@ static void test_batch(void)
         for (int s = 0; s < 5; s++) /* what comes before, into the sequence's own pages: 2 each of 24, none shared */
             if (parts[s].pos0) free(run_text(&e, s, s, parts[s].pos0, 5));
         for (int s = 0; s < 5; s++) add_rows(&step, s, s, parts[s].pos0, parts[s].rows);
-        run_step(&e, &step, batch);
-        for (int s = 0, row = 0; s < 5; row += parts[s++].rows)
-            CU_ASSERT(same_rows(&e, alone[s] + (size_t)parts[s].pos0 * (size_t)e.vocab,
-                                batch + (size_t)row * (size_t)e.vocab, parts[s].rows));
+        for (step.cut = 0; step.cut < step.rows; step.cut += GW_ACT_ROWS) { /* in one part and in two */
+            run_step(&e, &step, batch);
+            for (int s = 0, row = 0; s < 5; row += parts[s++].rows)
+                CU_ASSERT(same_rows(&e, alone[s] + (size_t)parts[s].pos0 * (size_t)e.vocab,
+                                    batch + (size_t)row * (size_t)e.vocab, parts[s].rows));
+        }
         for (int s = 0; s < 5; s++) free(alone[s]);
         free(batch);
         gw_step_free(&step);
@@ -233,9 +235,11 @@ static void test_shared_page_in_one_step(void)
         float *both = calloc((size_t)MAX_ROWS * vocab, sizeof *both);
         struct gw_step step = {0};
         for (int round = 0; round < 20; round++) {
+            int cut = round % 4 * GW_ACT_ROWS;
             gw_step_clear(&step);
             add_rows(&step, 6, 6, 0, 50);
             add_rows(&step, 7, 7, 32, 28);
+            step.cut = cut;
             step.pages[step.seqs[1].page0] = page_of(6, 0);
             run_step(&e, &step, both);
             CU_ASSERT(same_rows(&e, six, both, 50) && same_rows(&e, seven + 32 * vocab, both + 50 * vocab, 28));
@@ -243,6 +247,7 @@ static void test_shared_page_in_one_step(void)
             add_rows(&step, 7, 7, 32, 28);
             add_rows(&step, 6, 6, 31, 19);
             add_rows(&step, 7, 5, 20, 24);
+            step.cut = cut;
             step.pages[step.seqs[0].page0] = step.pages[step.seqs[2].page0] = page_of(6, 0);
             run_step(&e, &step, both);
             CU_ASSERT(same_rows(&e, seven + 32 * vocab, both, 28) &&
@@ -255,6 +260,41 @@ static void test_shared_page_in_one_step(void)
         gw_step_free(&step);
         close_engine(&e);
     }
+}
+
+/* Two shards of three KV heads would wait for each other: steps of some size are cut, at whole tiles. One shard, or three alike, gain nothing by it. */
+static void test_cut(void)
+{
+    struct gw_tiny_spec spec = small(GW_TYPE_Q4_1, "llama");
+    struct gw_buf file = {0};
+    struct gw_model *model = NULL;
+    CU_ASSERT_FATAL(gw_tiny_build(&spec, &file) == GW_OK);
+    CU_ASSERT_FATAL(gw_model_parse("tiny", file.data, file.bytes, &model) == GW_OK);
+    for (int tensor = 1; tensor <= 3; tensor++) {
+        int ranks[] = {0, 1, 2};
+        struct gw_team team = {.layout = GW_LAYOUT(1, tensor, 1), .ranks = ranks};
+        struct gw_executor_config config = {.model = model,
+                                            .team = &team,
+                                            .threads = 1,
+                                            .local_size = 1,
+                                            .kv_pages = PAGES,
+                                            .max_rows = MAX_ROWS,
+                                            .max_context = CONTEXT};
+        struct gw_executor *executor = NULL;
+        struct gw_step step = {0};
+        CU_ASSERT_FATAL(gw_executor_create(&config, &executor) == GW_OK);
+        for (int rows = 1; rows <= MAX_ROWS; rows++) {
+            gw_step_add_tokens(&step, text[0], 1);
+            gw_executor_cut(executor, &step);
+            bool cut = tensor == 2 && rows >= 2 * GW_ACT_ROWS;
+            CU_ASSERT((step.cut > 0) == cut && step.cut % GW_ACT_ROWS == 0 && step.cut < rows);
+            CU_ASSERT(!cut || abs(step.cut - rows / 2) <= GW_ACT_ROWS);
+        }
+        gw_step_free(&step);
+        gw_executor_destroy(executor);
+    }
+    gw_model_close(model);
+    gw_buf_free(&file);
 }
 
 /* Sequences whose first pages are the same ones decode side by side, where their attention is computed together, with others before and behind. */
@@ -483,6 +523,7 @@ int main(void)
     CU_add_test(suite, "batch against alone", test_batch);
     CU_add_test(suite, "a page shared within a step", test_shared_page_in_one_step);
     CU_add_test(suite, "a shared prefix", test_shared_prefix);
+    CU_add_test(suite, "steps in parts", test_cut);
     CU_add_test(suite, "export and import", test_export_import);
     CU_add_test(suite, "weight types", test_types);
     CU_add_test(suite, "shapes", test_shapes);

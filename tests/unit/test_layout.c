@@ -139,20 +139,32 @@ static void test_splits(void)
     CU_ASSERT(gw_layout_same_cut(l, even));
 }
 
-/* Shards wait for each other after each half of a layer, so each half is shared out as evenly as it can be, whatever the other one is like. */
+/* KV heads are shared out as evenly as they can be, and FFN atoms so that they make up for the rest: who has more heads has no more atoms. */
 static void test_balance(void)
 {
     for (int i = 0; i < MODELS; i++) {
         const struct gw_dims *m = &models[i];
         for (int tensor = 1; tensor <= 8 && tensor <= m->ffn_atoms; tensor++) {
+            int most_heads = 0, most_atoms = 0, fewest_heads = m->kv_heads, fewest_atoms = m->ffn_atoms;
             for (int s = 0; s < tensor; s++) {
                 struct gw_shard shard = gw_layout_shard(m, GW_LAYOUT(1, tensor, 1), s, 0);
                 int heads = shard.kv_end - shard.kv_begin, atoms = shard.ffn_end - shard.ffn_begin;
                 CU_ASSERT(heads <= (m->kv_heads + tensor - 1) / tensor && heads >= m->kv_heads / tensor);
-                CU_ASSERT(atoms <= (m->ffn_atoms + tensor - 1) / tensor && atoms >= m->ffn_atoms / tensor);
+                if (heads > most_heads || (heads == most_heads && atoms > most_atoms))
+                    most_heads = heads, most_atoms = atoms;
+                if (heads < fewest_heads || (heads == fewest_heads && atoms < fewest_atoms))
+                    fewest_heads = heads, fewest_atoms = atoms;
             }
+            bool even = m->kv_heads % tensor == 0;
+            CU_ASSERT(even ? most_atoms - fewest_atoms <= 1 : most_atoms <= fewest_atoms);
+            double wait = gw_layout_wait(m, GW_LAYOUT(1, tensor, 1));
+            CU_ASSERT(wait > -1e-9 && (!even || wait < 1e-9));
         }
     }
+    struct gw_shard two[2];
+    for (int s = 0; s < 2; s++) two[s] = gw_layout_shard(&models[0], GW_LAYOUT(1, 2, 1), s, 0);
+    CU_ASSERT(two[0].kv_end == 2 && two[0].ffn_end == 4 && two[1].kv_end == 3 && two[1].ffn_end == 12);
+    CU_ASSERT(gw_layout_wait(&models[0], GW_LAYOUT(1, 2, 1)) > 0.2);
     /* the output matrix counts as layers of the last stage */
     struct gw_shard last = gw_layout_shard(&models[0], GW_LAYOUT(1, 1, 2), 0, 1);
     CU_ASSERT(last.layer_end - last.layer_begin < 15);

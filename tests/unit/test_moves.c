@@ -42,6 +42,9 @@ struct replica {
     int slots, kv_pages;
     struct gw_backend *backends[MOST_SLOTS];
     struct gw_shard shards[MOST_SLOTS];
+    float *sums; /* [MAX_ROWS][d_model]: of a half layer */
+    const float *sum_value;
+    struct gw_tree_sum sum;
 };
 
 /* How the backends of a replica are made. */
@@ -61,6 +64,7 @@ static void open_replica(struct replica *r, const struct model *m, struct gw_lay
 {
     *r = (struct replica){
         .m = m, .layout = layout, .slots = layout.tensor * layout.pipeline, .kv_pages = making->kv_pages};
+    r->sums = calloc((size_t)MAX_ROWS * (size_t)m->dims.d_model, sizeof *r->sums);
     for (int s = 0; s < r->slots; s++) {
         struct gw_place place = gw_layout_place(layout, s);
         int ticks = making->ticks;
@@ -84,17 +88,20 @@ static void close_replica(struct replica *r)
 {
     for (int s = 0; s < r->slots; s++) r->backends[s]->ops->destroy(r->backends[s]);
     r->slots = 0;
+    free(r->sums);
+    r->sums = NULL;
 }
 
-/* The sum of a half layer over the shards of a stage, by the tree of engine/tree.h. */
-static void add_sum(struct replica *r, int stage, bool of_ffn, int rows)
+/* The sum of a half layer over the shards of a stage, by the tree of engine/tree.h, for one part of a step. */
+static void add_sum(struct replica *r, int stage, bool of_ffn, const struct gw_step *step, int part)
 {
+    static const struct gw_tree_node all = {0, 1};
     struct gw_tree_node nodes[GW_TREE_MAX_ATOMS] = {0};
     const float *values[GW_TREE_MAX_ATOMS] = {0};
     int tensor = r->layout.tensor, total = 0, d = r->m->dims.d_model;
     struct gw_backend **b = r->backends + stage * tensor;
     if (tensor == 1) {
-        CU_ASSERT_FATAL(b[0]->ops->residual_add_own(b[0]) == GW_OK);
+        CU_ASSERT_FATAL(b[0]->ops->residual_add_own(b[0], part) == GW_OK);
         return;
     }
     int atoms = of_ffn ? r->m->dims.ffn_atoms : r->m->dims.kv_heads;
@@ -104,12 +111,15 @@ static void add_sum(struct replica *r, int stage, bool of_ffn, int rows)
         int count = gw_tree_nodes(atoms, of_ffn ? s->ffn_begin : s->kv_begin, of_ffn ? s->ffn_end : s->kv_end,
                                   nodes + total);
         CU_ASSERT_FATAL(b[t]->ops->partial_map(b[t], &own) == GW_OK);
-        for (int n = 0; n < count; n++) values[total++] = own + (size_t)n * (size_t)rows * (size_t)d;
+        for (int n = 0; n < count; n++) values[total++] = own + (size_t)n * (size_t)step->rows * (size_t)d;
     }
-    float *sum = calloc((size_t)rows * (size_t)d, sizeof *sum);
-    gw_tree_reduce(atoms, nodes, values, total, (size_t)rows * (size_t)d, sum);
-    for (int t = 0; t < tensor; t++) CU_ASSERT_FATAL(b[t]->ops->residual_add(b[t], sum, 0, rows) == GW_OK);
-    free(sum);
+    const struct gw_tree_sum tree = {.atoms = atoms, .node_count = total, .nodes = nodes, .values = values};
+    size_t begin = (size_t)(part == 0 ? 0 : step->cut) * (size_t)d;
+    size_t end = (size_t)(part == 0 && step->cut ? step->cut : step->rows) * (size_t)d;
+    gw_tree_reduce(&tree, begin, end - begin, r->sums + begin);
+    r->sum_value = r->sums;
+    r->sum = (struct gw_tree_sum){.atoms = 1, .node_count = 1, .nodes = &all, .values = &r->sum_value};
+    for (int t = 0; t < tensor; t++) CU_ASSERT_FATAL(b[t]->ops->residual_add(b[t], part, &r->sum) == GW_OK);
 }
 
 static void run_stage(struct replica *r, int stage, const struct gw_step *step, float *hidden)
@@ -123,10 +133,14 @@ static void run_stage(struct replica *r, int stage, const struct gw_step *step, 
         CU_ASSERT_FATAL(rc == GW_OK);
     }
     for (int layer = s->layer_begin; layer < s->layer_end; layer++) {
-        for (int t = 0; t < tensor; t++) CU_ASSERT_FATAL(b[t]->ops->attention(b[t], layer) == GW_OK);
-        add_sum(r, stage, false, step->rows);
-        for (int t = 0; t < tensor; t++) CU_ASSERT_FATAL(b[t]->ops->ffn(b[t], layer) == GW_OK);
-        add_sum(r, stage, true, step->rows);
+        for (int part = 0; part < gw_step_parts(step); part++) {
+            for (int t = 0; t < tensor; t++) CU_ASSERT_FATAL(b[t]->ops->attention(b[t], layer, part) == GW_OK);
+            add_sum(r, stage, false, step, part);
+        }
+        for (int part = 0; part < gw_step_parts(step); part++) {
+            for (int t = 0; t < tensor; t++) CU_ASSERT_FATAL(b[t]->ops->ffn(b[t], layer, part) == GW_OK);
+            add_sum(r, stage, true, step, part);
+        }
     }
     if (stage + 1 < r->layout.pipeline)
         CU_ASSERT_FATAL(b[tensor - 1]->ops->hidden_export(b[tensor - 1], hidden) == GW_OK);
@@ -145,6 +159,7 @@ static void run_text(struct replica *r, const int32_t *pages, int begin, int end
     seq->pos0 = begin;
     gw_step_add_tokens(&step, r->m->text + begin, rows);
     gw_step_add_pages(&step, pages, (end + GW_PAGE_TOKENS - 1) / GW_PAGE_TOKENS);
+    if (rows > GW_ACT_ROWS && next_int(2)) step.cut = GW_ACT_ROWS * (1 + next_int((rows - 1) / GW_ACT_ROWS));
     for (int stage = 0; stage < r->layout.pipeline; stage++) run_stage(r, stage, &step, hidden);
     for (int i = 0; i < rows; i++) row[i] = i;
     for (int t = 0; t < r->layout.tensor; t++) {
@@ -467,7 +482,7 @@ static void test_incomplete_donor(void)
         open_replica(&waiting, &m, layouts[0], &making);
         if (half == 1) { /* a part of layer 1 only */
             send_slice(&from, 0, waiting.backends[0], &(struct gw_weight_slice){.layer = 1, .kv_end = 1});
-            send_slice(&from, 0, waiting.backends[0], &(struct gw_weight_slice){.layer = 1, .ffn_end = 2});
+            send_slice(&from, 0, waiting.backends[0], &(struct gw_weight_slice){.layer = 1, .ffn_end = 1});
             send_slice(&from, 0, waiting.backends[0],
                        &(struct gw_weight_slice){.layer = 2, .vocab_end = from.shards[0].vocab_end});
         } else if (half == 2) {

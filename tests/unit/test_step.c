@@ -41,12 +41,13 @@ static void make_step(struct gw_step *step, int seqs)
         for (int32_t r = 0, token = next_int(50000); r < rows; r++, token++) gw_step_add_tokens(step, &token, 1);
         for (int32_t h = 0, token = next_int(50000); h < history; h++, token++) gw_step_add_history(step, &token, 1);
     }
+    if (step->rows > GW_ACT_ROWS) step->cut = next_int((step->rows - 1) / GW_ACT_ROWS + 1) * GW_ACT_ROWS;
 }
 
 static bool equal(const struct gw_step *a, const struct gw_step *b)
 {
-    return a->id == b->id && a->slot == b->slot && a->rows == b->rows && a->seq_count == b->seq_count &&
-           a->page_count == b->page_count && a->history_count == b->history_count &&
+    return a->id == b->id && a->slot == b->slot && a->rows == b->rows && a->cut == b->cut &&
+           a->seq_count == b->seq_count && a->page_count == b->page_count && a->history_count == b->history_count &&
            !memcmp(a->seqs, b->seqs, (size_t)a->seq_count * sizeof *a->seqs) &&
            !memcmp(a->tokens, b->tokens, (size_t)a->rows * sizeof *a->tokens) &&
            !memcmp(a->pages, b->pages, (size_t)a->page_count * sizeof *a->pages) &&
@@ -115,6 +116,12 @@ static void test_out_of_bounds(void)
     CU_ASSERT_EQUAL(decode_with(&step, 1, 0), GW_ERR_PEER);
     CU_ASSERT_EQUAL(decode_with(&step, 0, step.rows), GW_ERR_PEER);
     CU_ASSERT_EQUAL(decode_with(&step, 0, step.seqs[1].row0), GW_OK);
+    int32_t behind = (step.rows + GW_ACT_ROWS - 1) / GW_ACT_ROWS * GW_ACT_ROWS;
+    const int32_t cuts[] = {-1, 1, GW_ACT_ROWS - 1, -GW_ACT_ROWS, behind};
+    for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
+        step.cut = cuts[i];
+        CU_ASSERT_EQUAL(decode_with(&step, 0, step.seqs[1].row0), GW_ERR_PEER);
+    }
     gw_step_free(&step);
 }
 
@@ -138,6 +145,7 @@ static void test_damage(void)
                           back.page_count);
                 CU_ASSERT(s->history0 + s->history_count <= back.history_count);
             }
+            CU_ASSERT(back.cut == 0 || (back.cut > 0 && back.cut < back.rows && back.cut % GW_ACT_ROWS == 0));
         }
         gw_buf_free(&out);
     }
