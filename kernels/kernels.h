@@ -32,6 +32,7 @@
 #define GW_BLOCK 32       /* elements of k that share a scale, for weights and activations */
 #define GW_PANEL 16       /* outputs (weight rows) per packed panel */
 #define GW_PAGE_TOKENS 32 /* tokens of one KV page, and the key block of attention's online softmax */
+#define GW_MAX_ATOMS 256  /* of a product */
 #define GW_MAX_TREE_DEPTH 16
 
 /* ---- packed weights -------------------------------------------------------------------------------------------- */

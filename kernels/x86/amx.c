@@ -73,9 +73,14 @@ struct following {
     int wait; /* so many blocks at hand until the next one is due */
 };
 
-/* Where sums stand and where they go: atoms of a tile, tiles of a panel, panels. */
-struct place {
-    int panel, row, atom, depth;
+/* What is done at an atom's end: the same for all tiles. */
+struct ending {
+    int blocks; /* of the atom */
+    int merges; /* sums on the stack that are added, from `left` downwards */
+    const float *left;
+    float *out;   /* on the stack; also where a node waits to be copied */
+    bool is_node; /* they go to y, */
+    size_t node;  /* so many floats from the tile's place in the first node */
 };
 
 /* Tile registers by their numbers. Dots: 0 and 1 of even and odd blocks, 2 and 3 those of their last halves. Activations: 4, of halves 5. Codes:
@@ -307,22 +312,45 @@ GW_INLINE void take_steps(__m512 *acc, struct scratch *s, struct position *p, in
     }
 }
 
-/* An atom's end: its sums go to y, or to the stack, where another atom is added to them or from where they are copied (gemm_row_tile). */
-GW_INLINE void finish_atom(const struct gw_gemm *g, struct place *at, int row_end, __m512 *acc,
-                           float (*stack)[GEMM_TILE * GW_PANEL])
+static void plan_endings(const struct gw_gemm *g, float (*stack)[GEMM_TILE * GW_PANEL], struct ending *endings)
 {
-    const struct gw_atom *atom = &g->atoms[at->atom];
-    const int rows = row_end - at->row < GEMM_TILE ? row_end - at->row : GEMM_TILE;
-    const bool copy = g->stream || (at->panel + 1) * GW_PANEL > g->w->n || rows < GEMM_TILE;
-    float *y = atom->node >= 0 ? node_rows(g, at->panel, at->row, atom->node) : NULL;
-    struct gemm_tile tile;
-    aim_tile(&tile, g, atom->merges, y && !copy ? y : NULL, stack, &at->depth);
-    finish_tile(&tile, GEMM_TILE, acc);
-    if (y && copy) copy_node(g, at->panel, rows, y, stack[at->depth]);
+    for (int i = 0, depth = 0, begin = 0; i < g->atom_count; i++) {
+        const struct gw_atom *atom = &g->atoms[i];
+        bool is_node = atom->node >= 0;
+        endings[i] = (struct ending){.blocks = atom->block_end - begin,
+                                     .merges = atom->merges,
+                                     .left = stack[depth ? depth - 1 : 0],
+                                     .is_node = is_node};
+        depth -= atom->merges;
+        endings[i].out = stack[depth];
+        endings[i].node = is_node ? (size_t)atom->node * g->y_node_stride : 0;
+        depth += !is_node;
+        begin = atom->block_end;
+    }
+}
+
+/* An atom's end: its sums go to y, or to the stack, where another atom is added to them or from where they are copied. Addresses are counted up: one
+ * for each row would be too many, and those that compilers keep in vector registers come back behind multiplications. */
+GW_INLINE void finish_atom(const struct gw_gemm *g, const struct ending *end, int panel, int row, int row_end,
+                           __m512 *acc)
+{
+    const int rows = row_end - row < GEMM_TILE ? row_end - row : GEMM_TILE;
+    const bool copy = g->stream || (panel + 1) * GW_PANEL > g->w->n || rows < GEMM_TILE;
+    const float *left = end->left;
+    float *y = end->is_node ? node_rows(g, panel, row, 0) + end->node : NULL, *out = y && !copy ? y : end->out;
+    size_t stride = y && !copy ? g->y_row_stride : GW_PANEL;
+    for (int merge = end->merges; merge > 0; merge--, left -= GEMM_TILE * GW_PANEL) {
+        GW_UNROLL
+        for (int r = 0; r < GEMM_TILE; r++) acc[r] = _mm512_add_ps(_mm512_load_ps(left + r * GW_PANEL), acc[r]);
+    }
     GW_UNROLL
-    for (int r = 0; r < GEMM_TILE; r++) acc[r] = _mm512_setzero_ps();
-    at->depth += !y;
-    at->atom++;
+    for (int r = 0; r < GEMM_TILE; r++) {
+        _mm512_storeu_ps(out, acc[r]);
+        out += stride;
+        __asm__("" : "+r"(out));
+        acc[r] = _mm512_setzero_ps();
+    }
+    if (y && copy) copy_node(g, panel, rows, y, end->out);
 }
 
 /* All panels by rows [row_begin, row_end). */
@@ -334,7 +362,9 @@ GW_INLINE void multiply_rows(const struct gw_gemm *g, int row_begin, int row_end
     struct scratch *s = g->scratch;
     const int blocks = w->k / GW_BLOCK, tiles = (row_end - row_begin + GEMM_TILE - 1) / GEMM_TILE;
     const struct gw_act_block *first = gw_act_at(g->act, row_begin, 0);
-    struct place at = {.panel = panel_begin, .row = row_begin};
+    struct ending endings[GW_MAX_ATOMS];
+    int at_panel = panel_begin, row = row_begin, atom = 0;
+    plan_endings(g, stack, endings);
     __m512 acc[GEMM_TILE];
     GW_UNROLL
     for (int r = 0; r < GEMM_TILE; r++) acc[r] = _mm512_setzero_ps();
@@ -346,7 +376,7 @@ GW_INLINE void multiply_rows(const struct gw_gemm *g, int row_begin, int row_end
     multiply(first, panel, kind, false);
     multiply(first + 1, panel + block_size(kind), kind, true);
     store(s, kind, false);
-    int left = g->atoms[0].block_end, left_ahead = blocks - 2, tiles_ahead = tiles;
+    int left = endings[0].blocks, left_ahead = blocks - 2, tiles_ahead = tiles;
     for (bool turn = false;;) {
         const int count = left < left_ahead ? left : left_ahead;
         take_steps(acc, s, &p, count, &turn, &next, w, tiles, pack, kind);
@@ -362,22 +392,22 @@ GW_INLINE void multiply_rows(const struct gw_gemm *g, int row_begin, int row_end
             p.block_ahead = panel_ahead;
         }
         while (left == 0) { /* an atom may be empty */
-            finish_atom(g, &at, row_end, acc, stack);
-            if (at.atom == g->atom_count) {
-                at.atom = 0;
-                at.row += GEMM_TILE;
-                if (at.row >= row_end) {
+            finish_atom(g, &endings[atom], at_panel, row, row_end, acc);
+            if (++atom == g->atom_count) {
+                atom = 0;
+                row += GEMM_TILE;
+                if (row >= row_end) {
                     unpack_until(&next, next.end, w, pack, kind);
-                    if (++at.panel == panel_end) return;
-                    at.row = row_begin;
+                    if (++at_panel == panel_end) return;
+                    row = row_begin;
                     p.acts = first;
                     panel = half_of(s, s->half, w, kind);
-                    next = follow(s, w, panel_after(g, at.panel, panel_begin, panel_end, row_end), tiles, kind);
+                    next = follow(s, w, panel_after(g, at_panel, panel_begin, panel_end, row_end), tiles, kind);
                 }
-                if (at.row + GEMM_TILE >= row_end) unpack_first(&next, w, pack, kind);
+                if (row + GEMM_TILE >= row_end) unpack_first(&next, w, pack, kind);
                 p.block = panel;
             }
-            left = g->atoms[at.atom].block_end - (at.atom ? g->atoms[at.atom - 1].block_end : 0);
+            left = endings[atom].blocks;
         }
     }
 }

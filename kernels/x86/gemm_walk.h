@@ -63,7 +63,7 @@ static void check_gemm(const struct gw_gemm *g)
         GW_ASSERT(depth <= GW_MAX_TREE_DEPTH && atom->merges >= 0 && atom->merges < depth);
         depth -= atom->merges + (atom->node >= 0);
     }
-    GW_ASSERT(depth == 0);
+    GW_ASSERT(depth == 0 && g->atom_count <= GW_MAX_ATOMS);
 }
 
 /* Where the first of a row tile's rows has the outputs of `panel`. */

@@ -10,7 +10,7 @@
 
 #include "kernels/kernels.h"
 
-#define GW_TREE_MAX_ATOMS 256
+#define GW_TREE_MAX_ATOMS GW_MAX_ATOMS
 #define GW_TREE_MAX_NODES 32 /* maximal nodes of one run: at most 2 * depth */
 
 struct gw_tree_node {
