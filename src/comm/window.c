@@ -1,4 +1,4 @@
-/* See window.h. The memory: a counter for each shard, on a line of its own, then for each shard its nodes, then logits. */
+/* See window.h. The memory: counters of each shard, on a line of their own, then sums, then for each shard its nodes, then logits. */
 #include "comm/window.h"
 
 #include "base/clock.h"
@@ -14,18 +14,20 @@
 
 enum { LINE = 64, LOOK_ROUNDS = 256, PHASE_NAME = 0, PHASE_MAPPED, PHASE_AGREED };
 
-/* Of one shard: how often it has written nodes or logits. */
-struct counter {
+/* Of one shard: how often it has written nodes or logits, and how often its rows of sums. Both only grow. */
+struct counters {
     _Alignas(LINE) _Atomic uint64_t written;
+    _Atomic uint64_t summed;
 };
 
 struct gw_window {
     struct gw_window_config config;
     struct gw_shared *memory;
-    struct counter *counters; /* [shards] */
-    float *(*nodes)[2];       /* [shards][half] */
-    float *logits;            /* [max_rows][stride], or NULL */
-    uint64_t writes;
+    struct counters *counters; /* [shards] */
+    float *sums;               /* [max_rows][width] */
+    float *(*nodes)[2];        /* [shards][half] */
+    float *logits;             /* [max_rows][stride], or NULL */
+    uint64_t writes, sums_done;
 };
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
@@ -42,8 +44,10 @@ static size_t lay_out(struct gw_window *window, uint8_t *base)
     const struct gw_window_config *c = &window->config;
     size_t rows = (size_t)c->max_rows, at = 0;
     int count = c->shards->count;
-    window->counters = (struct counter *)(void *)(base + at);
-    at += (size_t)count * sizeof(struct counter);
+    window->counters = (struct counters *)(void *)(base + at);
+    at += (size_t)count * sizeof(struct counters);
+    window->sums = (float *)(void *)(base + at);
+    at += whole_lines(rows * (size_t)c->width * sizeof(float));
     for (int s = 0; s < count; s++) {
         for (int half = 0; half < 2; half++) {
             window->nodes[s][half] = (float *)(void *)(base + at);
@@ -169,10 +173,9 @@ size_t gw_window_logits_stride(const struct gw_window *window)
 /* ---- exchanging -------------------------------------------------------------------------------------------------- */
 
 /* Until shard `s` has counted to `value`. */
-static gw_err wait_for(struct gw_window *window, int s, uint64_t value)
+static gw_err wait_for(struct gw_window *window, int s, const _Atomic uint64_t *counter, uint64_t value)
 {
     gw_err rc = GW_OK;
-    const _Atomic uint64_t *counter = &window->counters[s].written;
     struct gw_comm *comm = window->config.shards->comm;
     double deadline_s = 0;
     for (int round = 1; atomic_load_explicit(counter, memory_order_acquire) < value; round++) {
@@ -192,7 +195,7 @@ out:
 
 uint64_t gw_window_written(struct gw_window *window)
 {
-    struct counter *own = &window->counters[window->config.shards->own];
+    struct counters *own = &window->counters[window->config.shards->own];
     atomic_store_explicit(&own->written, ++window->writes, memory_order_release);
     return window->writes;
 }
@@ -200,7 +203,23 @@ uint64_t gw_window_written(struct gw_window *window)
 gw_err gw_window_wait(struct gw_window *window, uint64_t number)
 {
     gw_err rc = GW_OK;
-    for (int s = 0; s < window->config.shards->count; s++) TRY(wait_for(window, s, number));
+    for (int s = 0; s < window->config.shards->count; s++)
+        TRY(wait_for(window, s, &window->counters[s].written, number));
+out:
+    return rc;
+}
+
+gw_err gw_window_sum(struct gw_window *window, const struct gw_tree_sum *nodes, int rows, const float **sum)
+{
+    gw_err rc = GW_OK;
+    const struct gw_shards *shards = window->config.shards;
+    size_t width = (size_t)window->config.width;
+    int begin, end;
+    gw_split(rows, shards->count, shards->own, &begin, &end);
+    gw_tree_reduce(nodes, (size_t)begin * width, (size_t)(end - begin) * width, window->sums + (size_t)begin * width);
+    atomic_store_explicit(&window->counters[shards->own].summed, ++window->sums_done, memory_order_release);
+    for (int s = 0; s < shards->count; s++) TRY(wait_for(window, s, &window->counters[s].summed, window->sums_done));
+    *sum = window->sums;
 out:
     return rc;
 }

@@ -40,6 +40,11 @@ uint64_t gw_window_written(struct gw_window *window);
  * shards wrote after reading these, have been waited for; logits after any later nodes. */
 GW_CHECK gw_err gw_window_wait(struct gw_window *window, uint64_t number);
 
+/* After waiting for the nodes of a whole step: each shard adds up a share of the rows. Where shards are many this is less to read than all their nodes, for a second wait.
+ * *sum: float32 [rows][width], valid until the nodes of the next half may be written. Collective. */
+struct gw_tree_sum; /* engine/tree.h */
+GW_CHECK gw_err gw_window_sum(struct gw_window *window, const struct gw_tree_sum *nodes, int rows, const float **sum);
+
 /* Local. All columns of a row of logits, after waiting for them. For the shard that draws from it to change. */
 float *gw_window_row(const struct gw_window *window, int row);
 

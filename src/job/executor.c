@@ -12,6 +12,9 @@
 /* So much of its time for a layer must a shard wait for others, for parts to be worth while: products of half as many rows take a little longer. */
 static const double PARTS_FROM = 0.1;
 
+/* So many have more nodes of others to read than it costs to add up a share of the rows and wait once more. */
+enum { MANY_SHARDS = 4 };
+
 /* The sum over one kind of atoms, as all shards of the stage contribute to it. */
 struct sum_plan {
     struct gw_exchange exchange;
@@ -249,7 +252,7 @@ out:
     return rc;
 }
 
-/* The nodes of all shards, where they lie. */
+/* Nodes of the window, of all shards, where they lie. */
 static void name_nodes(struct gw_executor *ex, struct pending_sum *pending, int rows)
 {
     const struct sum_plan *plan = pending->plan;
@@ -262,21 +265,32 @@ static void name_nodes(struct gw_executor *ex, struct pending_sum *pending, int 
         .atoms = plan->exchange.atoms, .node_count = count, .nodes = plan->nodes, .values = pending->values};
 }
 
+/* All of a sum in one array. */
+static void name_whole(struct pending_sum *pending, const float *sum)
+{
+    static const struct gw_tree_node all = {0, 1};
+    pending->values[0] = sum;
+    pending->sum = (struct gw_tree_sum){.atoms = 1, .node_count = 1, .nodes = &all, .values = pending->values};
+}
+
 /* Before a part is computed on: the sum that is on its way to it, into its hidden rows. */
 static gw_err end_sum(struct gw_executor *ex, const struct gw_step *step, int part)
 {
     gw_err rc = GW_OK;
-    static const struct gw_tree_node all = {0, 1};
     struct pending_sum *pending = &ex->pending[part];
     if (!pending->plan) return GW_OK;
     if (ex->window) {
+        const float *sum;
         TRY(gw_window_wait(ex->window, pending->number));
         name_nodes(ex, pending, step->rows);
+        if (ex->shards.count >= MANY_SHARDS && gw_step_parts(step) == 1) {
+            TRY(gw_window_sum(ex->window, &pending->sum, step->rows, &sum));
+            name_whole(pending, sum);
+        }
     } else {
         struct gw_sum_rows rows = rows_of(ex, step, part);
         TRY(gw_shards_sum_end(&ex->shards, &pending->plan->exchange, pending->number, &rows, ex->sum));
-        pending->values[0] = ex->sum;
-        pending->sum = (struct gw_tree_sum){.atoms = 1, .node_count = 1, .nodes = &all, .values = pending->values};
+        name_whole(pending, ex->sum);
     }
     TRY(ex->backend->ops->residual_add(ex->backend, part, &pending->sum));
     pending->plan = NULL;

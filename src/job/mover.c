@@ -196,6 +196,7 @@ static gw_err renumber(struct gw_mover *mover, int layer)
     struct gw_backend *from = backend_of(mover->config.before), *to = backend_of(mover->config.now);
     const struct gw_shard *s = &mover->now;
     size_t each = page_bytes(mover, s->kv_begin, s->kv_end), at = 0;
+    if (each == 0) return GW_OK; /* a shard of the FFN alone */
     gw_buf_clear(&mover->message);
     for (int pass = 0; pass < 2; pass++)
         for (int a = 0; a < mover->config.plan->adoption_count; a++) {
