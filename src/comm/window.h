@@ -12,7 +12,8 @@
 
 #include <stdbool.h>
 
-struct gw_window; /* opaque */
+struct gw_window;   /* opaque */
+struct gw_tree_sum; /* engine/tree.h */
 
 struct gw_window_config {
     const struct gw_shards *shards; /* borrowed */
@@ -42,7 +43,6 @@ GW_CHECK gw_err gw_window_wait(struct gw_window *window, uint64_t number);
 
 /* After waiting for the nodes of a whole step: each shard adds up a share of the rows. Where shards are many this is less to read than all their nodes, for a second wait.
  * *sum: float32 [rows][width], valid until the nodes of the next half may be written. Collective. */
-struct gw_tree_sum; /* engine/tree.h */
 GW_CHECK gw_err gw_window_sum(struct gw_window *window, const struct gw_tree_sum *nodes, int rows, const float **sum);
 
 /* Local. All columns of a row of logits, after waiting for them. For the shard that draws from it to change. */
