@@ -112,6 +112,8 @@ static void init_scratch(struct cpu *cpu)
     place_scratch(cpu);
     cpu->scratch = gw_alloc_lines(cpu->scratch_bytes, 1);
     place_scratch(cpu);
+    cpu->own_value = cpu->own_partials;
+    cpu->own_sum = gw_tree_whole(&cpu->own_value);
     size_t halves = 2 * (size_t)(cpu->config.shard.layer_end - cpu->config.shard.layer_begin);
     cpu->queue = gw_alloc(halves, sizeof *cpu->queue);
     cpu->next_item = gw_alloc(halves, sizeof *cpu->next_item);
@@ -167,8 +169,7 @@ static gw_err cpu_step_begin(struct gw_backend *backend, const struct gw_step *s
     cpu->queued = 0;
     for (int p = 0; p < gw_step_parts(step); p++) {
         struct row_part *part = &cpu->parts[p];
-        part->row_begin = p == 0 ? 0 : step->cut;
-        part->row_end = p + 1 < gw_step_parts(step) ? step->cut : step->rows;
+        gw_step_part(step, p, &part->row_begin, &part->row_end);
         part->pending = NULL;
         for (int t = 0; t < gw_pool_threads(cpu->pool); t++) part->warm[t] = (struct gw_warm){0};
     }
@@ -640,11 +641,8 @@ static gw_err cpu_residual_add(struct gw_backend *backend, int part, const struc
 
 static gw_err cpu_residual_add_own(struct gw_backend *backend, int part)
 {
-    static const struct gw_tree_node all = {0, 1};
     struct cpu *cpu = of(backend);
     GW_ASSERT(cpu->last_sum->begin == 0 && cpu->last_sum->end == cpu->last_sum->atoms);
-    cpu->own_value = cpu->own_partials;
-    cpu->own_sum = (struct gw_tree_sum){.atoms = 1, .node_count = 1, .nodes = &all, .values = &cpu->own_value};
     return cpu_residual_add(backend, part, &cpu->own_sum);
 }
 

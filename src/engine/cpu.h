@@ -62,9 +62,8 @@ struct row_part {
     bool by_rows;
     struct row_group *groups; /* [threads], of which group_count are used: one, or by_rows one for each thread */
     int group_count;
-    struct gw_warm *warm; /* [threads] */
-    const struct gw_tree_sum
-        *pending; /* yet to be added to the hidden rows: done where they are read next; NULL: nothing */
+    struct gw_warm *warm;              /* [threads] */
+    const struct gw_tree_sum *pending; /* is added to the hidden rows where they are read next; or NULL */
 };
 
 /* What a thread has to do: rows [row_begin, row_end), as number `member` of the `members` that divide their outputs among themselves. */
@@ -143,7 +142,7 @@ struct cpu {
     size_t logits_count, logits_stride;
     float *own_partials, *own_logits; /* not used where the caller's memory is (exchange_memory) */
     struct act normed, attended, activated;
-    struct gw_tree_sum own_sum; /* all of it in one node: */
+    struct gw_tree_sum own_sum; /* own_partials when all is one node */
     const float *own_value;
     struct half_layer *queue; /* [2 * layers] */
     atomic_int *next_item;    /* [2 * layers]: of a half layer's attention items, when all threads share them */

@@ -169,8 +169,10 @@ static void add_item(struct cpu *cpu, struct attention_item item)
 /* The items of rows [begin, end) of the step that belong to sequence number `at`. */
 static void add_items(struct cpu *cpu, int at, const struct gw_step_seq *seq, int begin, int end)
 {
-    begin = begin > seq->row0 ? begin - seq->row0 : 0;
-    end = end - seq->row0 < seq->rows ? end - seq->row0 : seq->rows;
+    struct gw_step_seq own;
+    if (!clip(seq, begin, end, &own)) return;
+    begin = own.row0 - seq->row0;
+    end = begin + own.rows;
     for (int row = begin; row < end; row += ATTENTION_ROWS)
         for (int head = 0; head < cpu->kv_heads; head++)
             add_item(cpu, (struct attention_item){at, head, row,

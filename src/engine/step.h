@@ -50,6 +50,13 @@ static inline int gw_step_parts(const struct gw_step *step)
     return step->cut ? 2 : 1;
 }
 
+/* Rows [*begin, *end) of the step are its part number `part`. */
+static inline void gw_step_part(const struct gw_step *step, int part, int *begin, int *end)
+{
+    *begin = part == 0 ? 0 : step->cut;
+    *end = part + 1 < gw_step_parts(step) ? step->cut : step->rows;
+}
+
 /* Empties a (zero-initialised or used) step; its memory is kept. */
 void gw_step_clear(struct gw_step *step);
 void gw_step_free(struct gw_step *step);

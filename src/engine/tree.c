@@ -58,6 +58,12 @@ void gw_tree_program(int atoms, int begin, int end, const int *block_ends, struc
             };
 }
 
+struct gw_tree_sum gw_tree_whole(const float *const *value)
+{
+    static const struct gw_tree_node all = {0, 1};
+    return (struct gw_tree_sum){.atoms = 1, .node_count = 1, .nodes = &all, .values = value};
+}
+
 /* to = a + b; `to` may be `a`. Blocks of constant size are what compilers make vectors of. */
 static void add(float *to, const float *a, const float *b, size_t count)
 {

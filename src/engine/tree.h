@@ -32,6 +32,9 @@ struct gw_tree_sum {
     const float *const *values;       /* [node_count]: node v's array, all equally long */
 };
 
+/* A sum that is added up already: *value is its array. */
+struct gw_tree_sum gw_tree_whole(const float *const *value);
+
 /* to[0 .. count) = elements [begin, begin + count) of the sum. `to` may not alias a value. */
 void gw_tree_reduce(const struct gw_tree_sum *sum, size_t begin, size_t count, float *to);
 

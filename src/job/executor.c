@@ -208,10 +208,11 @@ static gw_err open_window(struct gw_executor *ex)
     ex->window = NULL;
     rc = gw_window_open(&config, &ex->window);
     int own = ex->shards.own;
-    ex->backend->ops->exchange_memory(ex->backend, ex->window ? gw_window_nodes(ex->window, own, 0) : NULL,
-                                      ex->window ? gw_window_nodes(ex->window, own, 1) : NULL,
-                                      ex->window ? gw_window_logits(ex->window) : NULL,
-                                      ex->window ? gw_window_logits_stride(ex->window) : 0);
+    if (ex->window)
+        ex->backend->ops->exchange_memory(ex->backend, gw_window_nodes(ex->window, own, 0),
+                                          gw_window_nodes(ex->window, own, 1), gw_window_logits(ex->window),
+                                          gw_window_logits_stride(ex->window));
+    else ex->backend->ops->exchange_memory(ex->backend, NULL, NULL, NULL, 0);
     gw_window_close(before);
     TRY(rc);
     ex->window_epoch = gw_comm_epoch(ex->config.comm);
@@ -225,11 +226,9 @@ out:
 
 static struct gw_sum_rows rows_of(const struct gw_executor *ex, const struct gw_step *step, int part)
 {
-    return (struct gw_sum_rows){.own_nodes = ex->pending[part].own,
-                                .rows = step->rows,
-                                .width = ex->dims.d_model,
-                                .begin = part == 0 ? 0 : step->cut,
-                                .end = part + 1 < gw_step_parts(step) ? step->cut : step->rows};
+    struct gw_sum_rows rows = {.own_nodes = ex->pending[part].own, .rows = step->rows, .width = ex->dims.d_model};
+    gw_step_part(step, part, &rows.begin, &rows.end);
+    return rows;
 }
 
 /* A part's half layer is computed: its partial sums are on their way to the other shards. */
@@ -268,9 +267,8 @@ static void name_nodes(struct gw_executor *ex, struct pending_sum *pending, int 
 /* All of a sum in one array. */
 static void name_whole(struct pending_sum *pending, const float *sum)
 {
-    static const struct gw_tree_node all = {0, 1};
     pending->values[0] = sum;
-    pending->sum = (struct gw_tree_sum){.atoms = 1, .node_count = 1, .nodes = &all, .values = pending->values};
+    pending->sum = gw_tree_whole(pending->values);
 }
 
 /* Before a part is computed on: the sum that is on its way to it, into its hidden rows. */

@@ -208,7 +208,7 @@ double gw_layout_wait(const struct gw_dims *m, struct gw_layout l)
     double first = 0, second = 0, both = 0;
     for (int t = 0; t < l.tensor; t++) {
         struct gw_shard s = gw_layout_shard(m, l, t, 0);
-        int speed = l.tensor <= GW_SPLIT_MOST && l.shard_speed[t] ? l.shard_speed[t] : GW_SPLIT_FASTEST;
+        int speed = speeds_before(l.shard_speed, l.tensor, t + 1) - speeds_before(l.shard_speed, l.tensor, t);
         double heads = (s.kv_end - s.kv_begin) * (head_cost(m) + attention_cost(m)) / speed;
         double ffn = (s.ffn_end - s.ffn_begin) * atom_cost(m) / speed;
         if (heads > first) first = heads;

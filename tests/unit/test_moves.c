@@ -95,7 +95,6 @@ static void close_replica(struct replica *r)
 /* The sum of a half layer over the shards of a stage, by the tree of engine/tree.h, for one part of a step. */
 static void add_sum(struct replica *r, int stage, bool of_ffn, const struct gw_step *step, int part)
 {
-    static const struct gw_tree_node all = {0, 1};
     struct gw_tree_node nodes[GW_TREE_MAX_ATOMS] = {0};
     const float *values[GW_TREE_MAX_ATOMS] = {0};
     int tensor = r->layout.tensor, total = 0, d = r->m->dims.d_model;
@@ -114,11 +113,12 @@ static void add_sum(struct replica *r, int stage, bool of_ffn, const struct gw_s
         for (int n = 0; n < count; n++) values[total++] = own + (size_t)n * (size_t)step->rows * (size_t)d;
     }
     const struct gw_tree_sum tree = {.atoms = atoms, .node_count = total, .nodes = nodes, .values = values};
-    size_t begin = (size_t)(part == 0 ? 0 : step->cut) * (size_t)d;
-    size_t end = (size_t)(part == 0 && step->cut ? step->cut : step->rows) * (size_t)d;
-    gw_tree_reduce(&tree, begin, end - begin, r->sums + begin);
+    int begin, end;
+    gw_step_part(step, part, &begin, &end);
+    gw_tree_reduce(&tree, (size_t)begin * (size_t)d, (size_t)(end - begin) * (size_t)d,
+                   r->sums + (size_t)begin * (size_t)d);
     r->sum_value = r->sums;
-    r->sum = (struct gw_tree_sum){.atoms = 1, .node_count = 1, .nodes = &all, .values = &r->sum_value};
+    r->sum = gw_tree_whole(&r->sum_value);
     for (int t = 0; t < tensor; t++) CU_ASSERT_FATAL(b[t]->ops->residual_add(b[t], part, &r->sum) == GW_OK);
 }
 
