@@ -61,7 +61,7 @@ GW_INLINE __m256i dot_signed(__m256i w, __m256i magnitude, const int8_t *q)
 }
 
 /* The integers of `rows` rows and 8 outputs of one block, as floats. `codes` is at those outputs' first bytes. */
-GW_INLINE void nibble_dots(const struct gw_act_block *a, int row, int rows, int bias, const uint8_t *codes, __m256 *dot)
+GW_INLINE void nibble_dots(const struct tile_rows *a, int rows, int bias, const uint8_t *codes, __m256 *dot)
 {
     const __m256i nibble = _mm256_set1_epi8(15);
     __m256i low[4], high[4];
@@ -73,9 +73,9 @@ GW_INLINE void nibble_dots(const struct gw_act_block *a, int row, int rows, int 
     }
     GW_UNROLL
     for (int r = 0; r < rows; r++) {
-        const int8_t *q = a->q[row + r];
+        const int8_t *q = a->q[r];
         __m256i sum = widen(_mm256_add_epi16(dot4(low, q), dot4(high, q + 16)));
-        if (bias) sum = _mm256_add_epi32(sum, _mm256_set1_epi32(bias * a->minus_isum[0][row + r]));
+        if (bias) sum = _mm256_add_epi32(sum, _mm256_set1_epi32(bias * a->first->minus_isum[0][r]));
         dot[r] = _mm256_cvtepi32_ps(sum);
     }
 }
@@ -86,19 +86,19 @@ GW_INLINE void load4(const uint8_t *codes, __m256i *code)
     for (int g = 0; g < 4; g++) code[g] = load_codes(codes + 64 * g);
 }
 
-GW_INLINE void five_bit_dots(const struct gw_act_block *a, int row, int rows, const uint8_t *codes, __m256 *dot)
+GW_INLINE void five_bit_dots(const struct tile_rows *a, int rows, const uint8_t *codes, __m256 *dot)
 {
     __m256i sum[V16_TILE], code[4];
     load4(codes, code);
     GW_UNROLL
-    for (int r = 0; r < rows; r++) sum[r] = widen(dot4(code, a->q[row + r]));
+    for (int r = 0; r < rows; r++) sum[r] = widen(dot4(code, a->q[r]));
     load4(codes + 256, code);
     GW_UNROLL
     for (int r = 0; r < rows; r++)
-        dot[r] = _mm256_cvtepi32_ps(_mm256_add_epi32(sum[r], widen(dot4(code, a->q[row + r] + 16))));
+        dot[r] = _mm256_cvtepi32_ps(_mm256_add_epi32(sum[r], widen(dot4(code, a->q[r] + 16))));
 }
 
-GW_INLINE void signed_dots(const struct gw_act_block *a, int row, int rows, int bias, const uint8_t *codes, __m256 *dot)
+GW_INLINE void signed_dots(const struct tile_rows *a, int rows, int bias, const uint8_t *codes, __m256 *dot)
 {
     const __m256i offset = _mm256_set1_epi8((char)bias);
     __m256i sum[V16_TILE];
@@ -109,8 +109,7 @@ GW_INLINE void signed_dots(const struct gw_act_block *a, int row, int rows, int 
         __m256i w = _mm256_sub_epi8(load_codes(codes + 64 * g), offset);
         __m256i magnitude = _mm256_abs_epi8(w);
         GW_UNROLL
-        for (int r = 0; r < rows; r++)
-            sum[r] = _mm256_add_epi32(sum[r], dot_signed(w, magnitude, a->q[row + r] + 4 * g));
+        for (int r = 0; r < rows; r++) sum[r] = _mm256_add_epi32(sum[r], dot_signed(w, magnitude, a->q[r] + 4 * g));
     }
     GW_UNROLL
     for (int r = 0; r < rows; r++) dot[r] = _mm256_cvtepi32_ps(sum[r]);
@@ -118,7 +117,7 @@ GW_INLINE void signed_dots(const struct gw_act_block *a, int row, int rows, int 
 
 /* Two half scales a block. Both products and their sum stay below 2^24, so they are exact in float; starting from + 0
  * keeps a zero positive, as the integer's is. */
-GW_INLINE void half_scale_dots(const struct gw_act_block *a, int row, int rows, int bias, const uint8_t *codes,
+GW_INLINE void half_scale_dots(const struct tile_rows *a, int rows, int bias, const uint8_t *codes,
                                const uint8_t *half_scales, __m256 *dot)
 {
     GW_UNROLL
@@ -131,9 +130,9 @@ GW_INLINE void half_scale_dots(const struct gw_act_block *a, int row, int rows, 
         load4(codes + 256 * h, code);
         GW_UNROLL
         for (int r = 0; r < rows; r++) {
-            __m256i sum = dot4_wide(code, a->q[row + r] + 16 * h);
-            int minus_isum = a->minus_isum[1][row + r];
-            if (h == 0) minus_isum = a->minus_isum[0][row + r] - minus_isum;
+            __m256i sum = dot4_wide(code, a->q[r] + 16 * h);
+            int minus_isum = a->first->minus_isum[1][r];
+            if (h == 0) minus_isum = a->first->minus_isum[0][r] - minus_isum;
             sum = _mm256_add_epi32(sum, _mm256_set1_epi32(bias * minus_isum));
             dot[r] = _mm256_fmadd_ps(half_scale, _mm256_cvtepi32_ps(sum), dot[r]);
         }
@@ -162,8 +161,7 @@ GW_INLINE void finish_half(const struct gemm_tile *tile, int rows, int half, __m
 /* 8 of a panel's outputs, from `half` * 8 on; `rows`, `kind` and `scales` are constants. */
 GW_INLINE void int8_rows_half(const struct gemm_tile *tile, int rows, enum dot_kind kind, enum scales scales, int half)
 {
-    const struct gw_act_block *a = gw_act_at(tile->act, tile->row, tile->begin);
-    int row = tile->row % GW_ACT_ROWS;
+    struct tile_rows a = tile_rows(tile);
     bool has_min = scales != SCALES_ONLY;
     size_t code_offset = 64 + (scales == SCALES_MINIMA ? 64 : 0) + (kind == DOT_HALF_SCALE ? 2 * GW_PANEL : 0);
     const uint8_t *block = tile->panel + (size_t)tile->begin * tile->w->block_bytes;
@@ -171,20 +169,20 @@ GW_INLINE void int8_rows_half(const struct gemm_tile *tile, int rows, enum dot_k
     __m256 acc[V16_TILE];
     GW_UNROLL
     for (int r = 0; r < rows; r++) acc[r] = _mm256_setzero_ps();
-    for (int b = tile->begin; b < tile->end; b++, block += tile->w->block_bytes, a++) {
+    for (int b = tile->begin; b < tile->end; b++, block += tile->w->block_bytes, next_block(&a)) {
         const uint8_t *codes = block + code_offset + 32 * half;
         __m256 dot[V16_TILE];
-        if (kind == DOT_NIBBLE) nibble_dots(a, row, rows, has_min ? 0 : bias, codes, dot);
-        else if (kind == DOT_5BIT) five_bit_dots(a, row, rows, codes, dot);
-        else if (kind == DOT_SIGNED) signed_dots(a, row, rows, bias, codes, dot);
-        else half_scale_dots(a, row, rows, bias, codes, block + 64 + 8 * half, dot);
+        if (kind == DOT_NIBBLE) nibble_dots(&a, rows, has_min ? 0 : bias, codes, dot);
+        else if (kind == DOT_5BIT) five_bit_dots(&a, rows, codes, dot);
+        else if (kind == DOT_SIGNED) signed_dots(&a, rows, bias, codes, dot);
+        else half_scale_dots(&a, rows, bias, codes, block + 64 + 8 * half, dot);
         __m256 scale = load_scales(block, scales, 8 * half);
         GW_UNROLL
         for (int r = 0; r < rows; r++) {
-            acc[r] = _mm256_fmadd_ps(dot[r], _mm256_mul_ps(scale, _mm256_set1_ps(a->scale[row + r])), acc[r]);
+            acc[r] = _mm256_fmadd_ps(dot[r], _mm256_mul_ps(scale, _mm256_set1_ps(a.first->scale[r])), acc[r]);
             if (has_min)
                 acc[r] = _mm256_fmadd_ps(load_scales(block, scales, GW_PANEL + 8 * half),
-                                         _mm256_set1_ps(a->sum[row + r]), acc[r]);
+                                         _mm256_set1_ps(a.first->sum[r]), acc[r]);
         }
     }
     finish_half(tile, rows, half, acc);

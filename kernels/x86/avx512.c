@@ -21,13 +21,13 @@ GW_INLINE __m512i load_codes(const uint8_t *p)
 }
 
 /* acc = fmaf(dot, scale_w * scale_a, acc), then the min term; of all rows. */
-GW_INLINE void add_block(__m512 *acc, const __m512 *dot, const struct gw_act_block *a, int row, int rows, __m512 scale,
-                         __m512 min, bool has_min)
+GW_INLINE void add_block(__m512 *acc, const __m512 *dot, const struct tile_rows *a, int rows, __m512 scale, __m512 min,
+                         bool has_min)
 {
     GW_UNROLL
     for (int r = 0; r < rows; r++) {
-        acc[r] = _mm512_fmadd_ps(dot[r], _mm512_mul_ps(scale, _mm512_set1_ps(a->scale[row + r])), acc[r]);
-        if (has_min) acc[r] = _mm512_fmadd_ps(min, _mm512_set1_ps(a->sum[row + r]), acc[r]);
+        acc[r] = _mm512_fmadd_ps(dot[r], _mm512_mul_ps(scale, _mm512_set1_ps(a->first->scale[r])), acc[r]);
+        if (has_min) acc[r] = _mm512_fmadd_ps(min, _mm512_set1_ps(a->first->sum[r]), acc[r]);
     }
 }
 
@@ -59,14 +59,13 @@ GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum gw_pack pa
     const bool has_min = scales != SCALES_ONLY;
     const size_t code_offset = scales == SCALES_MINIMA ? 128 : 64;
     const size_t block_bytes = code_offset + (pack == GW_PACK_U4 ? 256 : 512);
-    const struct gw_act_block *a = gw_act_at(tile->act, tile->row, tile->begin);
-    const int row = tile->row % GW_ACT_ROWS;
+    struct tile_rows a = tile_rows(tile);
     const __m512i nibble = _mm512_set1_epi8(15);
     const uint8_t *block = tile->panel + (size_t)tile->begin * block_bytes, *warm = tile->warm;
     __m512 acc[V16_TILE];
     GW_UNROLL
     for (int r = 0; r < rows; r++) acc[r] = _mm512_setzero_ps();
-    for (int b = tile->begin; b < tile->end; b++, block += block_bytes, a++) {
+    for (int b = tile->begin; b < tile->end; b++, block += block_bytes, next_block(&a)) {
         if (rows > PREFETCH_ABOVE && !warm) prefetch_block(block, block_bytes);
         if (rows > PREFETCH_ABOVE && warm) warm = prefetch_warm(warm, block_bytes);
         const uint8_t *codes = block + code_offset;
@@ -74,20 +73,20 @@ GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum gw_pack pa
         GW_UNROLL
         for (int r = 0; r < rows; r++)
             dot[r] = has_min ? _mm512_setzero_si512()
-                             : _mm512_slli_epi32(_mm512_set1_epi32(a->minus_isum[0][row + r]), (unsigned)bias_shift);
+                             : _mm512_slli_epi32(_mm512_set1_epi32(a.first->minus_isum[0][r]), (unsigned)bias_shift);
         GW_UNROLL
         for (int g = 0; g < 8; g++) {
             __m512i code = load_codes(codes + 64 * (pack == GW_PACK_U4 ? g % 4 : g));
             if (pack == GW_PACK_U4) code = _mm512_and_si512(g < 4 ? code : _mm512_srli_epi16(code, 4), nibble);
             GW_UNROLL
-            for (int r = 0; r < rows; r++) dot[r] = add_dot4(dot[r], code, a->q[row + r] + 4 * g);
+            for (int r = 0; r < rows; r++) dot[r] = add_dot4(dot[r], code, a.q[r] + 4 * g);
         }
         __m512 dots[V16_TILE];
         GW_UNROLL
         for (int r = 0; r < rows; r++) dots[r] = _mm512_cvtepi32_ps(dot[r]);
         const bool f16 = scales == SCALES_F16;
         __m512 scale = block_scales(block, f16, 0);
-        add_block(acc, dots, a, row, rows, scale, has_min ? block_scales(block, f16, GW_PANEL) : scale, has_min);
+        add_block(acc, dots, &a, rows, scale, has_min ? block_scales(block, f16, GW_PANEL) : scale, has_min);
     }
     finish_tile(tile, rows, acc);
 }
@@ -105,13 +104,12 @@ GW_INLINE __m512i half_start(const struct gw_act_block *a, int r, int half, int 
 GW_INLINE void half_scale_rows(const struct gemm_tile *tile, int rows, int bias_shift)
 {
     const size_t block_bytes = 64 + 2 * GW_PANEL + 512;
-    const struct gw_act_block *a = gw_act_at(tile->act, tile->row, tile->begin);
-    const int row = tile->row % GW_ACT_ROWS;
+    struct tile_rows a = tile_rows(tile);
     const uint8_t *block = tile->panel + (size_t)tile->begin * block_bytes, *warm = tile->warm;
     __m512 acc[V16_TILE];
     GW_UNROLL
     for (int r = 0; r < rows; r++) acc[r] = _mm512_setzero_ps();
-    for (int b = tile->begin; b < tile->end; b++, block += block_bytes, a++) {
+    for (int b = tile->begin; b < tile->end; b++, block += block_bytes, next_block(&a)) {
         if (rows > PREFETCH_ABOVE && !warm) prefetch_block(block, block_bytes);
         if (rows > PREFETCH_ABOVE && warm) warm = prefetch_warm(warm, block_bytes);
         const uint8_t *codes = block + 64 + 2 * GW_PANEL;
@@ -122,12 +120,12 @@ GW_INLINE void half_scale_rows(const struct gemm_tile *tile, int rows, int bias_
         for (int h = 1; h >= 0; h--) {
             __m512i dot[V16_TILE];
             GW_UNROLL
-            for (int r = 0; r < rows; r++) dot[r] = half_start(a, row + r, h, bias_shift);
+            for (int r = 0; r < rows; r++) dot[r] = half_start(a.first, r, h, bias_shift);
             GW_UNROLL
             for (int g = 4 * h; g < 4 * h + 4; g++) {
                 __m512i code = load_codes(codes + 64 * g);
                 GW_UNROLL
-                for (int r = 0; r < rows; r++) dot[r] = add_dot4(dot[r], code, a->q[row + r] + 4 * g);
+                for (int r = 0; r < rows; r++) dot[r] = add_dot4(dot[r], code, a.q[r] + 4 * g);
             }
             __m128i bytes = _mm_loadu_si128((const __m128i *)(block + 64 + GW_PANEL * h));
             __m512 half_scale = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
@@ -135,7 +133,7 @@ GW_INLINE void half_scale_rows(const struct gemm_tile *tile, int rows, int bias_
             for (int r = 0; r < rows; r++) dots[r] = _mm512_fmadd_ps(half_scale, _mm512_cvtepi32_ps(dot[r]), dots[r]);
         }
         __m512 scale = _mm512_loadu_ps(block);
-        add_block(acc, dots, a, row, rows, scale, scale, false);
+        add_block(acc, dots, &a, rows, scale, scale, false);
     }
     finish_tile(tile, rows, acc);
 }

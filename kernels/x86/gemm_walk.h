@@ -24,6 +24,27 @@ struct gemm_tile {
     const uint8_t *warm; /* as many bytes to take along as there are of weights, or NULL */
 };
 
+/* The rows of a tile in one block of activations after the other. Only two addresses, which count up: with the number of a row added to each access
+ * compilers keep an index a row, too many for the general registers, and fetch them from vector registers in the middle of the loop. */
+struct tile_rows {
+    const struct gw_act_block
+        *first; /* moved, so that scale[0], sum[0] and minus_isum[][0] are those of the tile's first row; q is not */
+    const int8_t (*q)[GW_BLOCK]; /* [rows] */
+};
+
+GW_INLINE struct tile_rows tile_rows(const struct gemm_tile *tile)
+{
+    const struct gw_act_block *block = gw_act_at(tile->act, tile->row, tile->begin);
+    const int row = tile->row % GW_ACT_ROWS;
+    return (struct tile_rows){(const void *)(block->scale + row), block->q + row};
+}
+
+GW_INLINE void next_block(struct tile_rows *a)
+{
+    a->first++;
+    a->q += sizeof *a->first / sizeof *a->q;
+}
+
 /* A tile's end: its sums, in registers until now, become those of the tree node that they complete. */
 GW_INLINE void finish_tile(const struct gemm_tile *tile, int rows, v16 *acc)
 {
@@ -51,6 +72,7 @@ typedef void (*gemm_tile_fn)(const struct gemm_tile *tile);
 static void check_gemm(const struct gw_gemm *g)
 {
     _Static_assert(GW_ACT_ROWS % GEMM_TILE == 0, "a tile's activations lie together");
+    _Static_assert(sizeof(struct gw_act_block) % GW_BLOCK == 0, "tile_rows counts q up by whole rows");
     GW_ASSERT(g->act->k == g->w->k);
     GW_ASSERT(g->w->has_min == (g->w->bias == 0 && g->w->pack > GW_PACK_BF16));
     int depth = 0, end = 0;
