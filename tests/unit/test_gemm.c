@@ -433,6 +433,7 @@ int main(void)
     CU_add_test(suite, "cuts of packed matrices", test_packed_copy);
     CU_add_test(suite, "gemm near double", test_gemm_near);
     CU_add_test(suite, "gemm exact", test_gemm_exact);
+    CU_add_test(suite, "gemm over long sums", test_gemm_long);
     CU_add_test(suite, "gemm limits", test_gemm_limits);
     CU_add_test(suite, "gemm row independence", test_gemm_row_independence);
     CU_basic_set_mode(CU_BRM_VERBOSE);
