@@ -27,10 +27,11 @@ struct gemm_tile {
 /* The rows of a tile in one block of activations after the other. Only two addresses, which count up: with the number of a row added to each access
  * compilers keep an index a row, too many for the general registers, and fetch them from vector registers in the middle of the loop. */
 struct tile_rows {
-    const struct gw_act_block
-        *first; /* moved, so that scale[0], sum[0] and minus_isum[][0] are those of the tile's first row; q is not */
-    const int8_t (*q)[GW_BLOCK]; /* [rows] */
+    const struct gw_act_block *first; /* moved: scale, sum and minus_isum begin with the tile's first row; q does not */
+    const int8_t (*q)[GW_BLOCK];      /* [rows] */
 };
+_Static_assert(offsetof(struct gw_act_block, scale) == 0, "a moved block begins with the scale of its row");
+_Static_assert(sizeof(struct gw_act_block) % GW_BLOCK == 0, "q is counted up by whole rows");
 
 GW_INLINE struct tile_rows tile_rows(const struct gemm_tile *tile)
 {
@@ -72,7 +73,6 @@ typedef void (*gemm_tile_fn)(const struct gemm_tile *tile);
 static void check_gemm(const struct gw_gemm *g)
 {
     _Static_assert(GW_ACT_ROWS % GEMM_TILE == 0, "a tile's activations lie together");
-    _Static_assert(sizeof(struct gw_act_block) % GW_BLOCK == 0, "tile_rows counts q up by whole rows");
     GW_ASSERT(g->act->k == g->w->k);
     GW_ASSERT(g->w->has_min == (g->w->bias == 0 && g->w->pack > GW_PACK_BF16));
     int depth = 0, end = 0;
@@ -136,9 +136,11 @@ static const uint8_t *take_warm(struct gw_warm *warm, size_t bytes)
  * Always inline: gcc takes a function that only prefetches for one without effects and drops its calls. */
 GW_INLINE void prefetch_nodes(const struct gw_gemm *g, int panel, int row, int rows)
 {
-    for (int i = 0; i < g->atom_count; i++)
-        for (int r = 0; g->atoms[i].node >= 0 && r < rows; r++)
-            __builtin_prefetch(node_rows(g, panel, row + r, g->atoms[i].node), 1, 3);
+    for (int i = 0; i < g->atom_count; i++) {
+        if (g->atoms[i].node < 0) continue;
+        const float *y = node_rows(g, panel, row, g->atoms[i].node);
+        for (int r = 0; r < rows; r++) __builtin_prefetch(y + (size_t)r * g->y_row_stride, 1, 3);
+    }
 }
 
 /* All atoms of one row tile by one panel, which take the panel `next`, or what `warm` asks for, along. */

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Part of `make check`: every test function of a unit test is handed to CUnit. One that is not never runs, and nothing else would tell.
+# Part of `make check`: every test function of a unit test is handed to CUnit. One that is not never runs; compilers only warn.
 . "$(dirname "$0")/../lib/common.sh"
 cd "$GW_SRCDIR"
 count=0
