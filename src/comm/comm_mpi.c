@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/mem.h"
 
 #include "comm/world_mpi.h"
 
@@ -124,10 +125,7 @@ bool gw_comm_idle(struct gw_comm *comm, bool busy)
 
 static void *message_memory(size_t payload_bytes)
 {
-    void *memory = NULL;
-    size_t bytes = HEADER_ROOM + payload_bytes;
-    GW_ASSERT(posix_memalign(&memory, 64, (bytes + 63) / 64 * 64) == 0);
-    return memory;
+    return gw_alloc_lines(HEADER_ROOM + payload_bytes, 1);
 }
 
 gw_err gw_comm_send(struct gw_comm *comm, int to, enum gw_msg_kind kind, uint64_t step, const void *data, size_t bytes)
