@@ -39,7 +39,7 @@ static gw_err run_step(struct gw_solo *solo, struct gw_sched *sched, struct gw_s
     int count = 0;
     *any = gw_sched_plan(sched, 0, step);
     if (!*any) return GW_OK;
-    TRY(gw_executor_forward(solo->executor, step, NULL, NULL));
+    TRY(gw_executor_forward(solo->executor, step, GW_OUTPUTS_DRAWN, NULL, NULL));
     TRY(gw_executor_draw(solo->executor, step, drawn, &count));
     gw_sched_step_done(sched, 0);
     for (int i = 0; i < count; i++) {

@@ -7,6 +7,9 @@
  *    step_begin -> embed | hidden_import -> per layer { attention -> [sum over shards] -> ffn -> [sum over shards] }, each for part after part
  *               -> hidden_export | logits
  *
+ * Of most rows of a prompt nobody wants the model's output, only their keys and values: before the last layer's attention come `keys`, for all parts, and
+ * `narrow`.
+ *
  * `attention` and `ffn` end with partial sums over this shard's atoms, as nodes of the fixed tree (engine/tree.h). With one
  * shard the single node is the whole sum and residual_add_own() adds it in place; with several the nodes are mapped to the host,
  * exchanged, and come back through residual_add(), all of them or what they add up to. All functions are local to the rank.
@@ -72,6 +75,11 @@ struct gw_backend_ops {
      * turns: each half layer is computed for the first part, then for the second. */
     gw_err (*attention)(struct gw_backend *backend, int layer, int part);
     gw_err (*ffn)(struct gw_backend *backend, int layer, int part);
+    /* The start of attention(): K and V of the part's rows are stored, and that is all. */
+    gw_err (*keys)(struct gw_backend *backend, int layer, int part);
+    /* From here on only `rows`[narrowed->rows] of the step count, in ascending order, and the step is `narrowed`, as after step_begin; their hidden rows move
+     * together. No sum is pending: keys() of all parts comes before. */
+    gw_err (*narrow)(struct gw_backend *backend, const struct gw_step *narrowed, const int32_t *rows);
     /* hidden += the partial sum of the part's rows (only when this shard owns all atoms). */
     gw_err (*residual_add_own)(struct gw_backend *backend, int part);
     /* Waits. This shard's nodes of the last attention or ffn: float32 [node][step rows][d_model], a part's rows valid until its next half layer. */

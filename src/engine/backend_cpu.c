@@ -492,9 +492,11 @@ static void attention_share(struct cpu *cpu, const struct half_layer *half, cons
     const struct product qkv[] = {{&layer->w[Q], cpu->query, q_width, false},
                                   {&layer->w[K], cpu->key, kv_width, false},
                                   {&layer->w[V], cpu->value, kv_width, false}};
-    multiply_share(cpu, qkv, 3, &cpu->normed, share, warm, thread);
+    const bool keys_only = half->half == HALF_KEYS;
+    multiply_share(cpu, keys_only ? qkv + 1 : qkv, keys_only ? 2 : 3, &cpu->normed, share, warm, thread);
     share_sync(cpu, share);
     for (int row = begin; row < end; row++) store_key(cpu, half, row);
+    if (keys_only) return;
     if (half->part->by_rows) {
         gw_pool_post(cpu->pool, thread);
         for (int before = share->group->after; before < thread; before++) gw_pool_await(cpu->pool, before, turn);
@@ -578,7 +580,7 @@ static void compute_queue(void *arg, int thread, int threads)
     for (int i = 0, turn = 0; i < cpu->queued; i++) {
         const struct half_layer *half = &cpu->queue[i];
         if (i > 0) share_sync(cpu, &share);
-        if (half->ffn) ffn_share(cpu, half, &share, thread);
+        if (half->half == HALF_FFN) ffn_share(cpu, half, &share, thread);
         else attention_share(cpu, half, &share, ++turn, thread, threads);
     }
 }
@@ -590,13 +592,15 @@ static void flush(struct cpu *cpu)
     double begin_s = gw_clock_now_s();
     gw_pool_run(cpu->pool, compute_queue, cpu);
     const struct row_part *part = cpu->queue[0].part;
-    cpu->half_row_s = (gw_clock_now_s() - begin_s) / cpu->queued / (part->row_end - part->row_begin);
+    if (cpu->queue[0].half != HALF_KEYS)
+        cpu->half_row_s = (gw_clock_now_s() - begin_s) / cpu->queued / (part->row_end - part->row_begin);
     cpu->queued = 0;
 }
 
 /* Keys and values are written in every step, whether or not anybody asks for its outputs: nothing is left waiting after the last layer. */
-static gw_err enqueue(struct cpu *cpu, int layer, bool ffn, int number, const struct partial *sum)
+static gw_err enqueue(struct cpu *cpu, int layer, enum half half, int number, const struct partial *sum)
 {
+    const bool ffn = half == HALF_FFN;
     struct layer *weights = &cpu->layers[layer - cpu->config.shard.layer_begin];
     struct row_part *part = &cpu->parts[number];
     GW_ASSERT(number < gw_step_parts(cpu->step));
@@ -608,7 +612,7 @@ static gw_err enqueue(struct cpu *cpu, int layer, bool ffn, int number, const st
     for (int i = ffn ? GATE : Q; i <= (ffn ? UP : V); i++)
         if (!is_quantized(&weights->w[i])) act_keep_floats(&cpu->normed);
     if (ffn && !is_quantized(&weights->w[DOWN])) act_keep_floats(&cpu->activated);
-    cpu->queue[cpu->queued++] = (struct half_layer){weights, layer, ffn, part, part->pending};
+    cpu->queue[cpu->queued++] = (struct half_layer){weights, layer, half, part, part->pending};
     part->pending = NULL;
     /* else others read it as soon as the call returns: even a shard with all heads is not alone when it exchanges */
     bool own_sum = sum->begin == 0 && sum->end == sum->atoms && cpu->partials[0] == cpu->own_partials;
@@ -621,13 +625,32 @@ static gw_err enqueue(struct cpu *cpu, int layer, bool ffn, int number, const st
 static gw_err cpu_attention(struct gw_backend *backend, int layer, int part)
 {
     struct cpu *cpu = of(backend);
-    return enqueue(cpu, layer, false, part, &cpu->attn_sum);
+    return enqueue(cpu, layer, HALF_ATTENTION, part, &cpu->attn_sum);
 }
 
 static gw_err cpu_ffn(struct gw_backend *backend, int layer, int part)
 {
     struct cpu *cpu = of(backend);
-    return enqueue(cpu, layer, true, part, &cpu->ffn_sum);
+    return enqueue(cpu, layer, HALF_FFN, part, &cpu->ffn_sum);
+}
+
+static gw_err cpu_keys(struct gw_backend *backend, int layer, int part)
+{
+    struct cpu *cpu = of(backend);
+    flush(cpu);
+    gw_err rc = enqueue(cpu, layer, HALF_KEYS, part, &cpu->attn_sum);
+    flush(cpu);
+    return rc;
+}
+
+static gw_err cpu_narrow(struct gw_backend *backend, const struct gw_step *narrowed, const int32_t *rows)
+{
+    struct cpu *cpu = of(backend);
+    GW_ASSERT(cpu->queued == 0 && !cpu->parts[0].pending && !cpu->parts[gw_step_parts(cpu->step) - 1].pending);
+    for (int row = 0; row < narrowed->rows; row++)
+        memmove(cpu->hidden + (size_t)row * (size_t)cpu->d, cpu->hidden + (size_t)rows[row] * (size_t)cpu->d,
+                (size_t)cpu->d * sizeof(float));
+    return cpu_step_begin(backend, narrowed);
 }
 
 /* Left to whoever reads the rows next: the threads of the next half layer have them in their caches then. */
@@ -720,6 +743,8 @@ static const struct gw_backend_ops cpu_ops = {
     .hidden_export = cpu_hidden_export,
     .attention = cpu_attention,
     .ffn = cpu_ffn,
+    .keys = cpu_keys,
+    .narrow = cpu_narrow,
     .residual_add_own = cpu_residual_add_own,
     .partial_map = cpu_partial_map,
     .exchange_memory = cpu_exchange_memory,

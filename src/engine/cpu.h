@@ -73,11 +73,13 @@ struct share {
     int member, members;
 };
 
+enum half { HALF_ATTENTION, HALF_FFN, HALF_KEYS /* of the first half, what other rows need of it */ };
+
 /* Half a layer that has been asked for and waits to be computed. */
 struct half_layer {
     const struct layer *layer;
     int number; /* the layer's */
-    bool ffn;   /* the second half */
+    enum half half;
     struct row_part *part;
     const struct gw_tree_sum *add; /* to the hidden rows first; or NULL */
 };

@@ -51,7 +51,10 @@ struct gw_executor {
     uint64_t exchanges;       /* numbers the sums of a step, alike on all shards */
     float *full_logits;       /* [rows drawn here][vocab], likewise */
     size_t full_logits_count;
-    struct gw_cost cost; /* the default one, for the pace */
+    struct gw_step narrowed; /* of the last step, the rows that tokens are drawn from */
+    int32_t *narrowed_from;  /* their numbers in it */
+    bool is_narrowed;        /* the backend has no others left */
+    struct gw_cost cost;     /* the default one, for the pace */
     struct gw_pace_report pace;
 };
 
@@ -172,6 +175,8 @@ void gw_executor_destroy(struct gw_executor *ex)
     gw_window_close(ex->window);
     free(ex->sum);
     free(ex->full_logits);
+    gw_step_free(&ex->narrowed);
+    free(ex->narrowed_from);
     free(ex);
 }
 
@@ -305,7 +310,8 @@ static double said_s(const struct gw_executor *ex, const struct gw_step *step)
     double seen = 0;
     for (int i = 0; i < step->seq_count; i++) {
         const struct gw_step_seq *seq = &step->seqs[i];
-        *(seq->sample ? &load.decode_rows : &load.prefill_rows) += seq->rows;
+        load.decode_rows += seq->sample;
+        load.prefill_rows += seq->rows - seq->sample;
         seen += (double)seq->rows * (seq->pos0 + seq->rows / 2 + 1);
     }
     load.mean_context = step->rows ? seen / step->rows : 0;
@@ -342,15 +348,83 @@ void gw_executor_cut(const struct gw_executor *ex, struct gw_step *step)
     step->cut = ex->in_parts && enough ? tiles / GW_STEP_PARTS * GW_ACT_ROWS : 0;
 }
 
-gw_err gw_executor_forward(struct gw_executor *ex, const struct gw_step *step, const float *hidden_in,
-                           float *hidden_out)
+/* To narrow a step costs about what a few rows of the last layer do, and their keys once more: are there enough others? */
+static bool worth_narrowing(const struct gw_step *step)
+{
+    int drawn = 0;
+    for (int i = 0; i < step->seq_count; i++) drawn += step->seqs[i].sample;
+    return 4 * (step->rows - drawn) > drawn;
+}
+
+/* ex->narrowed: the rows that tokens are drawn from. */
+static void list_drawn(struct gw_executor *ex, const struct gw_step *step)
+{
+    struct gw_step *to = &ex->narrowed;
+    gw_step_clear(to);
+    to->id = step->id;
+    to->slot = step->slot;
+    ex->narrowed_from = gw_realloc(ex->narrowed_from, (size_t)step->seq_count, sizeof *ex->narrowed_from);
+    for (int i = 0; i < step->seq_count; i++) {
+        const struct gw_step_seq *seq = &step->seqs[i];
+        int last = seq->rows - 1, pos = seq->pos0 + last;
+        if (!seq->sample) continue;
+        struct gw_step_seq *drawn = gw_step_add_seq(to);
+        *drawn = *seq;
+        drawn->row0 = to->rows;
+        drawn->rows = 1;
+        drawn->pos0 = pos;
+        drawn->page0 = to->page_count;
+        ex->narrowed_from[to->rows] = seq->row0 + last;
+        gw_step_add_tokens(to, &step->tokens[seq->row0 + last], 1);
+        gw_step_add_pages(to, &step->pages[seq->page0], pos / GW_PAGE_TOKENS + 1);
+    }
+}
+
+/* Before the model's last layer: keys and values of all rows, and from there on those alone that tokens are drawn from. */
+static gw_err narrow(struct gw_executor *ex, const struct gw_step *step, int layer)
 {
     gw_err rc = GW_OK;
     const struct gw_backend_ops *ops = ex->backend->ops;
+    for (int part = 0; part < gw_step_parts(step); part++) {
+        TRY(end_sum(ex, step, part));
+        double begun_s = gw_clock_now_s();
+        TRY(ops->keys(ex->backend, layer, part));
+        took(ex, begun_s);
+    }
+    list_drawn(ex, step);
+    ex->is_narrowed = true;
+    if (ex->narrowed.rows > 0) TRY(ops->narrow(ex->backend, &ex->narrowed, ex->narrowed_from));
+out:
+    return rc;
+}
+
+static gw_err run_layer(struct gw_executor *ex, const struct gw_step *step, int layer)
+{
+    gw_err rc = GW_OK;
+    const struct gw_backend_ops *ops = ex->backend->ops;
+    for (int half = 0; half < 2; half++)
+        for (int part = 0; part < gw_step_parts(step); part++) {
+            TRY(end_sum(ex, step, part));
+            double begun_s = gw_clock_now_s();
+            TRY((half ? ops->ffn : ops->attention)(ex->backend, layer, part));
+            took(ex, begun_s);
+            TRY(begin_sum(ex, half ? &ex->ffn_sum : &ex->attn_sum, step, part));
+        }
+out:
+    return rc;
+}
+
+gw_err gw_executor_forward(struct gw_executor *ex, const struct gw_step *step, enum gw_outputs outputs,
+                           const float *hidden_in, float *hidden_out)
+{
+    gw_err rc = GW_OK;
+    const struct gw_backend_ops *ops = ex->backend->ops;
+    const struct gw_step *now = step;
     if (ex->shards.count > 1 && ex->window_epoch != gw_comm_epoch(ex->config.comm)) TRY(open_window(ex));
     TRY(ops->step_begin(ex->backend, step));
     ex->exchanges = step->id * 2 * GW_STEP_PARTS * (uint64_t)ex->dims.layers;
     for (int part = 0; part < GW_STEP_PARTS; part++) ex->pending[part].plan = NULL;
+    ex->is_narrowed = false;
     if (ex->shard.first) TRY(ops->embed(ex->backend));
     else TRY(ops->hidden_import(ex->backend, hidden_in));
     for (int layer = ex->shard.layer_begin; layer < ex->shard.layer_end; layer++) {
@@ -359,16 +433,13 @@ gw_err gw_executor_forward(struct gw_executor *ex, const struct gw_step *step, c
             TRY(gw_comm_look(ex->config.comm));
         }
         if (ex->config.between) TRY(ex->config.between(ex->config.between_context));
-        for (int half = 0; half < 2; half++)
-            for (int part = 0; part < gw_step_parts(step); part++) {
-                TRY(end_sum(ex, step, part));
-                double begun_s = gw_clock_now_s();
-                TRY((half ? ops->ffn : ops->attention)(ex->backend, layer, part));
-                took(ex, begun_s);
-                TRY(begin_sum(ex, half ? &ex->ffn_sum : &ex->attn_sum, step, part));
-            }
+        if (layer == ex->dims.layers - 1 && outputs == GW_OUTPUTS_DRAWN && worth_narrowing(step)) {
+            TRY(narrow(ex, step, layer));
+            now = &ex->narrowed;
+        }
+        if (now->rows > 0) TRY(run_layer(ex, now, layer));
     }
-    for (int part = 0; part < gw_step_parts(step); part++) TRY(end_sum(ex, step, part));
+    for (int part = 0; part < gw_step_parts(now); part++) TRY(end_sum(ex, now, part));
     ex->pace.said_s += said_s(ex, step);
     ex->pace.steps++;
     ex->pace.rows += (uint64_t)step->rows;
@@ -379,7 +450,7 @@ out:
 
 gw_err gw_executor_logits(struct gw_executor *ex, const int32_t *rows, int count, float **logits)
 {
-    GW_ASSERT(ex->shards.count == 1);
+    GW_ASSERT(ex->shards.count == 1 && !ex->is_narrowed);
     return ex->backend->ops->logits(ex->backend, rows, count, logits);
 }
 
@@ -449,7 +520,8 @@ gw_err gw_executor_draw(struct gw_executor *ex, const struct gw_step *step, stru
         const struct gw_step_seq *seq = &step->seqs[i];
         if (!seq->sample) continue;
         if (sampled % ex->shards.count == ex->shards.own) seqs[own++] = i;
-        rows[sampled++] = seq->row0 + seq->rows - 1;
+        rows[sampled] = ex->is_narrowed ? sampled : seq->row0 + seq->rows - 1;
+        sampled++;
     }
     if (sampled == 0) goto out;
     double begun_s = gw_clock_now_s();

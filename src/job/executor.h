@@ -49,17 +49,23 @@ void gw_executor_destroy(struct gw_executor *executor);
 /* Cuts a step in parts (engine/step.h) where that is faster. For who plans it, before it goes to the other ranks. */
 void gw_executor_cut(const struct gw_executor *executor, struct gw_step *step);
 
+/* Of which rows logits will be asked for. */
+enum gw_outputs {
+    GW_OUTPUTS_DRAWN, /* those that a token is drawn from: the model's last layer computes little more than keys and values of the others */
+    GW_OUTPUTS_ALL,
+};
+
 /* Runs the stage's layers on a step. `hidden_in`: float32 [rows][d_model] of the stage before (NULL on the first); `hidden_out`
  * receives the rows (NULL on the last). Collective over the tensor shards of the stage. */
-GW_CHECK gw_err gw_executor_forward(struct gw_executor *executor, const struct gw_step *step, const float *hidden_in,
-                                    float *hidden_out);
+GW_CHECK gw_err gw_executor_forward(struct gw_executor *executor, const struct gw_step *step, enum gw_outputs outputs,
+                                    const float *hidden_in, float *hidden_out);
 
 /* After forward on the last stage: draws the step's tokens. Sampled sequences are shared out over the shards: the i-th goes to shard
  * i % tensor. Fills drawn[0 .. *count) with this shard's; `drawn` has room for step->seq_count. Collective over the shards. */
 GW_CHECK gw_err gw_executor_draw(struct gw_executor *executor, const struct gw_step *step, struct gw_drawn *drawn,
                                  int *count);
 
-/* After forward on the last stage of a world of one: logits of the given rows, float32 [count][vocab], valid until the next step. */
+/* After forward with GW_OUTPUTS_ALL on the last stage of a world of one: logits of the given rows, float32 [count][vocab], valid until the next step. */
 GW_CHECK gw_err gw_executor_logits(struct gw_executor *executor, const int32_t *rows, int count, float **logits);
 
 /* What the steps since the last call took (job/protocol.h). */

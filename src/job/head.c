@@ -268,7 +268,7 @@ static gw_err launch(struct gw_head *head, struct slot *slot)
     slot->in_flight = true;
     slot->launched_s = gw_clock_now_s();
     slot->due = layout->tensor;
-    TRY(gw_executor_forward(ex, &slot->step, NULL, head->hidden));
+    TRY(gw_executor_forward(ex, &slot->step, GW_OUTPUTS_DRAWN, NULL, head->hidden));
     if (layout->pipeline > 1) note_step(head, slot);
     if (layout->pipeline > 1)
         return gw_comm_send(head->config.comm, gw_team_rank(head->config.team, 1, 0), GW_MSG_HIDDEN, slot->step.id,

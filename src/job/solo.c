@@ -40,5 +40,5 @@ gw_err gw_solo_forward(struct gw_solo *solo, struct gw_step *step, const int32_t
     seq->pos0 = pos0;
     gw_step_add_tokens(step, ids, count);
     for (int32_t page = 0; page * GW_PAGE_TOKENS < pos0 + count; page++) gw_step_add_pages(step, &page, 1);
-    return gw_executor_forward(solo->executor, step, NULL, NULL);
+    return gw_executor_forward(solo->executor, step, GW_OUTPUTS_ALL, NULL, NULL);
 }

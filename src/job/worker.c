@@ -69,7 +69,8 @@ static gw_err run_step(struct gw_worker *worker)
         if (hidden.bytes != bytes)
             FAIL(GW_ERR_PEER, "rank %d sent %zu bytes of hidden rows where %zu were due", from, hidden.bytes, bytes);
     }
-    TRY(gw_executor_forward(worker->executor, step, (const float *)(const void *)hidden.data, worker->hidden));
+    TRY(gw_executor_forward(worker->executor, step, GW_OUTPUTS_DRAWN, (const float *)(const void *)hidden.data,
+                            worker->hidden));
     TRY(finish_step(worker));
 out:
     gw_msg_free(&hidden);

@@ -185,9 +185,11 @@ double gw_cost_stage_s(const struct gw_cost *cost, const struct gw_dims *m, cons
 {
     int layers = s->layer_end - s->layer_begin;
     double rows = load->decode_rows + load->prefill_rows;
-    double macs = layers * layer_macs(m, s) * rows;
-    double attention = 2.0 * layers * (s->kv_end - s->kv_begin) * ((double)m->heads / m->kv_heads) * m->head_dim *
-                       load->mean_context * rows;
+    double head_keys = 2.0 * m->head_dim * m->d_model; /* all that the model's last layer computes of prompts' rows */
+    double keys_only = s->last ? load->prefill_rows : 0, full = layers * rows - keys_only;
+    double macs = full * layer_macs(m, s) + keys_only * (s->kv_end - s->kv_begin) * head_keys;
+    double attention = 2.0 * (s->kv_end - s->kv_begin) * ((double)m->heads / m->kv_heads) * m->head_dim *
+                       load->mean_context * full;
     double seconds = cost->step_s + cost->weight_byte_s * gw_shard_weight_bytes(m, s) + cost->attention_s * attention;
     if (s->last) {
         double share = (double)(s->vocab_end - s->vocab_begin) / m->vocab;

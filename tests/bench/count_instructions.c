@@ -217,7 +217,7 @@ static gw_err step(struct work *work)
     gw_err rc = GW_OK;
     struct gw_drawn drawn[DECODE_SEQS];
     int drawn_count;
-    TRY(gw_executor_forward(work->solo.executor, &work->step, NULL, NULL));
+    TRY(gw_executor_forward(work->solo.executor, &work->step, GW_OUTPUTS_DRAWN, NULL, NULL));
     TRY(gw_executor_draw(work->solo.executor, &work->step, drawn, &drawn_count));
 out:
     return rc;

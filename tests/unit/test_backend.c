@@ -103,7 +103,7 @@ static void run_step(struct engine *e, struct gw_step *step, float *out)
     int32_t rows[MAX_ROWS];
     float *logits = NULL;
     for (int r = 0; r < step->rows; r++) rows[r] = r;
-    CU_ASSERT_FATAL(gw_executor_forward(e->executor, step, NULL, NULL) == GW_OK);
+    CU_ASSERT_FATAL(gw_executor_forward(e->executor, step, GW_OUTPUTS_ALL, NULL, NULL) == GW_OK);
     CU_ASSERT_FATAL(gw_executor_logits(e->executor, rows, step->rows, &logits) == GW_OK);
     memcpy(out, logits, (size_t)step->rows * (size_t)e->vocab * sizeof *out);
     step->id++;
@@ -176,7 +176,7 @@ static void test_steps_without_logits(void)
             for (int pos = 0; pos < 50; pos += chunk) {
                 gw_step_clear(&step);
                 add_rows(&step, 0, 1, pos, chunk);
-                CU_ASSERT_FATAL(gw_executor_forward(e.executor, &step, NULL, NULL) == GW_OK);
+                CU_ASSERT_FATAL(gw_executor_forward(e.executor, &step, GW_OUTPUTS_DRAWN, NULL, NULL) == GW_OK);
                 step.id++;
             }
             gw_step_clear(&step);
@@ -188,6 +188,67 @@ static void test_steps_without_logits(void)
             gw_step_free(&step);
             close_engine(&e);
         }
+}
+
+enum { STEP_SEQS = 6 };
+
+/* One step of `decoding` rows that draw, a prompt that draws after its last row, and a piece of one that does not, in `parts` parts; what has been drawn. */
+static int draw_some(struct engine *e, int decoding, int parts, enum gw_outputs outputs, struct gw_drawn *drawn)
+{
+    struct gw_step step = {0};
+    int count = 0;
+    for (int s = 0; s < decoding; s++) {
+        add_rows(&step, s, s, 0, 33 + s);
+        CU_ASSERT_FATAL(gw_executor_forward(e->executor, &step, outputs, NULL, NULL) == GW_OK);
+        gw_step_clear(&step);
+        step.id++;
+    }
+    for (int s = 0; s < decoding; s++) add_rows(&step, s, s, 33 + s, 1);
+    add_rows(&step, decoding, decoding, 0, 20);
+    add_rows(&step, decoding + 1, decoding + 1, 0, 17);
+    for (int s = 0; s <= decoding; s++) {
+        step.seqs[s].seq = (uint32_t)s;
+        step.seqs[s].sample = 1;
+        step.seqs[s].logprobs = 5;
+        step.seqs[s].params = (struct gw_sample_params){
+            .temperature = 1, .top_p = 1, .repetition_penalty = 1, .stream = (uint64_t)s};
+    }
+    step.cut = parts == 2 ? GW_ACT_ROWS : 0;
+    CU_ASSERT_FATAL(gw_executor_forward(e->executor, &step, outputs, NULL, NULL) == GW_OK);
+    CU_ASSERT_FATAL(gw_executor_draw(e->executor, &step, drawn, &count) == GW_OK);
+    gw_step_free(&step);
+    return count;
+}
+
+/* Rows of which no token is drawn end before the last layer does: what is drawn from the others is the same, and so are all keys and values. */
+static void test_drawn_rows(void)
+{
+    static const enum gw_type types[] = {GW_TYPE_Q4_1, GW_TYPE_F16};
+    for (int t = 0; t < 2; t++)
+        for (int threads = 1; threads <= 3; threads++)
+            for (int parts = 1; parts <= 2; parts++)
+                for (int decoding = 0; decoding <= STEP_SEQS - 2; decoding += 4) {
+                    struct engine all, narrowed;
+                    struct gw_tiny_spec spec = small(types[t], t ? "qwen2" : "llama");
+                    struct gw_drawn want[STEP_SEQS], got[STEP_SEQS];
+                    open_engine(&all, &spec, NULL, threads);
+                    open_engine(&narrowed, &spec, NULL, threads);
+                    CU_ASSERT_EQUAL(draw_some(&all, decoding, parts, GW_OUTPUTS_ALL, want), decoding + 1);
+                    CU_ASSERT_EQUAL(draw_some(&narrowed, decoding, parts, GW_OUTPUTS_DRAWN, got), decoding + 1);
+                    CU_ASSERT(memcmp(want, got, (size_t)(decoding + 1) * sizeof *got) == 0);
+                    for (int s = 0; s < decoding + 2; s++) { /* each goes on with one row: it reads all of its keys */
+                        struct gw_step step = {0};
+                        float a[512], b[512];
+                        CU_ASSERT_FATAL(all.vocab <= 512);
+                        add_rows(&step, s, s, s < decoding ? 34 + s : s == decoding ? 20 : 17, 1);
+                        run_step(&all, &step, a);
+                        run_step(&narrowed, &step, b);
+                        CU_ASSERT(same_rows(&all, a, b, 1));
+                        gw_step_free(&step);
+                    }
+                    close_engine(&all);
+                    close_engine(&narrowed);
+                }
 }
 
 /* Prompts, pieces of prompts and decoding rows of five sequences in one step, against each alone. With 2 to 4 threads the rows are shared out: the
@@ -506,7 +567,7 @@ static void test_token_outside(void)
         struct gw_step step = {0};
         add_rows(&step, 0, 0, 0, 2);
         step.tokens[1] = bad[i];
-        CU_ASSERT_EQUAL(gw_executor_forward(e.executor, &step, NULL, NULL), GW_ERR_INPUT);
+        CU_ASSERT_EQUAL(gw_executor_forward(e.executor, &step, GW_OUTPUTS_DRAWN, NULL, NULL), GW_ERR_INPUT);
         gw_step_free(&step);
     }
     close_engine(&e);
@@ -520,6 +581,7 @@ int main(void)
     CU_pSuite suite = CU_add_suite("backend", NULL, NULL);
     CU_add_test(suite, "a prompt in chunks", test_chunks);
     CU_add_test(suite, "steps without logits", test_steps_without_logits);
+    CU_add_test(suite, "rows that draw and others", test_drawn_rows);
     CU_add_test(suite, "batch against alone", test_batch);
     CU_add_test(suite, "a page shared within a step", test_shared_page_in_one_step);
     CU_add_test(suite, "a shared prefix", test_shared_prefix);
