@@ -487,8 +487,8 @@ static float *room_for_logits(struct gw_executor *ex, int rows)
     size_t need = (size_t)rows * (size_t)ex->dims.vocab;
     if (need > ex->full_logits_count) {
         free(ex->full_logits);
-        ex->full_logits = gw_alloc(need, sizeof(float));
-        ex->full_logits_count = need;
+        ex->full_logits_count = need > 2 * ex->full_logits_count ? need : 2 * ex->full_logits_count;
+        ex->full_logits = gw_alloc_lines(ex->full_logits_count, sizeof(float));
     }
     return ex->full_logits;
 }
