@@ -178,8 +178,6 @@ out:
     return rc;
 }
 
-/* ---- from plan to plan ----------------------------------------------------------------------------------------- */
-
 /* ---- within the replica ---------------------------------------------------------------------------------------- */
 
 gw_err gw_head_tell(struct gw_head *head, enum gw_msg_kind kind, uint64_t step, const void *data, size_t bytes)
