@@ -716,8 +716,8 @@ static gw_err cpu_logits(struct gw_backend *backend, const int32_t *rows, int co
 {
     struct cpu *cpu = of(backend);
     size_t need = (size_t)count * cpu->logits_stride;
-    if (need >
-        cpu->logits_count) { /* while a batch fills up each step has a few rows more, and new memory costs milliseconds */
+    /* While a batch fills up each step has a few rows more, and new memory costs milliseconds: it doubles. */
+    if (need > cpu->logits_count) {
         free(cpu->own_logits);
         cpu->logits_count = need > 2 * cpu->logits_count ? need : 2 * cpu->logits_count;
         cpu->logits = cpu->own_logits = gw_alloc_lines(cpu->logits_count, sizeof(float));

@@ -303,15 +303,22 @@ out:
 
 /* ---- a step ---------------------------------------------------------------------------------------------------- */
 
+/* Rows of a step that a token is drawn from. */
+static int rows_drawn(const struct gw_step *step)
+{
+    int drawn = 0;
+    for (int i = 0; i < step->seq_count; i++) drawn += step->seqs[i].sample != 0;
+    return drawn;
+}
+
 /* What the cost model says to the slice's part of a step. */
 static double said_s(const struct gw_executor *ex, const struct gw_step *step)
 {
-    struct gw_load load = {0};
+    const int drawn = rows_drawn(step);
+    struct gw_load load = {.decode_rows = drawn, .prefill_rows = step->rows - drawn};
     double seen = 0;
     for (int i = 0; i < step->seq_count; i++) {
         const struct gw_step_seq *seq = &step->seqs[i];
-        load.decode_rows += seq->sample;
-        load.prefill_rows += seq->rows - seq->sample;
         seen += (double)seq->rows * (seq->pos0 + seq->rows / 2 + 1);
     }
     load.mean_context = step->rows ? seen / step->rows : 0;
@@ -351,8 +358,7 @@ void gw_executor_cut(const struct gw_executor *ex, struct gw_step *step)
 /* To narrow a step costs about what a few rows of the last layer do, and their keys once more: are there enough others? */
 static bool worth_narrowing(const struct gw_step *step)
 {
-    int drawn = 0;
-    for (int i = 0; i < step->seq_count; i++) drawn += step->seqs[i].sample;
+    const int drawn = rows_drawn(step);
     return 4 * (step->rows - drawn) > drawn;
 }
 
@@ -361,8 +367,6 @@ static void list_drawn(struct gw_executor *ex, const struct gw_step *step)
 {
     struct gw_step *to = &ex->narrowed;
     gw_step_clear(to);
-    to->id = step->id;
-    to->slot = step->slot;
     ex->narrowed_from = gw_realloc(ex->narrowed_from, (size_t)step->seq_count, sizeof *ex->narrowed_from);
     for (int i = 0; i < step->seq_count; i++) {
         const struct gw_step_seq *seq = &step->seqs[i];
