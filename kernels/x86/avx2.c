@@ -146,30 +146,36 @@ GW_INLINE __m256 load_scales(const uint8_t *block, enum scales scales, int at)
     return _mm256_loadu_ps((const float *)block + at);
 }
 
-/* finish_tile() for 8 of the outputs. */
-GW_INLINE void finish_half(const struct gemm_tile *tile, int rows, int half, __m256 *acc)
+/* finish_sums() for 8 of the outputs, but for end_atom(). */
+GW_INLINE void finish_half(const struct gemm_tile *tile, const struct gw_atom *atom, int rows, int half, __m256 *acc,
+                           gemm_sums *top)
 {
-    for (int merge = 0; merge < tile->merges; merge++) {
-        const float *left = tile->left[-merge] + 8 * half;
+    for (int merge = atom->merges; merge > 0; merge--) {
+        const float *left = *--top + 8 * half;
         GW_UNROLL
         for (int r = 0; r < rows; r++) acc[r] = _mm256_add_ps(_mm256_loadu_ps(left + r * GW_PANEL), acc[r]);
     }
+    size_t stride;
+    float *out = sums_out(tile, atom, top, &stride) + 8 * half;
     GW_UNROLL
-    for (int r = 0; r < rows; r++) _mm256_storeu_ps(tile->out + (size_t)r * tile->out_stride + 8 * half, acc[r]);
+    for (int r = 0; r < rows; r++) _mm256_storeu_ps(out + (size_t)r * stride, acc[r]);
 }
 
-/* 8 of a panel's outputs, from `half` * 8 on; `rows`, `kind` and `scales` are constants. */
-GW_INLINE void int8_rows_half(const struct gemm_tile *tile, int rows, enum dot_kind kind, enum scales scales, int half)
+/* 8 of a panel's outputs, from `half` * 8 on, over the blocks of an atom, the first of which is number `begin`; `rows`, `kind` and `scales` are
+ * constants. */
+GW_INLINE void int8_rows_half(const struct gemm_tile *tile, const struct gw_atom *atom, int begin, int rows,
+                              enum dot_kind kind, enum scales scales, int half, gemm_sums *top)
 {
-    struct tile_rows a = tile_rows(tile);
+    struct tile_rows a = tile_rows(tile, begin);
+    const struct gw_packed *w = tile->g->w;
     bool has_min = scales != SCALES_ONLY;
     size_t code_offset = 64 + (scales == SCALES_MINIMA ? 64 : 0) + (kind == DOT_HALF_SCALE ? 2 * GW_PANEL : 0);
-    const uint8_t *block = tile->panel + (size_t)tile->begin * tile->w->block_bytes;
-    int bias = tile->w->bias;
+    const uint8_t *block = tile->panel + (size_t)begin * w->block_bytes;
+    int bias = w->bias;
     __m256 acc[V16_TILE];
     GW_UNROLL
     for (int r = 0; r < rows; r++) acc[r] = _mm256_setzero_ps();
-    for (int b = tile->begin; b < tile->end; b++, block += tile->w->block_bytes, next_block(&a)) {
+    for (int b = begin; b < atom->block_end; b++, block += w->block_bytes, next_block(&a)) {
         const uint8_t *codes = block + code_offset + 32 * half;
         __m256 dot[V16_TILE];
         if (kind == DOT_NIBBLE) nibble_dots(&a, rows, has_min ? 0 : bias, codes, dot);
@@ -185,12 +191,18 @@ GW_INLINE void int8_rows_half(const struct gemm_tile *tile, int rows, enum dot_k
                                          _mm256_set1_ps(a.first->sum[r]), acc[r]);
         }
     }
-    finish_half(tile, rows, half, acc);
+    finish_half(tile, atom, rows, half, acc, top);
 }
 
 GW_INLINE void int8_rows(const struct gemm_tile *tile, int rows, enum dot_kind kind, enum scales scales)
 {
-    for (int half = 0; half < 2; half++) int8_rows_half(tile, rows, kind, scales, half);
+    const struct gw_atom *atom = tile->g->atoms, *last = atom + tile->g->atom_count;
+    gemm_sums *top = tile->stack;
+    for (int begin = 0; atom < last; begin = atom->block_end, atom++) {
+        for (int half = 0; half < 2; half++) int8_rows_half(tile, atom, begin, rows, kind, scales, half, top);
+        top -= atom->merges;
+        end_atom(tile, atom, &top);
+    }
 }
 
 /* Picks the constant row count. */
@@ -204,49 +216,53 @@ GW_INLINE void int8_tile(const struct gemm_tile *tile, enum dot_kind kind, enum 
     }
 }
 
-static void tile_u4(const struct gemm_tile *tile)
+GW_INLINE void tile_u4(const struct gemm_tile *tile)
 {
     int8_tile(tile, DOT_NIBBLE, SCALES_ONLY);
 }
 
-static void tile_u4_min(const struct gemm_tile *tile)
+GW_INLINE void tile_u4_min(const struct gemm_tile *tile)
 {
     int8_tile(tile, DOT_NIBBLE, SCALES_MINIMA);
 }
 
-static void tile_u4_f16(const struct gemm_tile *tile)
+GW_INLINE void tile_u4_f16(const struct gemm_tile *tile)
 {
     int8_tile(tile, DOT_NIBBLE, SCALES_F16);
 }
 
-static void tile_u8(const struct gemm_tile *tile)
+GW_INLINE void tile_u8(const struct gemm_tile *tile)
 {
     int8_tile(tile, DOT_SIGNED, SCALES_ONLY);
 }
 
-static void tile_u8_min(const struct gemm_tile *tile)
+GW_INLINE void tile_u8_min(const struct gemm_tile *tile)
 {
     int8_tile(tile, DOT_5BIT, SCALES_MINIMA);
 }
 
-static void tile_u8_f16(const struct gemm_tile *tile)
+GW_INLINE void tile_u8_f16(const struct gemm_tile *tile)
 {
     int8_tile(tile, DOT_5BIT, SCALES_F16);
 }
 
-static void tile_u6(const struct gemm_tile *tile)
+GW_INLINE void tile_u6(const struct gemm_tile *tile)
 {
     int8_tile(tile, DOT_HALF_SCALE, SCALES_ONLY);
 }
 
 static void gemm_u4(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
-    gemm_panels(g, panel_begin, panel_end, g->w->scales_f16 ? tile_u4_f16 : g->w->has_min ? tile_u4_min : tile_u4);
+    if (g->w->scales_f16) gemm_panels(g, panel_begin, panel_end, tile_u4_f16);
+    else if (g->w->has_min) gemm_panels(g, panel_begin, panel_end, tile_u4_min);
+    else gemm_panels(g, panel_begin, panel_end, tile_u4);
 }
 
 static void gemm_u8(const struct gw_gemm *g, int panel_begin, int panel_end)
 {
-    gemm_panels(g, panel_begin, panel_end, g->w->scales_f16 ? tile_u8_f16 : g->w->has_min ? tile_u8_min : tile_u8);
+    if (g->w->scales_f16) gemm_panels(g, panel_begin, panel_end, tile_u8_f16);
+    else if (g->w->has_min) gemm_panels(g, panel_begin, panel_end, tile_u8_min);
+    else gemm_panels(g, panel_begin, panel_end, tile_u8);
 }
 
 static void gemm_u6(const struct gw_gemm *g, int panel_begin, int panel_end)

@@ -169,18 +169,22 @@ GW_INLINE v16 load_weights(const uint8_t *panel, size_t k, enum gw_pack pack)
 
 GW_INLINE void float_rows(const struct gemm_tile *tile, int rows, enum gw_pack pack)
 {
-    size_t stride = (size_t)tile->w->k;
-    size_t end = (size_t)tile->end * GW_BLOCK < stride ? (size_t)tile->end * GW_BLOCK : stride;
-    const float *x = tile->act->x + (size_t)tile->row * stride;
-    v16 acc[V16_TILE];
-    GW_UNROLL
-    for (int r = 0; r < rows; r++) acc[r] = v16_set1(0);
-    for (size_t k = (size_t)tile->begin * GW_BLOCK; k < end; k++) {
-        v16 w = load_weights(tile->panel, k, pack);
+    size_t stride = (size_t)tile->g->w->k, k = 0;
+    const float *x = tile->g->act->x + (size_t)tile->row * stride;
+    const struct gw_atom *atom = tile->g->atoms, *last = atom + tile->g->atom_count;
+    gemm_sums *top = tile->stack;
+    for (; atom < last; atom++) {
+        size_t end = (size_t)atom->block_end * GW_BLOCK < stride ? (size_t)atom->block_end * GW_BLOCK : stride;
+        v16 acc[V16_TILE];
         GW_UNROLL
-        for (int r = 0; r < rows; r++) acc[r] = v16_fma(v16_set1(x[(size_t)r * stride + k]), w, acc[r]);
+        for (int r = 0; r < rows; r++) acc[r] = v16_set1(0);
+        for (; k < end; k++) {
+            v16 w = load_weights(tile->panel, k, pack);
+            GW_UNROLL
+            for (int r = 0; r < rows; r++) acc[r] = v16_fma(v16_set1(x[(size_t)r * stride + k]), w, acc[r]);
+        }
+        finish_sums(tile, atom, rows, acc, &top);
     }
-    finish_tile(tile, rows, acc);
 }
 
 GW_INLINE void float_tile(const struct gemm_tile *tile, enum gw_pack pack)
@@ -199,17 +203,17 @@ GW_INLINE void float_tile(const struct gemm_tile *tile, enum gw_pack pack)
     }
 }
 
-static void tile_f32(const struct gemm_tile *tile)
+GW_INLINE void tile_f32(const struct gemm_tile *tile)
 {
     float_tile(tile, GW_PACK_F32);
 }
 
-static void tile_f16(const struct gemm_tile *tile)
+GW_INLINE void tile_f16(const struct gemm_tile *tile)
 {
     float_tile(tile, GW_PACK_F16);
 }
 
-static void tile_bf16(const struct gemm_tile *tile)
+GW_INLINE void tile_bf16(const struct gemm_tile *tile)
 {
     float_tile(tile, GW_PACK_BF16);
 }

@@ -1,4 +1,4 @@
-/* The walk over panels, row tiles and atoms that the GEMMs of x86 share; AMX has one of its own and takes parts of this. An instruction set brings its
+/* The walk over panels and row tiles that the GEMMs of x86 share; AMX has one of its own and takes parts of this. An instruction set brings its
  * 16 lanes (v16_*.h), says how many rows a tile has (GEMM_TILE, which divides GW_ACT_ROWS) and how much of the second-level cache activations may fill
  * (GEMM_ACT_BYTES), and the functions that compute a tile.
  */
@@ -7,24 +7,25 @@
 
 #include <string.h>
 
-/* What a tile function gets: `rows` (1..GEMM_TILE) rows of activations from `row` on, against blocks [begin, end) of one
- * panel. It accumulates from +0, adds what is `merges` times left of that in the tree, and writes out[rows][16]. */
+typedef float gemm_sums[GEMM_TILE * GW_PANEL]; /* of a tile, [rows][16] */
+
+/* What a tile function gets: `rows` (1..GEMM_TILE) rows of activations from `row` on, against all blocks of one panel. Atom by atom it accumulates from
+ * +0, adds what is `merges` times left of that in the tree, and writes the node that is finished, or puts the sums on the stack. All atoms in one
+ * function: with a call for each, products of many atoms took a tenth longer (in slow hours: docs/results.md). */
 struct gemm_tile {
-    const struct gw_packed *w;
-    const struct gw_act *act;
+    const struct gw_gemm *g;
     const uint8_t *panel; /* as packed */
+    int panel_number;
     int row;
     int rows;
-    int begin;
-    int end;
-    int merges;
-    const float (*left)[GEMM_TILE * GW_PANEL]; /* the top of the stack of partial sums, [rows][16] each */
-    float *out;
-    size_t out_stride;   /* of rows, in floats */
-    const uint8_t *warm; /* as many bytes to take along as there are of weights, or NULL */
+    float *y;                       /* node 0's */
+    bool copy;                      /* nodes go there by copy_node() */
+    gemm_sums *stack;               /* of partial sums; empty */
+    bool alone;                     /* no other tile passes over the panel */
+    const uint8_t *warm, *warm_end; /* to take along, as many bytes with each block as there are of weights */
 };
 
-/* The rows of a tile in one block of activations after the other. Only two addresses, which count up: with the number of a row added to each access
+/* The rows of a tile in one block of activations after the other, from number `begin` on. Only two addresses, which count up: with the number of a row added to each access
  * compilers keep an index a row, too many for the general registers, and fetch them from vector registers in the middle of the loop. */
 struct tile_rows {
     const struct gw_act_block *first; /* moved: scale, sum and minus_isum begin with the tile's first row; q does not */
@@ -33,9 +34,9 @@ struct tile_rows {
 _Static_assert(offsetof(struct gw_act_block, scale) == 0, "a moved block begins with the scale of its row");
 _Static_assert(sizeof(struct gw_act_block) % GW_BLOCK == 0, "q is counted up by whole rows");
 
-GW_INLINE struct tile_rows tile_rows(const struct gemm_tile *tile)
+GW_INLINE struct tile_rows tile_rows(const struct gemm_tile *tile, int begin)
 {
-    const struct gw_act_block *block = gw_act_at(tile->act, tile->row, tile->begin);
+    const struct gw_act_block *block = gw_act_at(tile->g->act, tile->row, begin);
     const int row = tile->row % GW_ACT_ROWS;
     return (struct tile_rows){(const void *)(block->scale + row), block->q + row};
 }
@@ -44,17 +45,6 @@ GW_INLINE void next_block(struct tile_rows *a)
 {
     a->first++;
     a->q += sizeof *a->first / sizeof *a->q;
-}
-
-/* A tile's end: its sums, in registers until now, become those of the tree node that they complete. */
-GW_INLINE void finish_tile(const struct gemm_tile *tile, int rows, v16 *acc)
-{
-    for (int merge = 0; merge < tile->merges; merge++) {
-        GW_UNROLL
-        for (int r = 0; r < rows; r++) acc[r] = v16_add(v16_load(tile->left[-merge] + r * GW_PANEL), acc[r]);
-    }
-    GW_UNROLL
-    for (int r = 0; r < rows; r++) v16_store(tile->out + (size_t)r * tile->out_stride, acc[r]);
 }
 
 /* What stands in front of a block's codes (struct gw_packed). */
@@ -108,61 +98,63 @@ static void copy_node(const struct gw_gemm *g, int panel, int rows, float *y, co
     }
 }
 
-/* Where a tile's sums at the end of an atom come from and go: to `y`, or, NULL, to the top of the stack. */
-GW_INLINE void aim_tile(struct gemm_tile *tile, const struct gw_gemm *g, int merges, float *y,
-                        float (*stack)[GEMM_TILE * GW_PANEL], int *depth)
+/* Where the sums of an atom go, and how far their rows lie apart: to its node, or on the stack, of which `top` is past the top. */
+GW_INLINE float *sums_out(const struct gemm_tile *tile, const struct gw_atom *atom, gemm_sums *top, size_t *stride)
 {
-    tile->merges = merges;
-    tile->left = (const float(*)[GEMM_TILE * GW_PANEL]) & stack[*depth ? *depth - 1 : 0];
-    *depth -= merges;
-    tile->out = y ? y : stack[*depth];
-    tile->out_stride = y ? g->y_row_stride : GW_PANEL;
+    bool straight = atom->node >= 0 && !tile->copy;
+    *stride = straight ? tile->g->y_row_stride : GW_PANEL;
+    return straight ? tile->y + (size_t)atom->node * tile->g->y_node_stride : *top;
 }
 
-/* The next `bytes` to take along; NULL when all has been. */
-static const uint8_t *take_warm(struct gw_warm *warm, size_t bytes)
+/* Then they are one more on the stack, or, copied, none. */
+GW_INLINE void end_atom(const struct gemm_tile *tile, const struct gw_atom *atom, gemm_sums **top)
 {
-    if (!warm || warm->at >= warm->count) return NULL;
-    const uint8_t *at = warm->base + (size_t)warm->chunks[warm->at] * warm->chunk_bytes + warm->offset;
-    warm->offset += bytes;
-    if (warm->offset >= warm->chunk_bytes) {
-        warm->offset = 0;
-        warm->at++;
+    if (atom->node < 0) ++*top;
+    else if (tile->copy)
+        copy_node(tile->g, tile->panel_number, tile->rows, tile->y + (size_t)atom->node * tile->g->y_node_stride,
+                  **top);
+}
+
+/* An atom's end: its sums, in registers until now, become those of the tree node that they complete. */
+GW_INLINE void finish_sums(const struct gemm_tile *tile, const struct gw_atom *atom, int rows, v16 *acc,
+                           gemm_sums **top)
+{
+    for (int merge = atom->merges; merge > 0; merge--) {
+        --*top;
+        GW_UNROLL
+        for (int r = 0; r < rows; r++) acc[r] = v16_add(v16_load(**top + r * GW_PANEL), acc[r]);
     }
-    return at;
+    size_t stride;
+    float *out = sums_out(tile, atom, *top, &stride);
+    GW_UNROLL
+    for (int r = 0; r < rows; r++) v16_store(out + (size_t)r * stride, acc[r]);
+    end_atom(tile, atom, top);
+}
+
+/* What the tile takes along: `bytes` at most of what is next, or nothing when all has been. */
+static void take_warm(struct gemm_tile *tile, struct gw_warm *warm, size_t bytes)
+{
+    tile->warm = tile->warm_end = NULL;
+    if (!warm || warm->at >= warm->count) return;
+    size_t left = warm->chunk_bytes - warm->offset;
+    if (bytes > left) bytes = left;
+    tile->warm = warm->base + (size_t)warm->chunks[warm->at] * warm->chunk_bytes + warm->offset;
+    tile->warm_end = tile->warm + bytes;
+    warm->offset += bytes;
+    if (warm->offset < warm->chunk_bytes) return;
+    warm->offset = 0;
+    warm->at++;
 }
 
 /* The lines that a row tile will write come into the cache meanwhile: a store that misses holds up those behind it, and of large batches they all miss.
  * Always inline: gcc takes a function that only prefetches for one without effects and drops its calls. */
-GW_INLINE void prefetch_nodes(const struct gw_gemm *g, int panel, int row, int rows)
+GW_INLINE void prefetch_nodes(const struct gemm_tile *tile)
 {
+    const struct gw_gemm *g = tile->g;
     for (int i = 0; i < g->atom_count; i++) {
         if (g->atoms[i].node < 0) continue;
-        const float *y = node_rows(g, panel, row, g->atoms[i].node);
-        for (int r = 0; r < rows; r++) __builtin_prefetch(y + (size_t)r * g->y_row_stride, 1, 3);
-    }
-}
-
-/* All atoms of one row tile by one panel, which take the panel `next`, or what `warm` asks for, along. */
-static void gemm_row_tile(const struct gw_gemm *g, int panel, int row, int rows, const uint8_t *next,
-                          struct gw_warm *warm, gemm_tile_fn fn)
-{
-    _Alignas(64) float stack[GW_MAX_TREE_DEPTH][GEMM_TILE * GW_PANEL];
-    struct gemm_tile tile = {.w = g->w, .act = g->act, .row = row, .rows = rows};
-    tile.panel = g->w->data + (size_t)panel * g->w->panel_bytes;
-    bool copy = g->stream || (panel + 1) * GW_PANEL > g->w->n;
-    int depth = 0;
-    if (!copy) prefetch_nodes(g, panel, row, rows);
-    for (int i = 0; i < g->atom_count; i++, tile.begin = tile.end) {
-        const struct gw_atom *atom = &g->atoms[i];
-        float *y = atom->node >= 0 ? node_rows(g, panel, row, atom->node) : NULL;
-        tile.end = atom->block_end;
-        aim_tile(&tile, g, atom->merges, y && !copy ? y : NULL, stack, &depth);
-        tile.warm = next ? next + (size_t)tile.begin * g->w->block_bytes
-                         : take_warm(warm, (size_t)(tile.end - tile.begin) * g->w->block_bytes);
-        fn(&tile);
-        if (y && copy) copy_node(g, panel, rows, y, stack[depth]);
-        if (!y) depth++;
+        const float *y = tile->y + (size_t)g->atoms[i].node * g->y_node_stride;
+        for (int r = 0; r < tile->rows; r++, y += g->y_row_stride) __builtin_prefetch(y, 1, 3);
     }
 }
 
@@ -176,20 +168,34 @@ static int rows_at_once(const struct gw_gemm *g)
     return rows < 2 * GW_ACT_ROWS ? 2 * GW_ACT_ROWS : rows < (size_t)g->rows ? (int)rows : g->rows;
 }
 
-/* A panel's blocks stay in the first-level cache while row tiles pass over it. Tiles do not straddle blocks of GW_ACT_ROWS rows. */
-static inline void gemm_panels(const struct gw_gemm *g, int panel_begin, int panel_end, gemm_tile_fn fn)
+/* A panel's blocks stay in the first-level cache while row tiles pass over it. Tiles do not straddle blocks of GW_ACT_ROWS rows. `fn` is a constant,
+ * so that it is called without detours. */
+GW_INLINE void gemm_panels(const struct gw_gemm *g, int panel_begin, int panel_end, gemm_tile_fn fn)
 {
     check_gemm(g);
-    int at_once = rows_at_once(g);
+    _Alignas(64) gemm_sums stack[GW_MAX_TREE_DEPTH];
+    struct gemm_tile tile = {.g = g, .stack = stack};
+    const int at_once = rows_at_once(g);
+    const size_t panel_bytes = g->w->panel_bytes;
     const uint8_t *after = g->next ? g->next->data + (size_t)g->next_panel * g->next->panel_bytes : NULL;
     for (int begin = 0; begin < g->rows; begin += at_once) {
         int end = g->rows - begin < at_once ? g->rows : begin + at_once;
+        tile.alone = end - begin <= GEMM_TILE;
         for (int panel = panel_begin; panel < panel_end; panel++) {
-            const uint8_t *next = panel + 1 < panel_end ? g->w->data + (size_t)(panel + 1) * g->w->panel_bytes : after;
-            if (end - begin <= GEMM_TILE) next = NULL; /* one tile has enough to do with its own panel */
-            for (int row = begin; row < end; row += GEMM_TILE, next = NULL)
-                gemm_row_tile(g, panel, row, end - row < GEMM_TILE ? end - row : GEMM_TILE, next,
-                              row == begin ? NULL : g->warm, fn);
+            tile.panel = g->w->data + (size_t)panel * panel_bytes;
+            tile.panel_number = panel;
+            tile.copy = g->stream || (panel + 1) * GW_PANEL > g->w->n;
+            tile.y = node_rows(g, panel, begin, 0);
+            /* The first tile takes the next panel along, others what `warm` asks for; one alone has enough to do with its own panel. */
+            tile.warm = tile.alone ? NULL : panel + 1 < panel_end ? tile.panel + panel_bytes : after;
+            tile.warm_end = tile.warm ? tile.warm + panel_bytes : NULL;
+            for (tile.row = begin; tile.row < end; tile.row += GEMM_TILE) {
+                tile.rows = end - tile.row < GEMM_TILE ? end - tile.row : GEMM_TILE;
+                if (tile.row > begin) take_warm(&tile, g->warm, panel_bytes);
+                if (!tile.copy) prefetch_nodes(&tile);
+                fn(&tile);
+                tile.y += GEMM_TILE * g->y_row_stride;
+            }
         }
     }
     if (g->stream) _mm_sfence();
