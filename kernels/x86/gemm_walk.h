@@ -115,7 +115,8 @@ GW_INLINE void end_atom(const struct gemm_tile *tile, const struct gw_atom *atom
                   **top);
 }
 
-/* An atom's end: its sums, in registers until now, become those of the tree node that they complete. */
+/* An atom's end: its sums, in registers until now, become those of the tree node that they complete. The address is counted up: of one for each row
+ * compilers keep some in vector registers. */
 GW_INLINE void finish_sums(const struct gemm_tile *tile, const struct gw_atom *atom, int rows, v16 *acc,
                            gemm_sums **top)
 {
@@ -127,7 +128,11 @@ GW_INLINE void finish_sums(const struct gemm_tile *tile, const struct gw_atom *a
     size_t stride;
     float *out = sums_out(tile, atom, *top, &stride);
     GW_UNROLL
-    for (int r = 0; r < rows; r++) v16_store(out + (size_t)r * stride, acc[r]);
+    for (int r = 0; r < rows; r++) {
+        v16_store(out, acc[r]);
+        out += stride;
+        __asm__("" : "+r"(out));
+    }
     end_atom(tile, atom, top);
 }
 
