@@ -91,6 +91,8 @@ struct backing {
     size_t kv_at; /* of each layer's KV, and of so many layers one huge page more */
     int layer;
     double begin_s, spent_s; /* since when, and the time it took */
+    void **list;             /* [threads]: huge pages to be asked for next */
+    int listed;
 };
 
 struct cpu {

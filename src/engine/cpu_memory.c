@@ -72,22 +72,41 @@ static void use_segment(const struct part *part, struct gw_shared *segment)
  * beginning so much is spent on it, and later such a share of the time. */
 static const double back_first_s = 0.05, back_share = 0.02;
 
-static void back_page(struct cpu *cpu, const struct gw_shared *memory, size_t at)
+static void back_listed_share(void *arg, int thread, int threads)
 {
-    if (!memory || !memory->owner || memory->mapping_bytes < at + GW_HUGE_PAGE) return;
+    const struct backing *backing = arg;
+    (void)threads;
+    if (thread < backing->listed) gw_back_large(backing->list[thread], GW_HUGE_PAGE);
+}
+
+/* One by each thread: while one asks, the others would wait. */
+static void back_listed(struct cpu *cpu)
+{
+    struct backing *backing = &cpu->backing;
     double begin_s = gw_clock_now_s();
-    gw_back_large((uint8_t *)memory->mapping + at, GW_HUGE_PAGE);
-    cpu->backing.spent_s += gw_clock_now_s() - begin_s;
+    if (backing->listed == 0) return;
+    gw_pool_run(cpu->pool, back_listed_share, backing);
+    backing->spent_s += gw_clock_now_s() - begin_s;
+    backing->listed = 0;
+}
+
+static void list_page(struct cpu *cpu, const struct gw_shared *memory, size_t at)
+{
+    struct backing *backing = &cpu->backing;
+    if (!memory || !memory->owner || memory->mapping_bytes < at + GW_HUGE_PAGE) return;
+    backing->list[backing->listed++] = (uint8_t *)memory->mapping + at;
+    if (backing->listed == gw_pool_threads(cpu->pool)) back_listed(cpu);
 }
 
 /* Memory that is new, before it is written. */
 static void back_new(struct cpu *cpu, const struct gw_shared *memory)
 {
     for (size_t at = 0; at < memory->mapping_bytes && cpu->backing.spent_s < back_first_s; at += GW_HUGE_PAGE)
-        back_page(cpu, memory, at);
+        list_page(cpu, memory, at);
+    back_listed(cpu);
 }
 
-/* The next huge page of weights, or, then, of the first kv_bytes of all layers' KV; false: that was all. */
+/* Lists the next huge page of weights, or, then, of the first kv_bytes of all layers' KV; false: that was all. */
 static bool back_next(struct cpu *cpu, size_t kv_bytes)
 {
     struct backing *backing = &cpu->backing;
@@ -95,7 +114,7 @@ static bool back_next(struct cpu *cpu, size_t kv_bytes)
     if (part <= 2 * layers) {
         const struct gw_shared *memory = part == 2 * layers ? cpu->output_memory
                                                             : cpu->layers[part / 2].memory[part % 2 ? GATE : Q];
-        back_page(cpu, memory, backing->part_at);
+        list_page(cpu, memory, backing->part_at);
         backing->part_at += GW_HUGE_PAGE;
         if (memory && backing->part_at < memory->mapping_bytes) return true;
         backing->part++;
@@ -103,7 +122,7 @@ static bool back_next(struct cpu *cpu, size_t kv_bytes)
         return true;
     }
     if (layers == 0 || backing->kv_at >= kv_bytes) return false;
-    back_page(cpu, cpu->layers[backing->layer].kv, backing->kv_at);
+    list_page(cpu, cpu->layers[backing->layer].kv, backing->kv_at);
     if (++backing->layer < layers) return true;
     backing->layer = 0;
     backing->kv_at += GW_HUGE_PAGE;
@@ -115,6 +134,7 @@ void gw_cpu_back_memory(struct cpu *cpu, int pages)
     const size_t bytes = (size_t)pages * (size_t)cpu->kv_heads * gw_page_halves(cpu->head_dim) * sizeof(uint16_t);
     double most_s = back_first_s + back_share * (gw_clock_now_s() - cpu->backing.begin_s);
     while (cpu->backing.spent_s < most_s && back_next(cpu, bytes)) continue;
+    back_listed(cpu);
 }
 
 /* ---- weights, packed -------------------------------------------------------------------------------------------- */
@@ -346,6 +366,7 @@ gw_err gw_cpu_load(struct cpu *cpu)
     struct part *parts = gw_alloc((size_t)(2 * layers + 1), sizeof *parts);
     cpu->layers = gw_alloc((size_t)layers, sizeof *cpu->layers);
     cpu->backing.begin_s = gw_clock_now_s();
+    cpu->backing.list = gw_alloc((size_t)gw_pool_threads(cpu->pool), sizeof *cpu->backing.list);
     for (int layer = s->layer_begin; layer < s->layer_end; layer++) {
         const struct gw_shard *ds = donor ? &donor->config.shard : s;
         bool had = donor && layer >= ds->layer_begin && layer < ds->layer_end;
@@ -366,6 +387,7 @@ void gw_cpu_unload(struct cpu *cpu)
     int layers = cpu->config.shard.layer_end - cpu->config.shard.layer_begin;
     for (int i = 0; cpu->layers && i < layers; i++) free_layer(&cpu->layers[i]);
     free(cpu->layers);
+    free(cpu->backing.list);
     free(cpu->output_norm);
     gw_shared_release(cpu->output_memory);
 }
