@@ -337,7 +337,7 @@ GW_INLINE void finish_atom(const struct gw_gemm *g, const struct ending *end, in
     const int rows = row_end - row < GEMM_TILE ? row_end - row : GEMM_TILE;
     const bool copy = g->stream || (panel + 1) * GW_PANEL > g->w->n || rows < GEMM_TILE;
     const float *left = end->left;
-    float *y = end->is_node ? node_rows(g, panel, row, 0) + end->node : NULL, *out = y && !copy ? y : end->out;
+    float *y = end->is_node ? row_outputs(g, panel, row) + end->node : NULL, *out = y && !copy ? y : end->out;
     size_t stride = y && !copy ? g->y_row_stride : GW_PANEL;
     for (int merge = end->merges; merge > 0; merge--, left -= GEMM_TILE * GW_PANEL) {
         GW_UNROLL

@@ -50,8 +50,8 @@ GW_INLINE void prefetch_block(const uint8_t *block, size_t block_bytes)
         _mm_prefetch((const char *)(block + AHEAD * block_bytes + line), _MM_HINT_T0);
 }
 
-/* Of what is wanted next as much as the block has of weights: when another tile has brought the panel into the cache, something else; if none
- * did, more of the panel. What is left of `warm`. */
+/* As much as the block has of weights: of `warm`, whose rest is returned, and, when no tile before has brought the panel into the cache, of the panel
+ * itself. */
 GW_INLINE const uint8_t *prefetch_along(const struct gemm_tile *tile, const uint8_t *warm, const uint8_t *block,
                                         size_t block_bytes)
 {

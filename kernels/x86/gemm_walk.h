@@ -25,7 +25,7 @@ struct gemm_tile {
     const uint8_t *warm, *warm_end; /* to take along, as many bytes with each block as there are of weights */
 };
 
-/* The rows of a tile in one block of activations after the other, from number `begin` on. Only two addresses, which count up: with the number of a row added to each access
+/* The rows of a tile in one block of activations after the other. Only two addresses, which count up: with the number of a row added to each access
  * compilers keep an index a row, too many for the general registers, and fetch them from vector registers in the middle of the loop. */
 struct tile_rows {
     const struct gw_act_block *first; /* moved: scale, sum and minus_isum begin with the tile's first row; q does not */
@@ -34,6 +34,7 @@ struct tile_rows {
 _Static_assert(offsetof(struct gw_act_block, scale) == 0, "a moved block begins with the scale of its row");
 _Static_assert(sizeof(struct gw_act_block) % GW_BLOCK == 0, "q is counted up by whole rows");
 
+/* From block number `begin` on. */
 GW_INLINE struct tile_rows tile_rows(const struct gemm_tile *tile, int begin)
 {
     const struct gw_act_block *block = gw_act_at(tile->g->act, tile->row, begin);
@@ -78,11 +79,10 @@ static void check_gemm(const struct gw_gemm *g)
     GW_ASSERT(depth == 0 && g->atom_count <= GW_MAX_ATOMS);
 }
 
-/* Where the first of a row tile's rows has the outputs of `panel`. */
-static float *node_rows(const struct gw_gemm *g, int panel, int row, int node)
+/* Where `row` has the outputs of `panel`, in node 0. */
+static float *row_outputs(const struct gw_gemm *g, int panel, int row)
 {
-    return g->y + (size_t)node * g->y_node_stride + (size_t)row * g->y_row_stride +
-           (size_t)(panel - g->y_panel) * GW_PANEL;
+    return g->y + (size_t)row * g->y_row_stride + (size_t)(panel - g->y_panel) * GW_PANEL;
 }
 
 /* Copies a finished node that could not be written where it belongs: the last panel may be narrower, there may be fewer rows than a tile has, and
@@ -98,21 +98,25 @@ static void copy_node(const struct gw_gemm *g, int panel, int rows, float *y, co
     }
 }
 
+/* Where the tile's outputs lie in a node. */
+GW_INLINE float *node_outputs(const struct gemm_tile *tile, int node)
+{
+    return tile->y + (size_t)node * tile->g->y_node_stride;
+}
+
 /* Where the sums of an atom go, and how far their rows lie apart: to its node, or on the stack, of which `top` is past the top. */
 GW_INLINE float *sums_out(const struct gemm_tile *tile, const struct gw_atom *atom, gemm_sums *top, size_t *stride)
 {
     bool straight = atom->node >= 0 && !tile->copy;
     *stride = straight ? tile->g->y_row_stride : GW_PANEL;
-    return straight ? tile->y + (size_t)atom->node * tile->g->y_node_stride : *top;
+    return straight ? node_outputs(tile, atom->node) : *top;
 }
 
 /* Then they are one more on the stack, or, copied, none. */
 GW_INLINE void end_atom(const struct gemm_tile *tile, const struct gw_atom *atom, gemm_sums **top)
 {
     if (atom->node < 0) ++*top;
-    else if (tile->copy)
-        copy_node(tile->g, tile->panel_number, tile->rows, tile->y + (size_t)atom->node * tile->g->y_node_stride,
-                  **top);
+    else if (tile->copy) copy_node(tile->g, tile->panel_number, tile->rows, node_outputs(tile, atom->node), **top);
 }
 
 /* An atom's end: its sums, in registers until now, become those of the tree node that they complete. The address is counted up: of one for each row
@@ -158,7 +162,7 @@ GW_INLINE void prefetch_nodes(const struct gemm_tile *tile)
     const struct gw_gemm *g = tile->g;
     for (int i = 0; i < g->atom_count; i++) {
         if (g->atoms[i].node < 0) continue;
-        const float *y = tile->y + (size_t)g->atoms[i].node * g->y_node_stride;
+        const float *y = node_outputs(tile, g->atoms[i].node);
         for (int r = 0; r < tile->rows; r++, y += g->y_row_stride) __builtin_prefetch(y, 1, 3);
     }
 }
@@ -190,7 +194,7 @@ GW_INLINE void gemm_panels(const struct gw_gemm *g, int panel_begin, int panel_e
             tile.panel = g->w->data + (size_t)panel * panel_bytes;
             tile.panel_number = panel;
             tile.copy = g->stream || (panel + 1) * GW_PANEL > g->w->n;
-            tile.y = node_rows(g, panel, begin, 0);
+            tile.y = row_outputs(g, panel, begin);
             /* The first tile takes the next panel along, others what `warm` asks for; one alone has enough to do with its own panel. */
             tile.warm = tile.alone ? NULL : panel + 1 < panel_end ? tile.panel + panel_bytes : after;
             tile.warm_end = tile.warm ? tile.warm + panel_bytes : NULL;
