@@ -124,15 +124,22 @@ void *gw_map_large(size_t bytes, int fd, size_t offset)
     return mapped;
 }
 
-void gw_back_large(void *memory, size_t bytes)
+bool gw_back_large(void *memory, size_t bytes)
 {
+    enum { BACK_TRIES = 4 };
     const size_t small = (size_t)sysconf(_SC_PAGESIZE);
     uintptr_t begin = gw_round_up((uintptr_t)memory, GW_HUGE_PAGE);
     uintptr_t end = ((uintptr_t)memory + bytes) / GW_HUGE_PAGE * GW_HUGE_PAGE;
-    /* One small page must be there for a huge one to take its place. */
-    for (; begin < end; begin += GW_HUGE_PAGE)
-        if (madvise((void *)begin, small, MADV_POPULATE_WRITE) || madvise((void *)begin, GW_HUGE_PAGE, MADV_COLLAPSE))
-            return;
+    for (; begin < end; begin += GW_HUGE_PAGE) {
+        /* One small page must be there for a huge one to take its place; for a moment it may be in use by the system itself. */
+        if (madvise((void *)begin, small, MADV_POPULATE_WRITE)) return false;
+        int refused = 1;
+        for (int i = 0; i < BACK_TRIES && refused; i++) {
+            refused = madvise((void *)begin, GW_HUGE_PAGE, MADV_COLLAPSE);
+            if (refused && errno != EAGAIN) return false;
+        }
+    }
+    return true;
 }
 
 gw_err gw_alloc_large(size_t bytes, const char *what, void **memory)

@@ -45,8 +45,8 @@ bool gw_goes_to_slab(size_t bytes);
 void *gw_map_large(size_t bytes, int fd, size_t offset);
 /* Takes huge pages for those whole ones within [memory, memory + bytes) of a mapping, where nothing or little has been written yet: cheaper than the 512
  * small ones that the system would take as they are written, and the only way for shared memory, which it has in small pages as a rule.
- * Only a hint: what it cannot do stays as it is. Contents stay. */
-void gw_back_large(void *memory, size_t bytes);
+ * What cannot be done now stays as it is. False, and the rest is left, where the system has none. Contents stay. */
+bool gw_back_large(void *memory, size_t bytes);
 
 /* Page-aligned, zeroed, lazily backed memory for large tensors; release with gw_free_large(memory, bytes).
  * GW_ERR_MEMORY with a detail line that names `what`. */

@@ -187,7 +187,7 @@ static gw_err cpu_step_begin(struct gw_backend *backend, const struct gw_step *s
         for (int row = 0; row < seq->rows; row++) cpu->row_seq[seq->row0 + row] = i;
         if (end > positions) positions = end;
     }
-    gw_cpu_back_memory(cpu, pages);
+    gw_cpu_back_memory(cpu, pages, step->rows);
     gw_cpu_share_rows(cpu, step);
     grow_rope(cpu, positions);
     return GW_OK;

@@ -84,14 +84,21 @@ struct half_layer {
     const struct gw_tree_sum *add; /* to the hidden rows first; or NULL */
 };
 
+struct backing_page {
+    void *memory;
+    bool refused;
+};
+
 /* How much of weights and KV has been moved to huge pages (cpu_memory.c). */
 struct backing {
     int part; /* of weights: two a layer, then the output matrix */
     size_t part_at;
     size_t kv_at; /* of each layer's KV, and of so many layers one huge page more */
     int layer;
-    double begin_s, spent_s; /* since when, and the time it took */
-    void **list;             /* [threads]: huge pages to be asked for next */
+    int kv_pages;              /* the first so many may have been written by steps */
+    bool kv_fresh;             /* nobody else has written any, and the system has not refused a page yet */
+    double begin_s, spent_s;   /* since when, and the time that what had been written took */
+    struct backing_page *list; /* [threads]: to be asked for next */
     int listed;
 };
 
@@ -169,9 +176,9 @@ static inline uint16_t *kv_page(const struct cpu *cpu, int layer, int page, int 
 GW_CHECK gw_err gw_cpu_load(struct cpu *cpu);
 void gw_cpu_unload(struct cpu *cpu);
 
-/* Moves weights and the first `pages` KV pages of all layers to huge pages, a few at each call. Where they are already, or the system has none, nothing comes
- * of it. */
-void gw_cpu_back_memory(struct cpu *cpu, int pages);
+/* Before a step of `rows` rows that knows the first `pages` KV pages: moves these, of all layers, and the weights to huge pages; what has been written before, a few
+ * at each call. Where they are already, or the system has none, nothing comes of it. */
+void gw_cpu_back_memory(struct cpu *cpu, int pages, int rows);
 
 /* Packs the part of a tensor that begins at output n_begin and input k_begin into packed->data, on all threads. */
 void gw_cpu_pack(struct cpu *cpu, const struct gw_packed *packed, const struct gw_gguf_tensor *tensor, int n_begin,

@@ -67,16 +67,18 @@ static void use_segment(const struct part *part, struct gw_shared *segment)
 
 /* ---- huge pages ------------------------------------------------------------------------------------------------- */
 
-/* Memory of the store gets huge pages only if asked for each; private memory has them as it is first written. Asking is quick, and quicker than small
- * pages if nothing has been written yet; but a virtual machine may have to ask its host for each, which takes as long as a sixth of a step: at the
- * beginning so much is spent on it, and later such a share of the time. */
+/* Memory of the store gets huge pages only if asked for each; private memory has them as it is first written. Asking before that is quicker than the small
+ * pages that writing would take. What has been written is copied, and a virtual machine may have to ask its host for each page, which takes as long as a sixth
+ * of a step: at the beginning so much is spent on it, and later such a share of the time. */
 static const double back_first_s = 0.05, back_share = 0.02;
 
 static void back_listed_share(void *arg, int thread, int threads)
 {
-    const struct backing *backing = arg;
+    struct backing *backing = arg;
     (void)threads;
-    if (thread < backing->listed) gw_back_large(backing->list[thread], GW_HUGE_PAGE);
+    if (thread >= backing->listed) return;
+    struct backing_page *page = &backing->list[thread];
+    page->refused = !gw_back_large(page->memory, GW_HUGE_PAGE);
 }
 
 /* One by each thread: while one asks, the others would wait. */
@@ -86,6 +88,7 @@ static void back_listed(struct cpu *cpu)
     double begin_s = gw_clock_now_s();
     if (backing->listed == 0) return;
     gw_pool_run(cpu->pool, back_listed_share, backing);
+    for (int i = 0; i < backing->listed; i++) backing->kv_fresh &= !backing->list[i].refused;
     backing->spent_s += gw_clock_now_s() - begin_s;
     backing->listed = 0;
 }
@@ -94,7 +97,7 @@ static void list_page(struct cpu *cpu, const struct gw_shared *memory, size_t at
 {
     struct backing *backing = &cpu->backing;
     if (!memory || !memory->owner || memory->mapping_bytes < at + GW_HUGE_PAGE) return;
-    backing->list[backing->listed++] = (uint8_t *)memory->mapping + at;
+    backing->list[backing->listed++].memory = (uint8_t *)memory->mapping + at;
     if (backing->listed == gw_pool_threads(cpu->pool)) back_listed(cpu);
 }
 
@@ -106,22 +109,28 @@ static void back_new(struct cpu *cpu, const struct gw_shared *memory)
     back_listed(cpu);
 }
 
-/* Lists the next huge page of weights, or, then, of the first kv_bytes of all layers' KV; false: that was all. */
-static bool back_next(struct cpu *cpu, size_t kv_bytes)
+/* Lists the next huge page of weights; false: that was all. */
+static bool back_weights(struct cpu *cpu)
 {
     struct backing *backing = &cpu->backing;
     const int layers = cpu->config.shard.layer_end - cpu->config.shard.layer_begin, part = backing->part;
-    if (part <= 2 * layers) {
-        const struct gw_shared *memory = part == 2 * layers ? cpu->output_memory
-                                                            : cpu->layers[part / 2].memory[part % 2 ? GATE : Q];
-        list_page(cpu, memory, backing->part_at);
-        backing->part_at += GW_HUGE_PAGE;
-        if (memory && backing->part_at < memory->mapping_bytes) return true;
-        backing->part++;
-        backing->part_at = 0;
-        return true;
-    }
-    if (layers == 0 || backing->kv_at >= kv_bytes) return false;
+    if (part > 2 * layers) return false;
+    const struct gw_shared *memory = part == 2 * layers ? cpu->output_memory
+                                                        : cpu->layers[part / 2].memory[part % 2 ? GATE : Q];
+    list_page(cpu, memory, backing->part_at);
+    backing->part_at += GW_HUGE_PAGE;
+    if (memory && backing->part_at < memory->mapping_bytes) return true;
+    backing->part++;
+    backing->part_at = 0;
+    return true;
+}
+
+/* The same of the first `bytes` of all layers' KV. */
+static bool back_kv(struct cpu *cpu, size_t bytes)
+{
+    struct backing *backing = &cpu->backing;
+    const int layers = cpu->config.shard.layer_end - cpu->config.shard.layer_begin;
+    if (layers == 0 || backing->kv_at >= bytes) return false;
     list_page(cpu, cpu->layers[backing->layer].kv, backing->kv_at);
     if (++backing->layer < layers) return true;
     backing->layer = 0;
@@ -129,11 +138,18 @@ static bool back_next(struct cpu *cpu, size_t kv_bytes)
     return true;
 }
 
-void gw_cpu_back_memory(struct cpu *cpu, int pages)
+void gw_cpu_back_memory(struct cpu *cpu, int pages, int rows)
 {
+    struct backing *backing = &cpu->backing;
     const size_t bytes = (size_t)pages * (size_t)cpu->kv_heads * gw_page_halves(cpu->head_dim) * sizeof(uint16_t);
-    double most_s = back_first_s + back_share * (gw_clock_now_s() - cpu->backing.begin_s);
-    while (cpu->backing.spent_s < most_s && back_next(cpu, bytes)) continue;
+    double spent_s = backing->spent_s;
+    backing->kv_fresh &= pages - backing->kv_pages <= rows; /* else others have come, and been written */
+    if (pages > backing->kv_pages) backing->kv_pages = pages;
+    while (backing->kv_fresh && back_kv(cpu, bytes)) continue;
+    back_listed(cpu);
+    backing->spent_s = spent_s; /* small pages would have taken longer */
+    double most_s = back_first_s + back_share * (gw_clock_now_s() - backing->begin_s);
+    while (backing->spent_s < most_s && (back_weights(cpu) || back_kv(cpu, bytes))) continue;
     back_listed(cpu);
 }
 
@@ -367,12 +383,14 @@ gw_err gw_cpu_load(struct cpu *cpu)
     cpu->layers = gw_alloc((size_t)layers, sizeof *cpu->layers);
     cpu->backing.begin_s = gw_clock_now_s();
     cpu->backing.list = gw_alloc((size_t)gw_pool_threads(cpu->pool), sizeof *cpu->backing.list);
+    cpu->backing.kv_fresh = true;
     for (int layer = s->layer_begin; layer < s->layer_end; layer++) {
         const struct gw_shard *ds = donor ? &donor->config.shard : s;
         bool had = donor && layer >= ds->layer_begin && layer < ds->layer_end;
         const struct layer *from = had ? &donor->layers[layer - ds->layer_begin] : NULL;
         TRY(begin_layer(cpu, layer, from, parts, &count));
         TRY(load_kv(cpu, layer, from));
+        cpu->backing.kv_fresh &= !cpu->layers[layer - s->layer_begin].kv_inherited;
         if (cpu->config.tick) cpu->config.tick(cpu->config.tick_context);
     }
     TRY(begin_ends(cpu, parts, &count));
