@@ -32,6 +32,11 @@ double gw_ckpt_policy_interval_s(const struct gw_ckpt_policy *policy)
     return fmax(interval, policy->cost_s / policy->max_overhead); /* the bound on overhead counts most */
 }
 
+bool gw_ckpt_policy_worth(const struct gw_ckpt_policy *policy, double since_s, double left_s)
+{
+    return since_s * left_s >= policy->cost_s * gw_ckpt_policy_mtbf_s(policy);
+}
+
 double gw_ckpt_policy_budget_s(const struct gw_ckpt_policy *policy)
 {
     return policy->max_overhead * gw_ckpt_policy_interval_s(policy);

@@ -3,6 +3,8 @@
 #ifndef GW_CONTEXT_POLICY_H
 #define GW_CONTEXT_POLICY_H
 
+#include <stdbool.h>
+
 /* Interval between checkpoints: T = sqrt(2 C M) of Young (1974), as in Daly (2006): C seconds that a checkpoint costs the job, M mean time between
  * failures. Never so short that checkpoints take more than `max_overhead` of the time. */
 struct gw_ckpt_policy {
@@ -19,6 +21,9 @@ struct gw_ckpt_policy gw_ckpt_policy_default(void);
 void gw_ckpt_policy_cost(struct gw_ckpt_policy *policy, double cost_s);
 double gw_ckpt_policy_mtbf_s(const struct gw_ckpt_policy *policy);
 double gw_ckpt_policy_interval_s(const struct gw_ckpt_policy *policy);
+/* Is one worth its cost, with the end in sight? It saves the `since_s` since the one before where a failure comes in the `left_s` that the job has left,
+ * which happens left_s / M of the times. Where that is less than C none is worth it; after an interval of Young's: with less than half of it left. */
+bool gw_ckpt_policy_worth(const struct gw_ckpt_policy *policy, double since_s, double left_s);
 /* What the next one may cost: the share max_overhead of the interval. Whoever has more to save than that allows grows into it, since an interval follows
  * from what the ones before did cost. */
 double gw_ckpt_policy_budget_s(const struct gw_ckpt_policy *policy);

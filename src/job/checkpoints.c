@@ -72,11 +72,13 @@ double gw_checkpoints_interval_s(const struct gw_checkpoints *checkpoints)
     return gw_ckpt_policy_interval_s(&checkpoints->policy);
 }
 
-bool gw_checkpoints_due(const struct gw_checkpoints *checkpoints, double now_s)
+bool gw_checkpoints_due(const struct gw_checkpoints *checkpoints, double now_s, double left_s)
 {
+    double since_s = now_s - checkpoints->last_s;
     if (!checkpoints->set || checkpoints->under_way) return false;
     if (checkpoints->rounds_left > 0 || checkpoints->due_now) return true;
-    return !checkpoints->last && now_s - checkpoints->last_s > gw_checkpoints_interval_s(checkpoints);
+    if (checkpoints->last || since_s <= gw_checkpoints_interval_s(checkpoints)) return false;
+    return checkpoints->options->checkpoint_s > 0 || gw_ckpt_policy_worth(&checkpoints->policy, since_s, left_s);
 }
 
 uint64_t gw_checkpoints_begin(struct gw_checkpoints *checkpoints, int heads, int ranks, double now_s)

@@ -16,8 +16,8 @@ GW_CHECK gw_err gw_checkpoints_open(const struct gw_job_options *options, const 
 void gw_checkpoints_close(struct gw_checkpoints *checkpoints);
 
 /* Should a round begin now? Rounds of a checkpoint go on until all is saved; where its time was left to the policy, until they have cost what that
- * allows for. */
-bool gw_checkpoints_due(const struct gw_checkpoints *checkpoints, double now_s);
+ * allows for, and none begins that the `left_s` of the batch (INFINITY: not known) do not make worth it. */
+bool gw_checkpoints_due(const struct gw_checkpoints *checkpoints, double now_s, double left_s);
 /* Begins a round that `ranks` ranks take part in, under `heads` heads; the number of its increment. None is under way. */
 uint64_t gw_checkpoints_begin(struct gw_checkpoints *checkpoints, int heads, int ranks, double now_s);
 /* Is a round? */

@@ -11,11 +11,12 @@
 #include "job/calibration.h"
 #include "report/page.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 static const double SYNC_EVERY_S = 1.0, STATUS_EVERY_S = 0.5, COMMIT_EVERY_S = 0.005, LEAVE_MARGIN_S = 0.3,
-                    IDLE_S = 2; /* a head that does not compute reports twice a second */
+                    RECENT_S = 10, MOMENT_S = 2, IDLE_S = 2; /* a head that does not compute reports twice a second */
 
 /* ---- begin and end --------------------------------------------------------------------------------------------- */
 
@@ -85,6 +86,7 @@ gw_err gw_leader_create(const struct gw_leader_config *config, struct gw_leader 
         leader->plan.number = config->last->number;
     }
     leader->started_s = gw_clock_now_s();
+    leader->left_s = INFINITY;
     if (config->last || config->options->launch > 0) leader->before = gw_record_totals(config->options->out_dir);
     struct gw_request_counts counts = gw_requests_counts(leader->requests);
     if (!config->last && (config->options->launch > 0 || counts.resumed_tokens > 0))
@@ -161,7 +163,7 @@ static gw_err write_status(struct gw_leader *leader, const char *state)
                                       .ranks = gw_control_members(leader->control),
                                       .before = leader->before,
                                       .elapsed_s = gw_clock_now_s() - leader->started_s,
-                                      .recent_tokens_per_s = gw_history_recent_tokens_per_s(leader->history),
+                                      .recent_tokens_per_s = gw_history_tokens_per_s(leader->history, RECENT_S),
                                       .lost_s = leader->pauses.sum_s};
     return gw_record_status(leader->config.options->out_dir, &status);
 }
@@ -285,6 +287,18 @@ static gw_err take_saved(struct gw_leader *leader, const struct gw_msg *msg)
     return gw_checkpoints_saved(leader->checkpoints, msg->data, msg->bytes);
 }
 
+/* Once all is handed out: at the rate of the moment all tokens that may be left take so long, and the longest request a step for each of its own, where a
+ * step draws one for each that runs. Steps become shorter as requests end, and those may end before their limit: it is rather the most. */
+static double left_s(const struct gw_leader *leader)
+{
+    double rate = gw_history_tokens_per_s(leader->history, MOMENT_S);
+    int64_t sum, most, running = 0;
+    if (gw_requests_left(leader->requests) > 0 || rate <= 0) return INFINITY;
+    gw_requests_undrawn(leader->requests, &sum, &most);
+    for (int h = 0; h < leader->head_count; h++) running += leader->reports[h].running;
+    return (double)(most * running > sum ? most * running : sum) / rate;
+}
+
 static gw_err poll_checkpoints(struct gw_leader *leader, bool *busy)
 {
     gw_err rc = GW_OK;
@@ -299,7 +313,8 @@ static gw_err poll_checkpoints(struct gw_leader *leader, bool *busy)
                                   gw_checkpoints_interval_s(leader->checkpoints)));
     }
     bool may = leader->saving ? now_s < leader->saving_until_s : gw_control_state(leader->control) == GW_STATE_RUN;
-    if (may && !leader->told && gw_checkpoints_due(leader->checkpoints, now_s)) TRY(begin_round(leader));
+    if (may && !leader->told && gw_checkpoints_due(leader->checkpoints, now_s, leader->left_s))
+        TRY(begin_round(leader));
 out:
     return rc;
 }
@@ -465,6 +480,7 @@ static gw_err housekeeping(struct gw_leader *leader)
     if (now_s - leader->status_s > STATUS_EVERY_S) {
         TRY(write_status(leader, "running"));
         leader->status_s = now_s;
+        leader->left_s = left_s(leader);
     }
 out:
     return rc;
@@ -487,7 +503,8 @@ static gw_err check_end(struct gw_leader *leader, bool stop)
     if (!stop && !leader->saving && !gw_requests_finished(leader->requests)) return GW_OK;
     double now_s = gw_clock_now_s();
     if (leader->saving && now_s < leader->saving_until_s &&
-        (gw_checkpoints_under_way(leader->checkpoints) || gw_checkpoints_due(leader->checkpoints, now_s)))
+        (gw_checkpoints_under_way(leader->checkpoints) ||
+         gw_checkpoints_due(leader->checkpoints, now_s, leader->left_s)))
         return GW_OK; /* what fits into the grace is still being written */
     leader->told = true;
     return gw_leader_tell_heads(leader, GW_MSG_STOP);

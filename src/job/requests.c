@@ -496,6 +496,17 @@ int64_t gw_requests_left(const struct gw_requests *requests)
     return c->total - c->done - c->failed - requests->active_count;
 }
 
+void gw_requests_undrawn(const struct gw_requests *requests, int64_t *sum, int64_t *most)
+{
+    *sum = *most = 0;
+    for (int i = 0; i < requests->active_count; i++) {
+        const struct active *active = &requests->active[i];
+        int64_t left = active->cost - gw_journal_tokens_count(gw_journal_live(requests->journal), active->index);
+        *sum += left;
+        if (left > *most) *most = left;
+    }
+}
+
 struct gw_request_counts gw_requests_counts(const struct gw_requests *requests)
 {
     struct gw_request_counts counts = requests->counts;

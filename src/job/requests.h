@@ -66,6 +66,8 @@ int64_t gw_requests_active_of(const struct gw_requests *requests, int replica);
 bool gw_requests_begun_wait(const struct gw_requests *requests);
 /* Requests that can still be handed out. */
 int64_t gw_requests_left(const struct gw_requests *requests);
+/* Tokens that the requests which replicas have may still draw, by their limits: all together, and the most of one. A prompt counts for a few, computed or not. */
+void gw_requests_undrawn(const struct gw_requests *requests, int64_t *sum, int64_t *most);
 struct gw_request_counts gw_requests_counts(const struct gw_requests *requests);
 
 #endif

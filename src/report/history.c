@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 enum { RECENT = 64, MOST_BYTES = 4 << 20 };
-static const double FIRST_INTERVAL_S = 1, RECENT_S = 10, LEAST_RECENT_S = 1;
+static const double FIRST_INTERVAL_S = 1, LEAST_RECENT_S = 1;
 
 struct gw_history {
     char *path;
@@ -142,13 +142,13 @@ void gw_history_note(struct gw_history *h, const struct gw_sample *sample, bool 
     if (rc != GW_OK) gw_warn("%s", gw_error_detail());
 }
 
-double gw_history_recent_tokens_per_s(const struct gw_history *h)
+double gw_history_tokens_per_s(const struct gw_history *h, double over_s)
 {
     if (h->recent_count < 2) return 0;
     int last = (h->recent_at + RECENT - 1) % RECENT, first = last;
     for (int i = 1; i < h->recent_count; i++) {
         int at = (last + RECENT - i) % RECENT;
-        if (h->recent[last].time_s - h->recent[at].time_s > RECENT_S) break;
+        if (h->recent[last].time_s - h->recent[at].time_s > over_s) break;
         first = at;
     }
     double took_s = h->recent[last].time_s - h->recent[first].time_s;

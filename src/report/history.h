@@ -28,8 +28,8 @@ void gw_history_close(struct gw_history *history); /* NULL is fine */
 
 /* To be called about twice a second; writes when it is time, or with `now` at once (the last word of a leader). */
 void gw_history_note(struct gw_history *history, const struct gw_sample *sample, bool now);
-/* Tokens per second over the last ten seconds of this leader; 0 when too little is known. */
-double gw_history_recent_tokens_per_s(const struct gw_history *history);
+/* Tokens per second over the last `over_s` seconds of this leader, more than one and at most half a minute; 0 when too little is known. */
+double gw_history_tokens_per_s(const struct gw_history *history, double over_s);
 
 /* All samples, oldest first; valid until the next note. */
 const struct gw_sample *gw_history_samples(const struct gw_history *history, int *count);

@@ -1000,7 +1000,12 @@ static void test_interval(void)
     gw_ckpt_policy_cost(&policy, 0.5);
     CU_ASSERT_DOUBLE_EQUAL(gw_ckpt_policy_interval_s(&policy), sqrt(2 * 0.5 * 3600), 1e-9);
     CU_ASSERT_DOUBLE_EQUAL(gw_ckpt_policy_budget_s(&policy), 0.02 * sqrt(2 * 0.5 * 3600), 1e-9);
+    CU_ASSERT(gw_ckpt_policy_worth(&policy, 60, INFINITY));
+    CU_ASSERT(gw_ckpt_policy_worth(&policy, 60, 30.1)); /* 60 x 30 = 0.5 x 3600: half of an interval is left */
+    CU_ASSERT(!gw_ckpt_policy_worth(&policy, 60, 29.9));
+    CU_ASSERT(gw_ckpt_policy_worth(&policy, 120, 15.1)); /* more is at stake */
     policy.failures = 3;
+    CU_ASSERT(gw_ckpt_policy_worth(&policy, 60, 8)); /* and more likely */
     CU_ASSERT_DOUBLE_EQUAL(gw_ckpt_policy_mtbf_s(&policy), 900, 1e-9);
     CU_ASSERT_DOUBLE_EQUAL(gw_ckpt_policy_interval_s(&policy), 30, 1e-9);
     policy.failures = 3000; /* a bad place: not more than 2 % all the same */

@@ -377,7 +377,7 @@ static void test_history(void)
             gw_history_note(h,
                             &(struct gw_sample){.time_s = t, .tokens = tokens, .answered = tokens / 1000, .ranks = 4},
                             i == 2 * 86400 - 1);
-            if (i == 100) CU_ASSERT_DOUBLE_EQUAL(gw_history_recent_tokens_per_s(h), 200, 1);
+            if (i == 100) CU_ASSERT_DOUBLE_EQUAL(gw_history_tokens_per_s(h, 10), 200, 1);
         }
         gw_history_close(h);
         CU_ASSERT_TRUE(size_of_history() > 0 && size_of_history() < 400000);
