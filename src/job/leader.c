@@ -288,8 +288,8 @@ static gw_err take_saved(struct gw_leader *leader, const struct gw_msg *msg)
 }
 
 /* Once all is handed out: at the rate of the moment all tokens that may be left take so long, and the longest request a step for each of its own, where a
- * step draws one for each that runs. Steps become shorter as requests end, and those may end before their limit: it is rather the most. */
-static double left_s(const struct gw_leader *leader)
+ * step draws one for each that runs. Steps become shorter as requests end, and those may end before their limit: it is rather too much. */
+static double estimate_left_s(const struct gw_leader *leader)
 {
     double rate = gw_history_tokens_per_s(leader->history, MOMENT_S);
     int64_t sum, most, running = 0;
@@ -480,7 +480,7 @@ static gw_err housekeeping(struct gw_leader *leader)
     if (now_s - leader->status_s > STATUS_EVERY_S) {
         TRY(write_status(leader, "running"));
         leader->status_s = now_s;
-        leader->left_s = left_s(leader);
+        leader->left_s = estimate_left_s(leader);
     }
 out:
     return rc;

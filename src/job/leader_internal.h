@@ -60,7 +60,7 @@ struct gw_leader {
     bool give_way;              /* to the next launch, now */
     int byes;                   /* heads that have sent their last message */
     double started_s, synced_s, status_s, committed_s;
-    double left_s;    /* of the batch, at most; INFINITY: no end in sight */
+    double left_s;    /* of the batch, rather too much; INFINITY: no end in sight */
     double commit_s;  /* spent on committing, of this leader's life */
     int64_t progress; /* the sum of what only grows while work is done, and when it last did */
     double progress_s;

@@ -89,6 +89,12 @@ job_wrong() {
     [ -z "$lines" ] || echo "leases are left of $lines"
 }
 
+# one_successor BEFORE: exactly one agent has taken over since there had been so many supervisors. (A machine that stands still for as long as a lease has more
+# of them before anything is done to it.)
+one_successor() {
+    [ "$(events supervisor)" = $(($1 + 1)) ] || { show_logs; fail "supervisors: $(events supervisor), wanted $(($1 + 1))"; }
+}
+
 # expect_job LIMIT_S NAME...: fails if something is wrong
 expect_job() {
     local wrong
