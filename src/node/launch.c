@@ -200,6 +200,8 @@ static void child_environment(const struct gw_launch_config *config, const char 
         setenv("UCX_MEM_EVENTS", "n", 0); /* not used then, but its hooks take 40 ms of every start */
     setenv("OMPI_MCA_pml", "ob1", 0);     /* opening only the transports needed saves a second of start-up */
     setenv("OMPI_MCA_btl", config->ranks > 1 ? "self,sm,tcp" : "self", 0);
+    /* posix and sysv would not be used, but each start tries out whether they work, and who is killed meanwhile leaves a segment behind */
+    setenv("OMPI_MCA_shmem", "mmap", 0);
     setenv("HWLOC_COMPONENTS", "-linuxio,-pci",
            0); /* MPI_Init would search all of /sys for devices that these transports have no use for */
     setenv("OMPI_MCA_coll", "^han,adapt", 0); /* these two do not survive the loss of a rank */
