@@ -29,6 +29,8 @@ struct gw_kv_pages {
     uint64_t last_id;
     int32_t free_first; /* a stack: the page that was freed last is the warmest */
     int32_t lru_first, lru_last;
+    int32_t untouched; /* nobody has had this page or a later one */
+    bool common;       /* somebody has come upon a page of another */
     struct gw_kv_stats stats;
 };
 
@@ -191,6 +193,7 @@ int gw_kv_pages_find(struct gw_kv_pages *pages, int parent, const int32_t tokens
     if (!parent_number(pages, parent, &parent_id)) return NONE;
     int32_t at = lookup(pages, parent_id, tokens, bucket_of(pages, parent_id, tokens));
     pages->stats.hits += at != NONE;
+    pages->common |= at != NONE;
     return at;
 }
 
@@ -203,6 +206,7 @@ int gw_kv_pages_register(struct gw_kv_pages *pages, int page, int parent, const 
     int32_t bucket = bucket_of(pages, parent_id, tokens);
     int32_t same = lookup(pages, parent_id, tokens, bucket);
     if (same != NONE) {
+        pages->common = true;
         gw_kv_pages_ref(pages, same);
         gw_kv_pages_unref(pages, page);
         return same;
@@ -219,16 +223,22 @@ int gw_kv_pages_register(struct gw_kv_pages *pages, int page, int parent, const 
 
 /* ---- holding pages ---------------------------------------------------------------------------------------------- */
 
-int gw_kv_pages_alloc(struct gw_kv_pages *pages)
+static void take(struct gw_kv_pages *pages, int32_t at)
 {
-    if (pages->free_first == NONE) {
-        if (pages->lru_first == NONE) return NONE;
-        unregister_tree(pages, pages->lru_first);
-    }
-    int32_t at = pages->free_first;
     free_remove(pages, at);
     pages->stats.used++;
     pages->page[at].refs = 1;
+    if (at >= pages->untouched) pages->untouched = at + 1;
+}
+
+int gw_kv_pages_alloc(struct gw_kv_pages *pages)
+{
+    bool fruitless = !pages->common && pages->stats.lookups >= GW_KV_FRUITLESS;
+    bool wanting = pages->free_first == NONE || (fruitless && pages->free_first >= pages->untouched);
+    if (wanting && pages->lru_first != NONE) unregister_tree(pages, pages->lru_first);
+    if (pages->free_first == NONE) return NONE;
+    int32_t at = pages->free_first;
+    take(pages, at);
     return at;
 }
 
@@ -236,9 +246,7 @@ bool gw_kv_pages_claim(struct gw_kv_pages *pages, int page)
 {
     struct page *p = page_at(pages, page);
     if (p->refs || p->id) return false;
-    free_remove(pages, page);
-    pages->stats.used++;
-    p->refs = 1;
+    take(pages, page);
     return true;
 }
 

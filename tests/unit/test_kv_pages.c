@@ -42,6 +42,8 @@ struct model_page {
 struct model {
     int count;
     uint64_t now, last_id, lookups, hits, evictions;
+    int untouched;
+    bool common;
     struct model_page page[MAX_PAGES];
 };
 
@@ -60,12 +62,23 @@ static int model_find(struct model *m, int parent, const int32_t *tokens)
 static int model_victim(const struct model *m)
 {
     int victim = -2;
+    bool fruitless = !m->common && m->lookups >= GW_KV_FRUITLESS, none_left = true;
     for (int i = 0; i < m->count; i++) {
         if (m->page[i].refs) continue;
-        if (!m->page[i].id) return -1;
-        if (victim < 0 || m->page[i].released < m->page[victim].released) victim = i;
+        if (!m->page[i].id) {
+            if (i < m->untouched || !fruitless) return -1;
+            none_left = false;
+        } else if (victim < 0 || m->page[i].released < m->page[victim].released) {
+            victim = i;
+        }
     }
-    return victim;
+    return victim < 0 && !none_left ? -1 : victim;
+}
+
+static void model_take(struct model *m, int page)
+{
+    m->page[page].refs = 1;
+    if (page >= m->untouched) m->untouched = page + 1;
 }
 
 static void model_evict(struct model *m, int victim)
@@ -87,6 +100,7 @@ static int model_register(struct model *m, int page, int parent, const int32_t *
     if (parent >= 0 && !m->page[parent].id) return page;
     int same = model_find(m, parent, tokens);
     if (same >= 0) {
+        m->common = true;
         m->page[same].refs++;
         model_unref(m, page);
         return same;
@@ -135,7 +149,7 @@ static int pair_alloc(struct pair *p)
         p->wrong++;
         return -1;
     }
-    p->model.page[page].refs = 1;
+    model_take(&p->model, page);
     return page;
 }
 
@@ -145,6 +159,7 @@ static int pair_find(struct pair *p, int parent, const int32_t *tokens)
     int got = gw_kv_pages_find(p->real, parent, tokens);
     p->model.lookups++;
     p->model.hits += want >= 0;
+    p->model.common |= want >= 0;
     p->wrong += want != got;
     return want == got ? got : -1;
 }
@@ -173,7 +188,7 @@ static bool pair_claim(struct pair *p, int page)
     struct model_page *m = &p->model.page[page];
     bool want = !m->refs && !m->id;
     p->wrong += gw_kv_pages_claim(p->real, page) != want;
-    if (want) m->refs = 1;
+    if (want) model_take(&p->model, page);
     return want;
 }
 
@@ -408,6 +423,32 @@ static void test_lru_order(void)
     gw_kv_pages_destroy(pages);
 }
 
+/* Prompts of two pages, three of which are held at a time: with nothing in common they stay with the pages of the first GW_KV_FRUITLESS of them; once one has come again,
+ * new pages are taken first. */
+static void test_fruitless(void)
+{
+    enum { PROMPTS = 3 * GW_KV_FRUITLESS, PAGES = 4 * PROMPTS };
+    int32_t tokens[TOKENS], held[PROMPTS + 1][2], highest[2] = {0, 0};
+    struct gw_kv_pages *pages = gw_kv_pages_create(PAGES);
+    for (int i = 0; i <= PROMPTS; i++) {
+        bool again = i == PROMPTS - GW_KV_FRUITLESS;
+        make_tokens(tokens, again ? 2 * (uint32_t)(i - 1) : 2 * (uint32_t)i);
+        CU_ASSERT_EQUAL(gw_kv_pages_find(pages, -1, tokens) >= 0, again);
+        for (int p = 0; p < 2; p++) {
+            held[i][p] = gw_kv_pages_alloc(pages);
+            int32_t *most = &highest[i > PROMPTS - GW_KV_FRUITLESS];
+            if (held[i][p] > *most) *most = held[i][p];
+        }
+        held[i][0] = gw_kv_pages_register(pages, held[i][0], -1, tokens);
+        if (i >= 2) gw_kv_pages_unref_chain(pages, held[i - 2], 2);
+    }
+    struct gw_kv_stats stats = gw_kv_pages_stats(pages);
+    CU_ASSERT(highest[0] < GW_KV_FRUITLESS + 8);
+    CU_ASSERT(stats.evictions >= (uint64_t)(PROMPTS - 2 * GW_KV_FRUITLESS) / 2);
+    CU_ASSERT(highest[1] > highest[0] + GW_KV_FRUITLESS / 2);
+    gw_kv_pages_destroy(pages);
+}
+
 /* Claimed pages leave the middle, the top and the bottom of the free stack; what is used or cached cannot be claimed. */
 static void test_claim(void)
 {
@@ -439,6 +480,7 @@ int main(void)
     CU_add_test(suite, "reused parent id", test_reused_parent_id);
     CU_add_test(suite, "lru order", test_lru_order);
     CU_add_test(suite, "claim", test_claim);
+    CU_add_test(suite, "nothing in common", test_fruitless);
     CU_add_test(suite, "chaos against the model", test_chaos);
     CU_add_test(suite, "protocol against the model", test_protocol);
     CU_basic_set_mode(CU_BRM_VERBOSE);
