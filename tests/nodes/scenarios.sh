@@ -89,10 +89,9 @@ job_wrong() {
     [ -z "$lines" ] || echo "leases are left of $lines"
 }
 
-# one_successor BEFORE: exactly one agent has taken over since there had been so many supervisors. (A machine that stands still for as long as a lease has more
-# of them before anything is done to it.)
-one_successor() {
-    [ "$(events supervisor)" = $(($1 + 1)) ] || { show_logs; fail "supervisors: $(events supervisor), wanted $(($1 + 1))"; }
+# expect_supervisors COUNT: so many agents have supervised the job, one after the other
+expect_supervisors() {
+    [ "$(events supervisor)" = "$1" ] || { show_logs; fail "supervisors: $(events supervisor), wanted $1"; }
 }
 
 # expect_job LIMIT_S NAME...: fails if something is wrong
