@@ -133,11 +133,8 @@ bool gw_back_large(void *memory, size_t bytes)
     for (; begin < end; begin += GW_HUGE_PAGE) {
         /* One small page must be there for a huge one to take its place; for a moment it may be in use by the system itself. */
         if (madvise((void *)begin, small, MADV_POPULATE_WRITE)) return false;
-        int refused = 1;
-        for (int i = 0; i < BACK_TRIES && refused; i++) {
-            refused = madvise((void *)begin, GW_HUGE_PAGE, MADV_COLLAPSE);
-            if (refused && errno != EAGAIN) return false;
-        }
+        for (int i = 0; i < BACK_TRIES && madvise((void *)begin, GW_HUGE_PAGE, MADV_COLLAPSE); i++)
+            if (errno != EAGAIN) return false;
     }
     return true;
 }

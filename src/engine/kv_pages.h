@@ -9,10 +9,10 @@
  * that is never used again, and children name their parent by that number: a page id that is evicted and reused
  * cannot be taken for the former parent.
  *
- * When no page is free, the cached page that was released longest ago is evicted. It is as well, instead of a page that nobody has had yet, after
- * GW_KV_FRUITLESS lookups none of which has found anything: prompts that have nothing in common get no more memory than they need at once. Whatever is registered under it can no
- * longer be reached, so it is unregistered too: freed if cached, held as a private page if used. To lose leaves first and
- * one page at a time, a sequence holds all pages of its prefix and releases the last one first (gw_kv_pages_unref_chain).
+ * When no page is free, the cached page that was released longest ago is evicted. After GW_KV_FRUITLESS lookups none of which has found anything, that
+ * also goes before a page that nobody has had yet: prompts that have nothing in common take no more memory than they need at once. Whatever is
+ * registered under an evicted page can no longer be reached, so it is unregistered too: freed if cached, held as a private page if used. To lose leaves
+ * first and one page at a time, a sequence holds all pages of its prefix and releases the last one first (gw_kv_pages_unref_chain).
  *
  * Every operation is O(1) expected, evictions amortised.
  */

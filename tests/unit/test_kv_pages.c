@@ -62,17 +62,17 @@ static int model_find(struct model *m, int parent, const int32_t *tokens)
 static int model_victim(const struct model *m)
 {
     int victim = -2;
-    bool fruitless = !m->common && m->lookups >= GW_KV_FRUITLESS, none_left = true;
+    bool fruitless = !m->common && m->lookups >= GW_KV_FRUITLESS, untouched_left = false;
     for (int i = 0; i < m->count; i++) {
         if (m->page[i].refs) continue;
         if (!m->page[i].id) {
             if (i < m->untouched || !fruitless) return -1;
-            none_left = false;
+            untouched_left = true;
         } else if (victim < 0 || m->page[i].released < m->page[victim].released) {
             victim = i;
         }
     }
-    return victim < 0 && !none_left ? -1 : victim;
+    return victim < 0 && untouched_left ? -1 : victim;
 }
 
 static void model_take(struct model *m, int page)
